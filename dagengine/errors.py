@@ -1,0 +1,248 @@
+"""Every error a user can meet, by who has to act. Imports nothing of ours.
+
+    DagengineError
+    ├── DefinitionError          the author of the workflow
+    │   ├── RefMisuse              a ref was used as if it were the value
+    │   ├── BadOption              an option of a task or workflow is out of range or unknown
+    │   ├── BadArguments           a call that does not fit the signature
+    │   ├── LoadError              a workflow's file, module or name can't be loaded
+    │   └── Unpicklable            a value can't be sent to another process (names the path to it)
+    ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
+    │   ├── StepFailed             stands in for an exception that can't be brought back
+    │   ├── StepTimeout            an attempt ran past its timeout
+    │   ├── StepSkipped            not run, because a step it depends on failed
+    │   └── StepCancelled          not run to its end, because the run was cancelled
+    ├── RunError                 whoever started the run
+    │   ├── RunFailed, RunCancelled, RunInterrupted
+    │   ├── RunMismatch            the code called something else than what is recorded
+    │   ├── RunNotFound, RunExists
+    │   └── RunOwned               another live process works on the run
+    ├── RuntimeFault             the operator of the machine
+    │   ├── WorkerLost             a worker died while it ran the step (named: signal, out of memory, exit code)
+    │   ├── Infeasible             a step asks for more than there is
+    │   └── RuntimeStopped
+    └── StoreError               the operator of the store
+        ├── StoreUnavailable, StoreForeign, StoreNewer, StoreOutdated, StoreFull
+        ├── Fenced                 this process no longer owns the run
+        └── ArtifactMissing, ArtifactDamaged
+
+    InternalError                us: a broken invariant. Outside the tree, so that nobody catches it by accident.
+
+Each message is one line: what is wrong (where), and what to do. `exit_status` is what the command line ends with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _rebuild(cls: type[DagengineError], args: tuple[Any, ...], fields: dict[str, Any]) -> DagengineError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class DagengineError(Exception):
+    """The root. Subclasses take fields, keep them as attributes, and survive pickling."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.__dict__.update(fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+# ---- the author of the workflow -----------------------------------------------------------
+
+
+class DefinitionError(DagengineError):
+    exit_status = 2
+
+
+class RefMisuse(DefinitionError, TypeError):
+    """A ref (a promise of a step's value) was used as if it were the value."""
+
+
+class BadOption(DefinitionError, ValueError):
+    """An option is unknown, of the wrong type, or out of range."""
+
+
+class BadArguments(DefinitionError, TypeError):
+    """A call's arguments do not fit the function's signature."""
+
+
+class LoadError(DefinitionError, ImportError):
+    """A workflow's file, module or name can't be loaded."""
+
+
+class Unpicklable(DefinitionError, TypeError):
+    """A value can't be sent to another process. `path` leads to the part that can't."""
+
+    def __init__(self, what: str, path: str, reason: str) -> None:
+        super().__init__(
+            f"{what} can't be pickled: {path}: {reason}. Pass plain data, or make the object inside of the task.",
+            what=what,
+            path=path,
+            reason=reason,
+        )
+
+    what: str
+    path: str
+    reason: str
+
+
+# ---- outcomes of steps --------------------------------------------------------------------
+
+
+class StepError(DagengineError):
+    """`key`: the step's key."""
+
+    key: str
+
+
+class StepFailed(StepError):
+    """The step raised an exception that can't be brought back as an object; its text is here."""
+
+
+class StepTimeout(StepError, TimeoutError):
+    """An attempt ran past `timeout`, in seconds, and was ended."""
+
+    timeout: float
+
+
+class StepSkipped(StepError):
+    """The step did not run, because `cause` (a step's key) failed, was skipped or cancelled."""
+
+    cause: str
+
+
+class StepCancelled(StepError):
+    """The run was cancelled before the step's end."""
+
+
+# ---- outcomes of runs ---------------------------------------------------------------------
+
+
+class RunError(DagengineError):
+    """`run_id`: the run's id."""
+
+    run_id: str
+
+
+class RunFailed(RunError):
+    """The run ended with failed steps, or its body raised. `__cause__` is the first exception; `failed` the steps' keys."""
+
+    failed: tuple[str, ...]
+
+
+class RunCancelled(RunError):
+    exit_status = 1
+
+
+class RunInterrupted(RunError):
+    """The run was told to stop (Ctrl-C, SIGTERM, the engine was closed) and can be resumed."""
+
+    exit_status = 130
+
+
+class RunMismatch(RunError):
+    """On replay the body called something else than what is recorded. The record stands; `difference` shows both."""
+
+    key: str
+    difference: str
+
+
+class RunNotFound(RunError):
+    exit_status = 3
+
+
+class RunExists(RunError):
+    exit_status = 4
+
+
+class RunOwned(RunError):
+    """Another live process works on the run. `owner` says which: host, pid, since."""
+
+    exit_status = 4
+    owner: str
+
+
+# ---- the machine --------------------------------------------------------------------------
+
+
+class RuntimeFault(DagengineError):
+    exit_status = 1
+
+
+class WorkerLost(RuntimeFault):
+    """Workers died while they ran the step, more often than its budget allows. `cause` names the last death."""
+
+    cause: str
+
+
+class Infeasible(RuntimeFault):
+    """A step asks for more than this machine has."""
+
+    exit_status = 2
+
+
+class RuntimeStopped(RuntimeFault):
+    """The runtime was closed, or one of its own processes died."""
+
+
+# ---- the store ----------------------------------------------------------------------------
+
+
+class StoreError(DagengineError):
+    """`store`: its URL, without secrets."""
+
+    exit_status = 5
+    store: str
+
+
+class StoreUnavailable(StoreError):
+    """The store can't be opened, read or written."""
+
+
+class StoreForeign(StoreError):
+    """The database belongs to another application, or is not a database."""
+
+
+class StoreNewer(StoreError):
+    """The store's schema was written by a newer dagengine."""
+
+
+class StoreOutdated(StoreError):
+    """The store's schema is older than this dagengine's; `dagengine db upgrade` brings it up to date."""
+
+
+class StoreFull(StoreError):
+    """No space is left where the store or its artifacts lie."""
+
+
+class Fenced(StoreError):
+    """The write carried an old fencing token: another process has taken the run over."""
+
+    exit_status = 4
+
+
+class ArtifactMissing(StoreError):
+    """A recorded value's bytes are gone. `digest` names them."""
+
+    digest: str
+
+
+class ArtifactDamaged(StoreError):
+    """A recorded value's bytes are not the recorded ones. `digest` names them."""
+
+    digest: str
+
+
+class InternalError(Exception):
+    """A broken invariant of ours. Please report it."""
+
+    exit_status = 70

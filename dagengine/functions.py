@@ -1,0 +1,136 @@
+"""How a function is named, so that another process, today or after a crash, finds the same one.
+
+A function of an importable module is named by module and qualified name; one of a file given on the command line also
+by the file's path, which is loaded under the file's stem as its module name; one of `__main__` that has no file (a
+notebook, `python -c`) travels by value. Every process that loads the same reference gets the same module object.
+
+May import nothing of ours but errors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dagengine.errors import LoadError
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`file`: absolute path of a module that is not importable by name. `pickled`: hex of the function by value."""
+
+    module: str
+    qualname: str
+    file: str | None = None
+    pickled: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {"module": self.module, "qualname": self.qualname, "file": self.file, "pickled": self.pickled}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Reference:
+        return cls(fields["module"], fields["qualname"], fields.get("file"), fields.get("pickled"))
+
+    def __str__(self) -> str:
+        return f"{self.file or self.module}:{self.qualname}"
+
+
+_files: dict[str, str] = {}
+"""Module name -> absolute path, of the modules that this process loaded from a file."""
+
+
+def load_file(path: str) -> Any:
+    """The module in the file `path`, loaded once under its stem. Its folder goes to the front of sys.path.
+
+    Raises LoadError if there is no such file, its name is taken by another module, or it raises.
+    """
+    file = Path(path).resolve()
+    name = file.stem
+    if not name.isidentifier():
+        raise LoadError(f"{path} can't be a module: rename the file to a Python identifier")
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        if _files.get(name, getattr(loaded, "__file__", None)) == str(file):
+            return loaded
+        raise LoadError(f"{path}: a module named {name} is already loaded. Rename the file.")
+    if not file.is_file():
+        raise LoadError(f"there is no file {path}. Name a Python file, as in FILE.py:WORKFLOW.")
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise LoadError(f"{path} is not a Python file. Name one, as in FILE.py:WORKFLOW.")
+    folder = str(file.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    _files[name] = str(file)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name], _files[name]
+        if not isinstance(error, Exception):
+            raise
+        raise LoadError(f"{path} can't be loaded: {describe(error)}") from error
+    return module
+
+
+def describe(error: BaseException) -> str:
+    """One line: the exception's type, text and, for code of a user's file, the line it came from."""
+    text = str(error).strip().splitlines()
+    line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    if frame is not None and not isinstance(error, SyntaxError):
+        line += f" (line {frame.tb_lineno} of {Path(frame.tb_frame.f_code.co_filename).name})"
+    return line
+
+
+def load_module(name: str) -> Any:
+    """Import the module `name`. Raises LoadError."""
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise LoadError(f"module {name} can't be imported: {describe(error)}") from error
+
+
+def refer(function: Callable[..., Any]) -> Reference:
+    """The reference of `function`, whose name must lead to it (through a decorator's result, too)."""
+    module, qualname = function.__module__, function.__qualname__
+    file = _files.get(module)
+    if module == "__main__":
+        import cloudpickle
+
+        return Reference(module, qualname, main_file(), cloudpickle.dumps(function, 5).hex())
+    if "<locals>" in qualname:
+        import cloudpickle
+
+        return Reference(module, qualname, file, cloudpickle.dumps(function, 5).hex())
+    return Reference(module, qualname, file)
+
+
+def main_file() -> str | None:
+    """The absolute path of the script that runs as `__main__`, if it is one."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return str(Path(path).resolve()) if path else None
+
+
+def resolve(reference: Reference) -> Any:
+    """The object that the reference names: the decorated one, where there is a decorator. Raises LoadError."""
+    if reference.pickled is not None:
+        import pickle
+
+        return pickle.loads(bytes.fromhex(reference.pickled))
+    module = load_file(reference.file) if reference.file else load_module(reference.module)
+    found = module
+    for part in reference.qualname.split("."):
+        if part == "<locals>" or not hasattr(found, part):
+            raise LoadError(f"{reference.file or reference.module} has no {reference.qualname}. Was it renamed?")
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,70 @@
+"""Who a process is, whether another one still lives, and ids that sort by time.
+
+Liveness is proved by three facts together, so that a reused pid or a reboot can't pass for a living owner: the boot id
+of the machine, the pid, and the start time of the process. May import only model.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import subprocess
+import time
+from pathlib import Path
+
+from dagengine.model import ProcessRecord
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562, section 5.7) in hex without dashes: 48 bits of milliseconds, then random bits.
+
+    Ids sort by their time of birth, which keeps the B-trees of the store local.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random = secrets.randbits(74)
+    value = (milliseconds << 80) | (0x7 << 76) | ((random >> 62) << 64) | (0b10 << 62) | (random & ((1 << 62) - 1))
+    return f"{value:032x}"
+
+
+def boot_id() -> str:
+    """What changes with each boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        # macOS and others: the time of the boot. Where even that is missing, the pid and start time must do.
+        result = subprocess.run(["sysctl", "-n", "kern.boottime"], capture_output=True, text=True, check=False)
+        return result.stdout.strip()
+
+
+def start_time(pid: int) -> float | None:
+    """When the process `pid` started, in an unknown unit that only serves to compare; None if there is none.
+
+    A zombie counts as gone: it runs nothing.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return _start_time_by_ps(pid)
+    return None if fields[0] in (b"Z", b"X") else float(fields[19])
+
+
+def _start_time_by_ps(pid: int) -> float | None:
+    result = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    text = " ".join(result.stdout.split())
+    return time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y")) if text else None
+
+
+def this_process() -> ProcessRecord:
+    """A new record of this process."""
+    pid = os.getpid()
+    return ProcessRecord(new_id(), platform.node(), boot_id(), pid, start_time(pid) or 0.0, time.time())
+
+
+def is_alive(process: ProcessRecord) -> bool:
+    """Whether the process lives. One of another host counts as alive: nothing here can prove that it is dead."""
+    if process.host != platform.node():
+        return True
+    return process.boot_id == boot_id() and start_time(process.pid) == process.start_time

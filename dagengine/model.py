@@ -1,0 +1,261 @@
+"""The words of the record: frozen facts that storage returns and the workflow layer decides on.
+
+Imports nothing of ours. Times are seconds since the epoch (float); sizes are bytes; digests are SHA-256 in hex.
+A step is addressed by `seq`, its number in its run (0, 1, 2, … in the order of recording), and known to people by `key`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+INLINE_LIMIT = 16 * 1024
+"""Bytes. Encoded values up to this size sit in their row, larger ones are artifacts. SQLite reads a row of this
+size about as fast as a file is opened; above it, blobs slow the commits of everybody else (design.md, section 4)."""
+
+
+class RunState(StrEnum):
+    """Where a run is. `CRASHED` is never stored: it is how a RUNNING run looks whose owner is dead."""
+
+    PENDING = "pending"  # recorded, no process has begun it
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"  # drained on request; goes on with resume
+    MISMATCH = "mismatch"  # the body called something else than what is recorded
+    CRASHED = "crashed"
+
+    @property
+    def ended(self) -> bool:
+        return self not in (RunState.PENDING, RunState.RUNNING, RunState.CRASHED)
+
+
+class StepState(StrEnum):
+    """Where a step is. Stored: WAITING and the four ends. The others are how an unfinished step of a live run looks."""
+
+    WAITING = "waiting"  # for its inputs
+    READY = "ready"  # for a worker
+    RUNNING = "running"
+    RETRYING = "retrying"  # for the delay before its next attempt
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # a step it depends on did not succeed
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED)
+
+
+class StepKind(StrEnum):
+    TASK = "task"
+    MAP = "map"  # a fan-out over a value that was not known when it was called; its items are steps of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A recorded value: its bytes in the row (`inline`), under its digest among the artifacts, or as a list of steps.
+
+    `items`: for a map over a ref, (first seq, count): the value is the list of these steps' values.
+    """
+
+    digest: str
+    size: int
+    inline: bytes | None = None
+    items: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt, a step or a run did not succeed, as text that always can be shown.
+
+    `pickled` is the exception itself where it survives pickling; it is loaded only by workers and by the code that
+    asked for the result, never to decide or to list.
+    """
+
+    kind: str  # "error", "timeout", "lost", "skipped", "cancelled", "mismatch", "internal"
+    type: str  # the exception's qualified name
+    message: str
+    traceback: str = ""
+    pickled: bytes | None = None
+    retriable: bool = True  # what the task's own predicate said of the exception
+    facts: dict[str, Any] = field(default_factory=dict)  # JSON: {"cause": key of the failed step}, {"signal": "SIGSEGV"} …
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A function and its options as a run's steps refer to them: numbered in the run, recorded once."""
+
+    number: int
+    name: str  # the function's name, as in step keys
+    reference: dict[str, Any]  # JSON of dagengine.functions.Reference: how any process finds the function
+    options: dict[str, Any]  # JSON of dagengine.options.Options without its defaults
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """The value of step `seq` of the same run."""
+
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadInput:
+    """A large argument, already durable among the artifacts."""
+
+    digest: str
+    size: int
+
+
+Input = StepInput | PayloadInput
+
+
+@dataclass(frozen=True, slots=True)
+class NewStep:
+    """A step to record. `call` is the encoded ((args), {kwargs}); its placeholder number i stands for `inputs[i]`."""
+
+    seq: int
+    key: str
+    kind: StepKind
+    definition: int
+    call: bytes
+    inputs: tuple[Input, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRecord:
+    """A process as the store knows it; what proves that it is alive, or dead, on its own machine."""
+
+    id: str
+    host: str
+    boot_id: str
+    pid: int
+    start_time: float  # of the process, in clock ticks after boot (Linux) or seconds since the epoch: only compared
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to write to a run: its number in the store and the fencing token that every write carries."""
+
+    run_number: int
+    run_id: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    id: str
+    workflow: str  # the workflow function's name
+    entry: dict[str, Any]  # JSON of dagengine.functions.Reference of the workflow
+    call: bytes  # encoded arguments
+    inputs: tuple[PayloadInput, ...]  # large ones
+    created_at: float
+    facts: dict[str, Any] = field(default_factory=dict)  # JSON for people: version, python, host, cwd, argv
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    number: int
+    id: str
+    workflow: str
+    entry: dict[str, Any]
+    state: RunState
+    token: int
+    owner: ProcessRecord | None
+    call: bytes
+    inputs: tuple[PayloadInput, ...]
+    body_closed: bool  # the body returned: it is never called again
+    result_call: bytes | None  # what it returned, encoded, with `result_inputs` for its refs
+    result_inputs: tuple[Input, ...]
+    failure: Failure | None
+    cancel_requested_at: float | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    steps: int  # recorded steps
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step as people and listings see it. Holds no value bytes: ask `Store.values`."""
+
+    seq: int
+    key: str
+    kind: StepKind
+    task: str  # the function's name
+    definition: int
+    state: StepState
+    attempts: int  # attempts that ended
+    failure: Failure | None
+    value_digest: str | None
+    value_size: int | None
+    created_at: float
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingStep:
+    """An unfinished step, with all that it takes to run it."""
+
+    seq: int
+    key: str
+    kind: StepKind
+    definition: int
+    call: bytes
+    inputs: tuple[Input, ...]
+    attempts: int
+    items: tuple[int, int] | None  # of a map that is already expanded
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What is left of a run: its unfinished steps, and the state of each ended step that one of them reads."""
+
+    steps: tuple[PendingStep, ...]
+    ended_inputs: dict[int, StepState]
+    next_seq: int
+    next_order: int
+    definitions: tuple[Definition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """A recorded step as replay compares it with a call of the same key."""
+
+    seq: int
+    key: str
+    kind: StepKind
+    definition: int
+    call: bytes
+    inputs: tuple[Input, ...]
+    state: StepState
+    handled: bool  # its failure was given to the body, which went on
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One try at a step. `outcome` is None while it runs, and for ever if its process vanished."""
+
+    seq: int
+    number: int
+    worker: int | None
+    pid: int | None
+    host: str
+    started_at: float
+    finished_at: float | None = None
+    outcome: str | None = None  # "succeeded", "failed", "timeout", "lost", "cancelled"
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something to tell people. Nothing reads it to decide."""
+
+    at: float
+    kind: str  # "run.started", "run.resumed", "step.failed", "step.retried", "worker.lost", …
+    seq: int | None
+    data: dict[str, Any]

@@ -1,0 +1,238 @@
+"""What a store promises. A second implementation can be written from this file and `tests/contract/` alone.
+
+**Atomicity.** Each `write` of one run's batch is all or nothing, and durable when its callback says so: it survives
+`kill -9` and a power cut. Batches of one run are applied in the order in which they were handed over. Any prefix of the
+batches is a valid record. Batches of several callers may share one commit (group commit); a batch that is refused
+takes none of the others with it.
+
+**Ownership.** A run has at most one owner process, and a fencing token that grows by one with each claim. `claim`
+is given the proof of life: it takes the run over from a dead owner at once, and refuses with `RunOwned`, naming the
+owner, when it lives. Every write carries the claim; one whose token is not the run's current token changes nothing
+and is answered with `Fenced`. Released runs (`FinishRun`) have no owner, and their token still counts.
+
+**Values.** Rows hold encoded values up to `model.INLINE_LIMIT`; of larger ones the row names the digest, and the bytes
+are durable in the artifact store *before* the row is written (the caller sees to that).
+
+**Errors.** Only `StoreError`s and `RunError`s of `dagengine.errors` leave a store.
+
+**Threads.** All methods may be called from any thread. Callbacks of `write` run on a thread of the store's, in order.
+
+May import nothing of ours but errors and model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dagengine.errors import StoreError
+from dagengine.model import (
+    AttemptRecord,
+    Claim,
+    Definition,
+    EventRecord,
+    Failure,
+    Frontier,
+    Input,
+    NewRun,
+    NewStep,
+    ProcessRecord,
+    RecordedCall,
+    RunRecord,
+    RunState,
+    StepRecord,
+    StepState,
+    Value,
+)
+
+# ---- what can be written --------------------------------------------------------------------
+# One batch is a list of these. Within a batch, what is recorded first is applied first.
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSteps:
+    """New definitions and steps, at `at`. Steps start as WAITING."""
+
+    definitions: tuple[Definition, ...]
+    steps: tuple[NewStep, ...]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAttempt:
+    """An attempt that started or ended: replaces what is there for the same (seq, number)."""
+
+    attempt: AttemptRecord
+
+
+@dataclass(frozen=True, slots=True)
+class FinishStep:
+    """A step's end: recorded once. `order` is its place in the run's order of completion (0, 1, 2, …).
+
+    `attempts`: attempts that ended. A step that is not WAITING refuses it: InternalError, because a recorded result
+    is never replaced.
+    """
+
+    seq: int
+    state: StepState
+    order: int
+    attempts: int
+    at: float
+    value: Value | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandStep:
+    """A map's items are the steps first … first + count - 1, recorded in the same batch. The map waits for them."""
+
+    seq: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandleFailures:
+    """The body was given the failures of these ended steps, and went on: they stay as they are on resume."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseBody:
+    """The body returned `call` (encoded; placeholder i stands for inputs[i]). It is never called again."""
+
+    call: bytes
+    inputs: tuple[Input, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishRun:
+    """The run's state from now on; its owner lets go of it."""
+
+    state: RunState
+    at: float
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddEvent:
+    event: EventRecord
+
+
+Write = RecordSteps | RecordAttempt | FinishStep | ExpandStep | HandleFailures | CloseBody | FinishRun | AddEvent
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list, newest first. `name`: of the workflow. `since`: created at or after."""
+
+    states: tuple[RunState, ...] = ()  # CRASHED can't be asked for here: only the caller can prove a death
+    name: str | None = None
+    since: float | None = None
+    limit: int = 50
+
+
+class Store(Protocol):
+    """A store of runs. Open it with `dagengine.storage.open_store`; `close` it (twice is harmless)."""
+
+    url: str
+    """Without secrets, for people."""
+
+    def close(self) -> None:
+        """Wait until what was handed to `write` is done, then let go of everything."""
+
+    # ---- begin and own ----------------------------------------------------------------------
+
+    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+        """Record the run, durable when this returns: RUNNING and owned by `process`, or PENDING if there is none.
+
+        Raises RunExists if the id is taken.
+        """
+
+    def claim(
+        self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
+    ) -> Claim:
+        """Take the run: token + 1, RUNNING, owned by `process`. `run_id` is the whole id.
+
+        With `reopen`, in the same transaction: steps that failed (and whose failure is not handled), were skipped or
+        cancelled go back to WAITING, and a request to cancel is forgotten. A SUCCEEDED run is not changed, and raises
+        RunExists. Raises RunNotFound, or RunOwned if the owner is `alive`.
+        """
+
+    # ---- write ------------------------------------------------------------------------------
+
+    def write(self, claim: Claim, batch: Sequence[Write], done: Callable[[StoreError | None], None]) -> None:
+        """Hand over a batch, and return at once. `done` gets None when it is durable, or why it never will be."""
+
+    def request_cancel(self, run_id: str, at: float) -> RunState:
+        """Ask the run to stop, whoever owns it. A run without an owner becomes CANCELLED at once. Returns its state."""
+
+    # ---- read: the engine -------------------------------------------------------------------
+
+    def frontier(self, run_number: int) -> Frontier:
+        """All that is left to do. Reads no values, and costs in proportion to what is left."""
+
+    def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
+        """Recorded values of SUCCEEDED steps."""
+
+    def failures(self, run_number: int, seqs: Sequence[int]) -> dict[int, tuple[StepState, Failure]]:
+        """How ended steps that did not succeed ended, `Failure.pickled` included."""
+
+    def recorded_calls(self, run_number: int) -> Iterator[RecordedCall]:
+        """All recorded steps, in the order of seq, without loading them at once."""
+
+    def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:
+        """Of those of `seqs` that have ended: their place in the order of completion."""
+
+    # ---- read: people -----------------------------------------------------------------------
+
+    def find_run(self, prefix: str) -> RunRecord:
+        """The run whose id begins with `prefix`. Raises RunNotFound, also when several do (it names them)."""
+
+    def runs(self, which: RunFilter) -> list[RunRecord]: ...
+
+    def steps(
+        self, run_number: int, *, key: str | None = None, states: Sequence[StepState] = (), limit: int | None = None
+    ) -> list[StepRecord]:
+        """Steps in the order of seq. `key`: exactly this one."""
+
+    def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
+        """(function name, stored state) -> number of steps."""
+
+    def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
+        """(seq of the step that reads, seq of the step that is read), ordered, each pair once."""
+
+    def attempts(self, run_number: int, seq: int | None = None, open_only: bool = False) -> list[AttemptRecord]:
+        """Attempts in the order of (seq, number). `open_only`: those with no outcome."""
+
+    def definitions(self, run_number: int) -> list[Definition]: ...
+
+    def events(self, run_number: int) -> list[EventRecord]: ...
+
+    def check(self) -> dict[str, Any]:
+        """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""
+
+
+class ArtifactStore(Protocol):
+    """Bytes under their SHA-256. Writing the same bytes twice, also at once, is harmless."""
+
+    url: str
+
+    def put(self, digest: str, size: int, source: bytes | int) -> None:
+        """Make the bytes durable (temporary name, fsync, rename, fsync of the folder). `source`: bytes, or an open
+        file descriptor that is read from offset 0. Raises StoreFull or StoreUnavailable."""
+
+    def local_path(self, digest: str, size: int) -> str:
+        """The path of a local file with the bytes, to be mapped; fetched first where the artifacts are elsewhere.
+
+        Raises ArtifactMissing, or ArtifactDamaged if the size is wrong. The digest is checked by whoever maps it.
+        """
+
+    def exists(self, digest: str) -> bool: ...
+
+    def sweep(self) -> int:
+        """Remove temporary files whose writer is dead; returns their number."""
+
+    def close(self) -> None: ...
