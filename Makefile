@@ -1,0 +1,70 @@
+# What people type in a checkout. Each target sets itself up: an environment in .venv, renewed when pyproject.toml changes.
+# Nothing outside of this folder is touched, except for the record of runs that `make run` leaves in the default store.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+
+# The newest of these that is 3.11 or newer, can make environments, and starts at all: a shim may name one that is not there.
+CANDIDATES := python3.13 python3.12 python3.11 python3
+SUITABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+.PHONY: help
+help:  ## List the targets
+	@echo "make TARGET, where TARGET is one of:"
+	@sed -n 's/^\([a-z]*\):.*##\(.*\)/  \1\t\2/p' Makefile | expand -t 10
+
+.PHONY: run
+run: .venv/examples  ## What holds Debian up? The example job, with live progress (ARGS="slow=0.2" to slow it down)
+	$(BIN)/dagengine run examples/debian/what_holds_up.py:what_holds_up $(ARGS)
+	@for page in debian-report/*.html; do if [ -e "$$page" ]; then echo "The report: $$PWD/$$page"; fi; done
+
+.PHONY: test
+test: .venv/dev  ## Run all tests (ARGS="-k name" to choose)
+	$(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+.PHONY: lint
+lint: .venv/dev  ## Check style and types: ruff, mypy, pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+
+.PHONY: format
+format: .venv/dev  ## Format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: .venv/examples  ## Measure this machine (ARGS="fan chain --repeat 5" to choose)
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+.PHONY: clean
+clean:  ## Remove what these targets made here, .venv too
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage debian-report
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An environment that is only half there would look finished to the next make, so it goes when it can't be completed.
+.venv/bin/python:
+	@for candidate in $(CANDIDATES); do \
+	    if "$$candidate" -c '$(SUITABLE)' 2>/dev/null; then found="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "error: no Python 3.11 or newer with venv (of: $(CANDIDATES)). Install one, e.g. apt install python3-venv" >&2; exit 1; \
+	fi; \
+	echo "making .venv with $$($$found --version)"; \
+	"$$found" -m venv .venv || { rm -rf .venv; exit 1; }
+
+# The stamps' time says which pyproject.toml is installed. What is in `dev` covers what is in `examples`.
+.venv/examples: pyproject.toml | .venv/bin/python
+	@echo "installing dagengine and what the examples need into .venv"
+	@$(PIP) install --editable ".[examples]"
+	@touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	@echo "installing dagengine and what its tests need into .venv"
+	@$(PIP) install --editable ".[dev,examples]"
+	@touch $@ .venv/examples
