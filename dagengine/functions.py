@@ -115,6 +115,16 @@ def refer(function: Callable[..., Any]) -> Reference:
     return Reference(module, qualname, file)
 
 
+def named_by_itself(value: Any) -> bool:
+    """Whether another process finds this very object by its module and qualified name."""
+    found: Any = sys.modules.get(value.__module__ or "")
+    if found is None or value.__module__ == "__main__":
+        return False
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
 def main_file() -> str | None:
     """The absolute path of the script that runs as `__main__`, if it is one."""
     path = getattr(sys.modules.get("__main__"), "__file__", None)

@@ -14,7 +14,7 @@ An encoded value may have placeholders: objects of a class derived from `Placeho
 and `decode(data, inputs)` puts `inputs[number]` in their place. That is how a call's arguments hold the results of
 other steps, in any container that pickle can reach.
 
-May import nothing of ours but errors. Unpickling runs code: only workers and the user's own code call `decode`.
+May import nothing of ours but errors and functions. Unpickling runs code: only workers and the user's own code call `decode`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from types import FunctionType
 from typing import Any
 
 from dagengine.errors import ArtifactDamaged, Unpicklable
+from dagengine.functions import named_by_itself
 
 MAGIC = b"DGV1"
 ALIGNMENT = 64  # bytes: a cache line, and what Arrow wants of its buffers
@@ -71,16 +72,6 @@ class _ByValue(Exception):
     """Something in the value has to travel by value: use cloudpickle."""
 
 
-def _importable(function: Any) -> bool:
-    module = sys.modules.get(function.__module__ or "")
-    if module is None or function.__module__ == "__main__":
-        return False
-    found: Any = module
-    for part in function.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is function
-
-
 def _arrow_reducer(value: Any) -> Any:
     """Arrow data as an IPC stream; NotImplemented for anything else."""
     pyarrow = sys.modules.get("pyarrow")
@@ -103,7 +94,7 @@ class _Pickler(pickle.Pickler):
     """The C pickler; `reducer_override` is called for objects without a fast path of their own only."""
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, (FunctionType, type)) and not _importable(value):
+        if isinstance(value, (FunctionType, type)) and not named_by_itself(value):
             raise _ByValue
         return _arrow_reducer(value)
 

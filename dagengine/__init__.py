@@ -1,0 +1,97 @@
+"""dagengine: durable workflows in plain Python.
+
+The public names, and nothing else. Each is loaded on first use, so that importing the package costs next to nothing:
+worker processes and `dagengine --help` pay for what they use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dagengine import aio, errors
+    from dagengine.context import Context, context
+    from dagengine.engine import Engine
+    from dagengine.errors import DagengineError, RunFailed, StepFailed, StepSkipped, StepTimeout
+    from dagengine.model import RunState, StepState
+    from dagengine.run import Run
+    from dagengine.task import Task, task
+    from dagengine.units import GiB, KiB, MiB
+    from dagengine.waiting import as_completed, first, gather, get
+    from dagengine.workflow import Workflow, workflow
+
+_HOME = {
+    "aio": "",
+    "errors": "",
+    "Context": "context",
+    "context": "context",
+    "Engine": "engine",
+    "DagengineError": "errors",
+    "RunFailed": "errors",
+    "StepFailed": "errors",
+    "StepSkipped": "errors",
+    "StepTimeout": "errors",
+    "RunState": "model",
+    "StepState": "model",
+    "Run": "run",
+    "Task": "task",
+    "task": "task",
+    "GiB": "units",
+    "KiB": "units",
+    "MiB": "units",
+    "as_completed": "waiting",
+    "first": "waiting",
+    "gather": "waiting",
+    "get": "waiting",
+    "Workflow": "workflow",
+    "workflow": "workflow",
+}
+"""Public name -> the module that defines it ("": the name is a module)."""
+
+__all__ = [
+    "Context",
+    "DagengineError",
+    "Engine",
+    "GiB",
+    "KiB",
+    "MiB",
+    "Run",
+    "RunFailed",
+    "RunState",
+    "StepFailed",
+    "StepSkipped",
+    "StepState",
+    "StepTimeout",
+    "Task",
+    "Workflow",
+    "aio",
+    "as_completed",
+    "context",
+    "errors",
+    "first",
+    "gather",
+    "get",
+    "task",
+    "workflow",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dagengine' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object
+    if home:
+        value = getattr(import_module(f"dagengine.{home}"), name)
+    else:
+        value = import_module(f"dagengine.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,75 @@
+"""Waiting for values in an async body: as in `waiting`, but to be awaited, so that other branches go on.
+
+`await ref` is the same as `await get(ref)`. May import refs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any, Literal, TypeVar, overload
+
+from dagengine.errors import BadArguments
+from dagengine.refs import Ref
+
+T = TypeVar("T")
+
+
+@overload
+async def get(ref: Coroutine[Any, Any, T]) -> T: ...
+@overload
+async def get(ref: T) -> T: ...
+async def get(ref: Any) -> Any:
+    """The value, when the step has ended. Raises the step's own exception."""
+    return await _value(ref)
+
+
+async def _value(item: Any) -> Any:
+    if isinstance(item, Ref):
+        return await item._body.wait_async(item)
+    return await item if isinstance(item, Coroutine) else item
+
+
+@overload
+async def gather(refs: Iterable[Coroutine[Any, Any, T]], *, return_exceptions: Literal[False] = False) -> list[T]: ...
+@overload
+async def gather(refs: Iterable[T], *, return_exceptions: Literal[False] = False) -> list[T]: ...
+@overload
+async def gather(refs: Iterable[T], *, return_exceptions: bool) -> list[T | BaseException]: ...
+async def gather(refs: Iterable[Any], *, return_exceptions: bool = False) -> list[Any]:
+    """The values in the order of `refs`, when all steps have ended.
+
+    Raises the first failed step's exception, or with `return_exceptions` puts the exceptions in the places of values.
+    """
+    items = await _value(refs) if isinstance(refs, Ref) else list(refs)
+    waiting = [item for item in items if isinstance(item, Ref)]
+    if waiting:
+        await waiting[0]._body.waiter(waiting).all_async()
+    results: list[Any] = []
+    for item in items:
+        try:
+            results.append(await _value(item))
+        except Exception as error:
+            if not return_exceptions:
+                raise
+            results.append(error)
+    return results
+
+
+async def as_completed(refs: Iterable[T]) -> AsyncIterator[T]:
+    """The values, one by one in the order in which the steps end. Ends with the exception of the first that failed."""
+    items = list(refs)
+    for item in items:
+        if not isinstance(item, Ref):
+            yield await _value(item)
+    waiting = [item for item in items if isinstance(item, Ref)]
+    if waiting:
+        waiter = waiting[0]._body.waiter(waiting)
+        while waiter.left:
+            yield (await waiter.next_async()).value()
+
+
+async def first(refs: Iterable[T]) -> T:
+    """The value of the step that ends first; raises its exception if it failed. The others go on."""
+    async for value in as_completed(refs):
+        return value
+    raise BadArguments("first() of nothing: give it at least one ref.")

@@ -1,0 +1,119 @@
+"""What can be said of a task or of one call of it, validated when it is said. May import errors and units only.
+
+Options are recorded with a run's definitions, as JSON without the defaults; a predicate on exceptions is code, and
+stays with the function.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from dagengine.errors import BadOption
+
+RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Of a task.
+
+    retries: further attempts after one that failed (an exception, a timeout)
+    retry_delay: seconds before the first retry
+    backoff: what the delay is multiplied by for each further retry
+    max_delay: seconds; no delay is longer
+    jitter: share by which a delay is varied at random, 0 to 1, so that retries of many steps don't come together
+    retry_on: exception type, tuple of types, or predicate; an exception that does not match is not retried
+    timeout: seconds for one attempt, or None
+    cpus: workers' worth of processor; memory: bytes that an attempt may need (0: not said)
+    name: in step keys instead of the function's name
+    key: in place of the ordinal, for one call
+    """
+
+    retries: int = 0
+    retry_delay: float = 1.0
+    backoff: float = 2.0
+    max_delay: float = 300.0
+    jitter: float = 0.1
+    retry_on: RetryOn | None = None
+    timeout: float | None = None
+    cpus: float = 1.0
+    memory: int = 0
+    name: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        _integer("retries", self.retries, 0)
+        _number("retry_delay", self.retry_delay, 0)
+        _number("backoff", self.backoff, 1)
+        _number("max_delay", self.max_delay, 0)
+        _number("jitter", self.jitter, 0, 1)
+        if self.timeout is not None:
+            _number("timeout", self.timeout, 0, above=True)
+        _number("cpus", self.cpus, 0, above=True)
+        _integer("memory", self.memory, 0)
+        _label("name", self.name)
+        _label("key", self.key)
+        if self.key is not None and self.key.isdigit():
+            raise BadOption(f"key={self.key!r} would look like an ordinal. Put a letter into it.")
+        if self.retry_on is not None and not (callable(self.retry_on) or isinstance(self.retry_on, tuple)):
+            raise BadOption("retry_on takes an exception type, a tuple of them, or a predicate on the exception.")
+
+    def delay(self, failures: int, chance: float) -> float:
+        """Seconds to wait after failure number `failures` (1, 2, …). `chance`: a random number in [0, 1)."""
+        try:
+            delay = self.retry_delay * self.backoff ** (failures - 1)
+        except OverflowError:
+            delay = math.inf
+        return min(delay, self.max_delay) * (1 + self.jitter * (2 * chance - 1))
+
+    def retriable(self, error: BaseException) -> bool:
+        """Whether `retry_on` lets this exception be retried."""
+        if self.retry_on is None:
+            return True
+        if isinstance(self.retry_on, (type, tuple)):
+            return isinstance(error, self.retry_on)
+        return bool(self.retry_on(error))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("retry_on", "key") and getattr(self, field.name) != field.default
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Options:
+        return cls(**values)
+
+    def changed(self, **changes: Any) -> Options:
+        """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""
+        known = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f" Did you mean {near[0]}?" if near else f" Known are {', '.join(known)}."
+                raise BadOption(f"there is no option {name}.{hint}")
+        return replace(self, **changes)
+
+
+def _integer(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadOption(f"{name}={value!r} has to be a whole number of at least {least}.")
+
+
+def _number(name: str, value: object, least: float, most: float = math.inf, *, above: bool = False) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or not least <= value <= most or (above and value == least):  # type: ignore[operator]
+        limits = f"above {least:g}" if above else f"of at least {least:g}"
+        raise BadOption(f"{name}={value!r} has to be a number {limits}{f' and at most {most:g}' if most < 1e9 else ''}.")
+
+
+def _label(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str) or not value or len(value) > 200 or any(c in "/[]" or not c.isprintable() for c in value):
+        raise BadOption(f"{name}={value!r} has to be 1 to 200 printable characters without / [ ].")

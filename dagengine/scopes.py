@@ -1,0 +1,67 @@
+"""The keys of steps: `scope/function[ordinal]`, stable under interleaving.
+
+A scope counts the calls of each function in it. The run's body has one, a workflow called in a workflow opens one, and
+so does every concurrent branch (asyncio task) of an async body, numbered when it is *created*: which branch runs first
+can't change a key. The current scope travels in a context variable; where there is none, tasks and workflows are plain
+functions.
+
+May import errors only; the body is known by its interface.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any
+
+from dagengine.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from dagengine.body import Body
+
+current_scope: ContextVar[Scope | None] = ContextVar("dagengine_scope", default=None)
+
+
+class Scope:
+    """Where calls are made: its path and the ordinals handed out so far."""
+
+    __slots__ = ("body", "explicit", "ordinals", "path")
+
+    def __init__(self, body: Body, path: str) -> None:
+        self.body = body
+        self.path = path
+        self.ordinals: dict[str, int] = {}
+        self.explicit: set[str] = set()
+
+    def key(self, name: str, explicit: str | None = None) -> str:
+        """The key of the next call of `name` in this scope. Raises DefinitionError if `explicit` was used before."""
+        if explicit is None:
+            ordinal = self.ordinals.get(name, 0)
+            self.ordinals[name] = ordinal + 1
+            return f"{self.path}/{name}[{ordinal}]"
+        key = f"{self.path}/{name}[{explicit}]"
+        if key in self.explicit:
+            raise DefinitionError(f"two calls have the key {key}. Give each call in a scope a key of its own.")
+        self.explicit.add(key)
+        return key
+
+    def child(self, name: str, explicit: str | None = None) -> Scope:
+        return Scope(self.body, self.key(name, explicit))
+
+    def enter(self) -> Token[Scope | None]:
+        return current_scope.set(self)
+
+
+def branch_factory(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    """A task factory for the loop of an async body: each task it makes gets a scope of its own, numbered here."""
+    scope = current_scope.get()
+    if scope is None:
+        return asyncio.Task(coroutine, loop=loop, **options)
+    token = scope.child("branch").enter()
+    try:
+        return asyncio.Task(coroutine, loop=loop, **options)  # copies the context, and with it the branch's scope
+    finally:
+        current_scope.reset(token)
