@@ -1,0 +1,31 @@
+"""What every test stands on: the package of this checkout, a home of its own, and property tests without a clock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A busy machine must not fail a property: no deadline. Failures print how to run them again.
+settings.register_profile("dagengine", deadline=None, print_blob=True)
+settings.load_profile("dagengine")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nobody's store is touched: home and settings are fresh, for the processes that tests start, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("DAGENGINE_")]:
+            patch.delenv(name)
+        patch.setenv("DAGENGINE_HOME", str(tmp_path_factory.mktemp("home")))
+        # New interpreters find the package of this checkout, whatever is installed.
+        patch.setenv("PYTHONPATH", str(ROOT))
+        # The environment may force colours on or off, or claim a terminal; what is printed is to be the same anywhere.
+        for name in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS"):
+            patch.delenv(name, raising=False)
+        yield
