@@ -35,7 +35,8 @@ class Ref(Placeholder):
         return f"<ref {self._key}>"
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return self._body.wait_async(self).__await__()
+        awaited: Generator[Any, None, Any] = self._body.wait_async(self).__await__()
+        return awaited
 
     def __hash__(self) -> int:
         return hash((Ref, self._seq))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dagengine.run import Run
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 
 

@@ -1,0 +1,48 @@
+"""What the run core asks its shell to do, collected over one call of `RunCore.apply`.
+
+The shell carries them out in the order of the fields. `writes` are one batch, which the shell answers with `Recorded`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dagengine.model import Failure, RunState, StepState
+from dagengine.storage.interface import Write
+
+
+@dataclass(slots=True)
+class Notice:
+    """Something to tell people. `kind`: as in the table of events, docs/events.md."""
+
+    kind: str
+    seq: int
+    key: str
+    failure: Failure | None = None
+    delay: float | None = None
+
+
+@dataclass(slots=True)
+class Actions:
+    """
+    writes: to be committed as one batch
+    submit: (seq, attempt number) to hand to the runtime
+    drop: (seq, attempt number) to take back from it
+    force_drop: the same, ending the workers that run them
+    timers: (seconds from now, seq, number) after which to send DelayOver
+    ended: (seq, state, order) of steps whose end is durable now
+    flush: whether to send FlushAttempts after a while
+    stop_body: whether to let go of the body
+    finished: the run's state, once it is durable
+    """
+
+    writes: list[Write] = field(default_factory=list)
+    submit: list[tuple[int, int]] = field(default_factory=list)
+    drop: list[tuple[int, int]] = field(default_factory=list)
+    force_drop: list[tuple[int, int]] = field(default_factory=list)
+    timers: list[tuple[float, int, int]] = field(default_factory=list)
+    ended: list[tuple[int, StepState, int]] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    flush: bool = False
+    stop_body: bool = False
+    finished: RunState | None = None

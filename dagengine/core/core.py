@@ -1,0 +1,586 @@
+"""The run core's machine: one run's steps, and what follows from each event.
+
+What is true after each event is in `invariants`. Three rules carry the promises of the design:
+
+- *Output commit.* A step is READY only when its own record and the ends of its inputs are durable: `missing` counts the
+  inputs whose end is not, and is lowered by `Recorded` alone.
+- *One end.* A step's end is written once, and never again in this run's ownership; late or doubled news of an attempt
+  that is not the current one is ignored.
+- *Nothing is lost in between.* A run finishes in the same batch as its last step.
+
+May import model, options, errors and the store's vocabulary of writes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dagengine.core.actions import Actions, Notice
+from dagengine.core.events import (
+    AttemptDropped,
+    AttemptExpanded,
+    AttemptFailed,
+    AttemptLost,
+    AttemptRefused,
+    AttemptStarted,
+    AttemptSucceeded,
+    BodyMismatched,
+    BodyRaised,
+    BodyReturned,
+    CancelRequested,
+    DelayOver,
+    Event,
+    FailuresHandled,
+    FlushAttempts,
+    InterruptRequested,
+    Recorded,
+    StepsCalled,
+)
+from dagengine.core.states import ENDS, TRANSITIONS, BodyPhase, Phase, Stop
+from dagengine.errors import InternalError
+from dagengine.model import (
+    AttemptRecord,
+    Definition,
+    Failure,
+    Frontier,
+    Input,
+    NewStep,
+    RunState,
+    StepInput,
+    StepKind,
+    StepState,
+    Value,
+)
+from dagengine.options import Options
+from dagengine.storage.interface import (
+    CloseBody,
+    ExpandStep,
+    FinishRun,
+    FinishStep,
+    HandleFailures,
+    RecordAttempt,
+    RecordSteps,
+)
+
+WORKER_LOSSES = 3
+"""Further attempts after workers that died, apart from the task's own `retries` (design.md, section 5)."""
+
+LOSS_DELAY = 0.2
+"""Seconds before a step whose worker died is tried again; doubled each time. Long enough for memory to be given back."""
+
+
+class Step:
+    """An unfinished step, or the little that is kept of one that ended (`call` and `inputs` are let go)."""
+
+    __slots__ = (
+        "attempt",
+        "call",
+        "definition",
+        "dependents",
+        "end",
+        "failures",
+        "inputs",
+        "items",
+        "key",
+        "losses",
+        "map",
+        "missing",
+        "order",
+        "phase",
+        "root",
+        "seq",
+    )
+
+    def __init__(self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool) -> None:
+        self.seq = seq
+        self.key = key
+        self.definition = definition
+        self.call: bytes | None = call
+        self.inputs = inputs
+        self.map = is_map
+        self.phase = Phase.NEW
+        self.missing = 0  # inputs (or items) whose end is not durable yet
+        self.dependents: list[int] | None = None
+        self.attempt = 0  # number of the latest attempt
+        self.failures = 0  # of the task's own, since the run was started or resumed
+        self.losses = 0
+        self.items: tuple[int, int] | None = None
+        self.end: StepState | None = None  # asked for, or recorded
+        self.order = -1  # place in the run's order of completion
+        self.root = seq  # of a skipped step: the step whose failure was the first cause
+
+
+class _Batch:
+    """What a batch of writes makes true once it is durable."""
+
+    __slots__ = ("ended", "finished", "new")
+
+    def __init__(self) -> None:
+        self.new: list[int] = []
+        self.ended: list[int] = []
+        self.finished: RunState | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.ended or self.finished)
+
+
+class RunCore:
+    """The state of one run in the hands of its owner.
+
+    `window`: attempts that the runtime may have at a time; the others stay here, where they cost less.
+    """
+
+    def __init__(self, window: int = 512) -> None:
+        self.window = window
+        self.steps: dict[int, Step] = {}
+        self.options: dict[int, Options] = {}
+        self.ended_before: dict[int, StepState] = {}
+        self.body = BodyPhase.OPEN
+        self.stop = Stop.NO
+        self.failure: Failure | None = None  # of the body
+        self.finish_asked = False
+        self.next_seq = 0
+        self.next_order = 0
+        self.unfinished = 0  # steps whose end was not asked for
+        self.in_flight = 0  # SUBMITTED or RUNNING
+        self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
+        self._ready: deque[int] = deque()
+        self._batches: deque[_Batch] = deque()
+        self._batch = _Batch()
+        self._started: dict[int, AttemptRecord] = {}  # of the attempts that run
+        self._to_write: dict[int, AttemptRecord] = {}  # started, not yet handed to the store
+        self._actions = Actions()
+
+    # ---- in and out -------------------------------------------------------------------------
+
+    def load(self, frontier: Frontier, body_closed: bool, now: float) -> Actions:
+        """Take over what is left of a recorded run."""
+        self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
+        self.next_seq, self.next_order = frontier.next_seq, frontier.next_order
+        self.ended_before = frontier.ended_inputs
+        self._define(frontier.definitions)
+        for pending in frontier.steps:
+            step = self._add(
+                pending.seq, pending.key, pending.definition, pending.call, pending.inputs, pending.kind is StepKind.MAP
+            )
+            step.attempt = pending.attempts
+            step.items = pending.items
+            step.phase = Phase.WAITING if pending.items is None else Phase.EXPANDED
+        for step in list(self.steps.values()):
+            self._link(step, now)
+        for step in list(self.steps.values()):
+            self._consider(step, now)
+        return self._conclude(now)
+
+    def apply(self, events: Iterable[Event], now: float) -> Actions:
+        """Apply events in their order, and return what follows. `now`: wall-clock time, for the record."""
+        handlers = self._HANDLERS
+        for event in events:
+            handlers[type(event)](self, event, now)
+        return self._conclude(now)
+
+    def _conclude(self, now: float) -> Actions:
+        self._submit()
+        self._maybe_finish(now)
+        actions = self._actions
+        if self._batch or actions.writes:
+            actions.writes[:0] = self._take_attempts()
+            self._batches.append(self._batch)
+            self._batch = _Batch()
+        actions.flush = bool(self._to_write)
+        self._actions = Actions()
+        return actions
+
+    def _take_attempts(self) -> list[RecordAttempt]:
+        writes = [RecordAttempt(attempt) for attempt in self._to_write.values()]
+        self._to_write.clear()
+        return writes
+
+    # ---- steps come -------------------------------------------------------------------------
+
+    def _define(self, definitions: Iterable[Definition]) -> None:
+        for definition in definitions:
+            self.options[definition.number] = Options.from_json(definition.options)
+
+    def _steps_called(self, event: StepsCalled, now: float) -> None:
+        if self.body is not BodyPhase.OPEN or self.stop:
+            return  # called while the run was being stopped: not recorded, called again on resume
+        self._define(event.definitions)
+        self._record(event.definitions, event.steps, now)
+
+    def _record(self, definitions: Iterable[Definition], steps: list[NewStep], now: float) -> None:
+        self._actions.writes.append(RecordSteps(tuple(definitions), tuple(steps), now))
+        for new in steps:
+            step = self._add(new.seq, new.key, new.definition, new.call, new.inputs, new.kind is StepKind.MAP)
+            self._batch.new.append(new.seq)
+            self._link(step, now)
+        self.next_seq = max(self.next_seq, steps[-1].seq + 1) if steps else self.next_seq
+
+    def _add(
+        self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool
+    ) -> Step:
+        if seq in self.steps:
+            raise InternalError(f"step {seq} ({key}) was called twice")
+        step = self.steps[seq] = Step(seq, key, definition, call, inputs, is_map)
+        self.unfinished += 1
+        return step
+
+    def _link(self, step: Step, now: float) -> None:
+        """Make the step wait for what it reads; or end it, if that will never be there."""
+        if step.items is not None:
+            first, count = step.items
+            read: Iterable[int] = range(first, first + count)
+        elif step.inputs:
+            read = {item.seq for item in step.inputs if isinstance(item, StepInput)}
+        else:
+            return
+        for seq in read:
+            other = self.steps.get(seq)
+            if other is None:
+                state = self.ended_before.get(seq, StepState.SUCCEEDED)
+                if state is not StepState.SUCCEEDED:
+                    self._skip(step, seq, f"step {seq}", now)
+                    return
+            elif other.phase is Phase.SUCCEEDED:
+                continue
+            elif other.end is not None and other.end is not StepState.SUCCEEDED:
+                self._skip(step, other.seq, other.key, now)
+                return
+            else:
+                step.missing += 1
+                if other.dependents is None:
+                    other.dependents = []
+                other.dependents.append(step.seq)
+
+    def _consider(self, step: Step, now: float) -> None:
+        """The last input, or the last item of a map, may have come: go on."""
+        if step.missing:
+            return
+        if step.phase is Phase.WAITING:
+            self._go(step, Phase.READY)
+            self._ready.append(step.seq)
+        elif step.phase is Phase.EXPANDED:
+            self._end(step, StepState.SUCCEEDED, now, value=Value("", 0, items=step.items))
+
+    # ---- attempts ---------------------------------------------------------------------------
+
+    def _submit(self) -> None:
+        if self.stop:
+            return
+        while self._ready and self.in_flight < self.window:
+            step = self.steps[self._ready.popleft()]
+            if step.phase is Phase.READY:
+                step.attempt += 1
+                self._go(step, Phase.SUBMITTED)
+                self._actions.submit.append((step.seq, step.attempt))
+
+    def _attempt_started(self, event: AttemptStarted, now: float) -> None:
+        step = self._current(event.seq, event.number)
+        if step is None or step.phase is not Phase.SUBMITTED:
+            return
+        self._go(step, Phase.RUNNING)
+        record = AttemptRecord(event.seq, event.number, event.worker, event.pid, event.host, event.at)
+        self._started[event.seq] = record
+        self._to_write[event.seq] = record
+
+    def _current(self, seq: int, number: int) -> Step | None:
+        """The step, if attempt `number` is its current one and is out."""
+        step = self.steps.get(seq)
+        if step is None or step.attempt != number or step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
+            return None
+        return step
+
+    def _close_attempt(self, step: Step, started_at: float, at: float, outcome: str, failure: Failure | None) -> None:
+        started = self._started.pop(step.seq, None)
+        self._to_write.pop(step.seq, None)
+        worker, pid, host = (started.worker, started.pid, started.host) if started else (None, None, "")
+        record = AttemptRecord(step.seq, step.attempt, worker, pid, host, started_at, at, outcome, failure)
+        self._actions.writes.append(RecordAttempt(record))
+
+    def _attempt_succeeded(self, event: AttemptSucceeded, now: float) -> None:
+        step = self._current(event.seq, event.number)
+        if step is not None:
+            self._close_attempt(step, event.started_at, event.at, "succeeded", None)
+            self._end(step, StepState.SUCCEEDED, event.at, value=event.value)
+
+    def _attempt_expanded(self, event: AttemptExpanded, now: float) -> None:
+        step = self._current(event.seq, event.number)
+        if step is None:
+            return
+        self._close_attempt(step, event.started_at, event.at, "succeeded", None)
+        if self.stop == Stop.CANCEL:
+            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
+            return
+        name = step.key.rpartition("/")[2].partition(".map[")[0]
+        first = self.next_seq
+        inputs = step.inputs[1:]
+        items = [
+            NewStep(first + index, f"{step.key}/{name}[{index}]", StepKind.TASK, step.definition, call, inputs)
+            for index, call in enumerate(event.calls)
+        ]
+        step.items = (first, len(items))
+        self._go(step, Phase.EXPANDED)
+        if items:
+            self._record((), items, now)
+        self._actions.writes.append(ExpandStep(step.seq, first, len(items)))
+        self._link(step, now)
+        self._consider(step, now)
+
+    def _attempt_failed(self, event: AttemptFailed, now: float) -> None:
+        step = self._current(event.seq, event.number)
+        if step is None:
+            return
+        outcome = "timeout" if event.failure.kind == "timeout" else "failed"
+        self._close_attempt(step, event.started_at, event.at, outcome, event.failure)
+        options = self.options[step.definition]
+        step.failures += 1
+        if self.stop == Stop.CANCEL:
+            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
+        elif event.failure.retriable and step.failures <= options.retries:
+            self._retry(step, options.delay(step.failures, event.chance), "step.retried", event.failure)
+        else:
+            self._end(step, StepState.FAILED, event.at, failure=event.failure)
+
+    def _attempt_lost(self, event: AttemptLost, now: float) -> None:
+        step = self._current(event.seq, event.number)
+        if step is None:
+            return
+        self._close_attempt(step, event.started_at, event.at, "lost", event.failure)
+        step.losses += 1
+        if self.stop == Stop.CANCEL:
+            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
+        elif step.losses <= WORKER_LOSSES:
+            delay = Options(retry_delay=LOSS_DELAY).delay(step.losses, event.chance)
+            self._retry(step, delay, "worker.lost", event.failure)
+        else:
+            self._end(step, StepState.FAILED, event.at, failure=event.failure)
+
+    def _attempt_refused(self, event: AttemptRefused, now: float) -> None:
+        step = self._current(event.seq, event.number)
+        if step is not None:
+            self._end(step, StepState.FAILED, event.at, failure=event.failure)
+
+    def _attempt_dropped(self, event: AttemptDropped, now: float) -> None:
+        step = self._current(event.seq, event.number)
+        if step is None:
+            return
+        if event.started:
+            started = self._started.get(step.seq)
+            began = started.started_at if started else event.at
+            self._close_attempt(step, began, event.at, "cancelled", None)
+        else:
+            step.attempt -= 1  # it never was one
+            self._started.pop(step.seq, None)
+            self._to_write.pop(step.seq, None)
+        if self.stop == Stop.CANCEL:
+            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
+        else:
+            self._go(step, Phase.READY)
+            self._ready.append(step.seq)
+
+    def _retry(self, step: Step, delay: float, kind: str, failure: Failure) -> None:
+        self._go(step, Phase.RETRYING)
+        self._actions.timers.append((delay, step.seq, step.attempt))
+        self._actions.notices.append(Notice(kind, step.seq, step.key, failure, delay))
+
+    def _delay_over(self, event: DelayOver, now: float) -> None:
+        step = self.steps.get(event.seq)
+        if step is not None and step.phase is Phase.RETRYING and step.attempt == event.number:
+            self._go(step, Phase.READY)
+            self._ready.append(step.seq)
+
+    # ---- steps end --------------------------------------------------------------------------
+
+    def _end(
+        self, step: Step, state: StepState, at: float, value: Value | None = None, failure: Failure | None = None
+    ) -> None:
+        self._go(step, Phase.ENDING)
+        step.end = state
+        step.order = self.next_order
+        self.next_order += 1
+        self.unfinished -= 1
+        self._batch.ended.append(step.seq)
+        self._actions.writes.append(
+            FinishStep(step.seq, state, step.order, step.attempt, at, value=value, failure=failure)
+        )
+        if state is StepState.FAILED and failure is not None:
+            self.unhandled[step.seq] = failure
+            self._actions.notices.append(Notice("step.failed", step.seq, step.key, failure))
+        if state is not StepState.SUCCEEDED:
+            self._skip_dependents(step, at)
+
+    def _skip_dependents(self, step: Step, at: float) -> None:
+        """Iterative, by way of the list itself: a chain of 100,000 steps must not be a stack of as many frames."""
+        queue = deque([step])
+        while queue:
+            cause = queue.popleft()
+            for seq in cause.dependents or ():
+                dependent = self.steps[seq]
+                if dependent.end is None:
+                    self._skip_one(dependent, cause.seq, cause.key, at)
+                    queue.append(dependent)
+
+    def _skip(self, step: Step, seq: int, key: str, at: float) -> None:
+        self._skip_one(step, seq, key, at)
+        self._skip_dependents(step, at)
+
+    def _skip_one(self, step: Step, seq: int, key: str, at: float) -> None:
+        state = StepState.CANCELLED if self.stop == Stop.CANCEL else StepState.SKIPPED
+        cause = self.steps.get(seq)
+        step.root = cause.root if cause is not None else seq
+        failure = Failure(
+            "skipped",
+            "dagengine.errors.StepSkipped",
+            f"{step.key} did not run, because {key} did not succeed",
+            facts={"cause": key, "root_seq": step.root},
+        )
+        self._go(step, Phase.ENDING)
+        step.end = state
+        step.order = self.next_order
+        self.next_order += 1
+        self.unfinished -= 1
+        self._batch.ended.append(step.seq)
+        self._actions.writes.append(
+            FinishStep(step.seq, state, step.order, step.attempt, at, failure=failure)
+        )
+
+    def _recorded(self, event: Recorded, now: float) -> None:
+        batch = self._batches.popleft()
+        for seq in batch.new:
+            step = self.steps[seq]
+            if step.phase is Phase.NEW:
+                self._go(step, Phase.WAITING)
+                self._consider(step, now)
+        for seq in batch.ended:
+            step = self.steps[seq]
+            state = step.end
+            if state is None:
+                raise InternalError(f"{step.key} ended without a state")
+            self._go(step, ENDS[state])
+            self._actions.ended.append((seq, state, step.order))
+            if state is StepState.SUCCEEDED:
+                for dependent_seq in step.dependents or ():
+                    dependent = self.steps[dependent_seq]
+                    dependent.missing -= 1
+                    self._consider(dependent, now)
+            step.dependents = None
+            step.call = None
+            step.inputs = ()
+        if batch.finished is not None:
+            self._actions.finished = batch.finished
+
+    # ---- the body ---------------------------------------------------------------------------
+
+    def _failures_handled(self, event: FailuresHandled, now: float) -> None:
+        if self.stop:
+            return
+        for seq in event.seqs:
+            self.unhandled.pop(seq, None)
+        self._actions.writes.append(HandleFailures(tuple(event.seqs)))
+
+    def _body_returned(self, event: BodyReturned, now: float) -> None:
+        if self.body is BodyPhase.OPEN and not self.stop:
+            self.body = BodyPhase.RETURNED
+            self._actions.writes.append(CloseBody(event.call, event.inputs))
+
+    def _body_raised(self, event: BodyRaised, now: float) -> None:
+        if self.body is BodyPhase.OPEN and not self.stop:
+            self.body = BodyPhase.RAISED
+            self.failure = event.failure
+
+    def _body_mismatched(self, event: BodyMismatched, now: float) -> None:
+        if self.body is BodyPhase.OPEN:
+            self.body = BodyPhase.RAISED
+            self.failure = event.failure
+            self._stop(Stop.MISMATCH)
+
+    # ---- the end ----------------------------------------------------------------------------
+
+    def _interrupt_requested(self, event: InterruptRequested, now: float) -> None:
+        self._stop(Stop.INTERRUPT, force=event.force)
+
+    def _cancel_requested(self, event: CancelRequested, now: float) -> None:
+        self._stop(Stop.CANCEL, force=True)
+        for step in list(self.steps.values()):
+            if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
+                self._end(step, StepState.CANCELLED, now, failure=_cancelled(step))
+
+    def _stop(self, why: Stop, force: bool = False) -> None:
+        if self.finish_asked:
+            return
+        self.stop = max(self.stop, why)
+        if self.body is BodyPhase.OPEN:
+            self.body = BodyPhase.STOPPED
+        self._actions.stop_body = True
+        out = [
+            (step.seq, step.attempt)
+            for step in self.steps.values()
+            if step.phase in (Phase.SUBMITTED, Phase.RUNNING)
+        ]
+        (self._actions.force_drop if force else self._actions.drop).extend(out)
+
+    def _maybe_finish(self, now: float) -> None:
+        if self.finish_asked or self.in_flight or self.body is BodyPhase.OPEN:
+            return
+        if self.stop == Stop.NO and self.unfinished:
+            return
+        state, failure = self._verdict()
+        self.finish_asked = True
+        self._batch.finished = state
+        self._actions.writes.append(FinishRun(state, now, failure))
+
+    def _verdict(self) -> tuple[RunState, Failure | None]:
+        if self.stop == Stop.CANCEL:
+            return RunState.CANCELLED, None
+        if self.stop == Stop.MISMATCH:
+            return RunState.MISMATCH, self.failure
+        if self.stop == Stop.INTERRUPT:
+            return RunState.INTERRUPTED, None
+        if self.body is BodyPhase.RAISED:
+            return RunState.FAILED, self.failure
+        if self.unhandled:
+            seq, failure = next(iter(self.unhandled.items()))
+            keys = [self.steps[other].key for other in list(self.unhandled)[:10]]
+            facts = {**failure.facts, "step": self.steps[seq].key, "failed": keys, "count": len(self.unhandled)}
+            return RunState.FAILED, Failure(
+                failure.kind, failure.type, failure.message, failure.traceback, failure.pickled, facts=facts
+            )
+        return RunState.SUCCEEDED, None
+
+    def _flush_attempts(self, event: FlushAttempts, now: float) -> None:
+        self._actions.writes.extend(self._take_attempts())
+
+    # ---- the table --------------------------------------------------------------------------
+
+    def _go(self, step: Step, phase: Phase) -> None:
+        if phase not in TRANSITIONS[step.phase]:
+            raise InternalError(f"{step.key} can't go from {step.phase.name} to {phase.name}")
+        was = step.phase in (Phase.SUBMITTED, Phase.RUNNING)
+        self.in_flight += (phase in (Phase.SUBMITTED, Phase.RUNNING)) - was
+        step.phase = phase
+
+    _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
+        StepsCalled: _steps_called,
+        Recorded: _recorded,
+        AttemptStarted: _attempt_started,
+        AttemptSucceeded: _attempt_succeeded,
+        AttemptExpanded: _attempt_expanded,
+        AttemptFailed: _attempt_failed,
+        AttemptLost: _attempt_lost,
+        AttemptDropped: _attempt_dropped,
+        AttemptRefused: _attempt_refused,
+        DelayOver: _delay_over,
+        FailuresHandled: _failures_handled,
+        BodyReturned: _body_returned,
+        BodyRaised: _body_raised,
+        BodyMismatched: _body_mismatched,
+        InterruptRequested: _interrupt_requested,
+        CancelRequested: _cancel_requested,
+        FlushAttempts: _flush_attempts,
+    }
+
+
+def _cancelled(step: Step) -> Failure:
+    return Failure("cancelled", "dagengine.errors.StepCancelled", f"the run was cancelled before {step.key} ended")

@@ -1,0 +1,165 @@
+"""What is told to the run core. `at` is wall-clock time; `chance` a random number in [0, 1) drawn by the shell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dagengine.model import Definition, Failure, Input, NewStep, Value
+
+
+@dataclass(slots=True)
+class StepsCalled:
+    """The body called these."""
+
+    definitions: list[Definition]
+    steps: list[NewStep]
+
+
+@dataclass(slots=True)
+class Recorded:
+    """The oldest batch of writes that was not yet answered is durable."""
+
+
+@dataclass(slots=True)
+class AttemptStarted:
+    seq: int
+    number: int
+    worker: int
+    pid: int
+    host: str
+    at: float
+
+
+@dataclass(slots=True)
+class AttemptSucceeded:
+    """Large values are durable among the artifacts by now."""
+
+    seq: int
+    number: int
+    started_at: float
+    at: float
+    value: Value
+
+
+@dataclass(slots=True)
+class AttemptExpanded:
+    """A map's items are known: one encoded call each. Their placeholder i stands for the map's input i + 1."""
+
+    seq: int
+    number: int
+    started_at: float
+    at: float
+    calls: list[bytes]
+
+
+@dataclass(slots=True)
+class AttemptFailed:
+    """The task raised, or ran out of time."""
+
+    seq: int
+    number: int
+    started_at: float
+    at: float
+    failure: Failure
+    chance: float = 0.5
+
+
+@dataclass(slots=True)
+class AttemptLost:
+    """The worker died."""
+
+    seq: int
+    number: int
+    started_at: float
+    at: float
+    failure: Failure
+    chance: float = 0.5
+
+
+@dataclass(slots=True)
+class AttemptDropped:
+    """The runtime gave the attempt back, as it was told to."""
+
+    seq: int
+    number: int
+    started: bool
+    at: float
+
+
+@dataclass(slots=True)
+class AttemptRefused:
+    """The runtime can never run it: it asks for more than there is."""
+
+    seq: int
+    number: int
+    at: float
+    failure: Failure
+
+
+@dataclass(slots=True)
+class DelayOver:
+    """The delay before an attempt is over. `number`: of the attempt that failed."""
+
+    seq: int
+    number: int
+
+
+@dataclass(slots=True)
+class FailuresHandled:
+    """The body was given these failures, and went on."""
+
+    seqs: list[int]
+
+
+@dataclass(slots=True)
+class BodyReturned:
+    call: bytes
+    inputs: tuple[Input, ...]
+
+
+@dataclass(slots=True)
+class BodyRaised:
+    failure: Failure
+
+
+@dataclass(slots=True)
+class BodyMismatched:
+    failure: Failure
+
+
+@dataclass(slots=True)
+class InterruptRequested:
+    """Drain. With `force`, end what runs."""
+
+    force: bool = False
+
+
+@dataclass(slots=True)
+class CancelRequested:
+    pass
+
+
+@dataclass(slots=True)
+class FlushAttempts:
+    """Attempts have waited long enough for a commit to share."""
+
+
+Event = (
+    StepsCalled
+    | Recorded
+    | AttemptStarted
+    | AttemptSucceeded
+    | AttemptExpanded
+    | AttemptFailed
+    | AttemptLost
+    | AttemptDropped
+    | AttemptRefused
+    | DelayOver
+    | FailuresHandled
+    | BodyReturned
+    | BodyRaised
+    | BodyMismatched
+    | InterruptRequested
+    | CancelRequested
+    | FlushAttempts
+)

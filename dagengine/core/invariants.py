@@ -1,0 +1,80 @@
+"""What is true of a RunCore after each event. Checked by tests after each; too dear for every event of a real run.
+
+    I1  A step is in the phase that its facts say: ended phases have an end, others have none.
+    I2  `missing` is the number of distinct inputs (or items) whose end is not durable, unless the step has ended.
+    I3  A step that may run has its own record and all of its inputs durable and succeeded (output commit).
+    I4  `in_flight` and `unfinished` are the counts that they claim to be; in_flight never exceeds the window.
+    I5  Orders of completion are distinct, and below `next_order`.
+    I6  Every step that is READY is queued exactly once.
+    I7  A run that asked to finish has nothing in flight; one that succeeded has only steps that did, or handled failures.
+    I8  What waits for an answer of the store is exactly what is NEW or ENDING.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dagengine.core.core import RunCore, Step
+from dagengine.core.states import ENDS, Phase, Stop
+from dagengine.errors import InternalError
+from dagengine.model import RunState, StepInput, StepState
+
+_OUT = (Phase.SUBMITTED, Phase.RUNNING)
+_MAY_RUN = (Phase.READY, Phase.SUBMITTED, Phase.RUNNING, Phase.RETRYING)
+
+
+def check(core: RunCore) -> None:
+    """Raises InternalError, naming the step, if an invariant does not hold."""
+    for step in core.steps.values():
+        _check_step(core, step)
+    steps = core.steps.values()
+    _demand(core.in_flight == sum(step.phase in _OUT for step in steps), "I4: in_flight is wrong")
+    _demand(core.in_flight <= core.window, "I4: more in flight than the window allows")
+    _demand(core.unfinished == sum(step.end is None for step in steps), "I4: unfinished is wrong")
+    orders = [step.order for step in steps if step.end is not None]
+    _demand(len(set(orders)) == len(orders), "I5: two steps have the same order")
+    _demand(all(0 <= order < core.next_order for order in orders), "I5: an order is out of range")
+    queued = Counter(core._ready)
+    for step in steps:
+        if step.phase is Phase.READY:
+            _demand(queued[step.seq] >= 1, f"I6: {step.key} is ready and not queued")
+    waiting = Counter(seq for batch in [*core._batches, core._batch] for seq in batch.new + batch.ended)
+    for step in steps:
+        if step.phase in (Phase.NEW, Phase.ENDING):
+            _demand(waiting[step.seq] >= 1, f"I8: {step.key} is {step.phase.name} and nothing will tell")
+    if core.finish_asked:
+        _demand(core.in_flight == 0, "I7: the run asked to finish with attempts in flight")
+        if core.stop == Stop.NO:
+            _demand(core.unfinished == 0, "I7: the run asked to finish with unfinished steps")
+    for batch in core._batches:
+        if batch.finished is RunState.SUCCEEDED:
+            _demand(not core.unhandled, "I7: the run succeeded with a failure that nobody handled")
+
+
+def _check_step(core: RunCore, step: Step) -> None:
+    ended = step.phase is Phase.ENDING or step.phase in ENDS.values()
+    _demand((step.end is not None) == ended, f"I1: {step.key} is {step.phase.name} with end {step.end}")
+    if step.end is not None:
+        if step.phase is not Phase.ENDING:
+            _demand(step.phase is ENDS[step.end], f"I1: {step.key} is {step.phase.name} with end {step.end}")
+        return
+    if step.items is not None:
+        read = set(range(step.items[0], step.items[0] + step.items[1]))
+    else:
+        read = {item.seq for item in step.inputs if isinstance(item, StepInput)}
+    missing = 0
+    for seq in read:
+        other = core.steps.get(seq)
+        if other is None:
+            state = core.ended_before.get(seq, StepState.SUCCEEDED)
+            _demand(state is StepState.SUCCEEDED, f"I3: {step.key} waits for {seq}, which {state}")
+        elif other.phase is not Phase.SUCCEEDED:
+            missing += 1
+    _demand(step.missing == missing, f"I2: {step.key} misses {missing} inputs, not {step.missing}")
+    if step.phase in _MAY_RUN:
+        _demand(missing == 0, f"I3: {step.key} is {step.phase.name} before its inputs are durable")
+
+
+def _demand(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise InternalError(otherwise)

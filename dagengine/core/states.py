@@ -1,0 +1,95 @@
+"""The table of a step's transitions. What is not in it is refused with InternalError, and changes nothing.
+
+    recorded          inputs there        submitted          started
+NEW ──────────▶ WAITING ──────────▶ READY ─────────▶ SUBMITTED ───────▶ RUNNING
+                   │                 ▲ ▲ ▲ ▲ dropped unstarted │             │
+                   │                 │ │ │ └──────────────────┘             │
+                   │   delay is over │ │ └── lost, or dropped by a drain ───┤
+                   │                 │ └───────────── RETRYING ◀── failed, may retry
+                   │                 │                                      │
+                   │                 └─ (a map) ─▶ EXPANDED ◀── expanded ───┤
+                   │ an input did not succeed, or cancelled                 │ ended
+                   └──────────▶ ENDING ◀────────────────────────────────────┘
+                                  │ recorded
+                                  ▼  SUCCEEDED · FAILED · SKIPPED · CANCELLED
+
+A step is NEW until its record is durable, and ENDING until its end is: nobody may build on either before.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from dagengine.model import StepState
+
+
+class Phase(IntEnum):
+    NEW = 0  # asked to record
+    WAITING = 1  # for inputs
+    READY = 2  # may run
+    SUBMITTED = 3  # the runtime has it
+    RUNNING = 4  # a worker has it
+    RETRYING = 5  # waits for the delay before the next attempt
+    EXPANDED = 6  # a map that waits for its items
+    ENDING = 7  # asked to record its end
+    SUCCEEDED = 8
+    FAILED = 9
+    SKIPPED = 10
+    CANCELLED = 11
+
+
+P = Phase
+
+TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+    P.NEW: frozenset({P.WAITING, P.ENDING}),
+    P.WAITING: frozenset({P.READY, P.EXPANDED, P.ENDING}),
+    P.READY: frozenset({P.SUBMITTED, P.ENDING}),
+    P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
+    P.RUNNING: frozenset({P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
+    P.RETRYING: frozenset({P.READY, P.ENDING}),
+    P.EXPANDED: frozenset({P.ENDING}),
+    P.ENDING: frozenset({P.SUCCEEDED, P.FAILED, P.SKIPPED, P.CANCELLED}),
+    P.SUCCEEDED: frozenset(),
+    P.FAILED: frozenset(),
+    P.SKIPPED: frozenset(),
+    P.CANCELLED: frozenset(),
+}
+
+ENDS: dict[StepState, Phase] = {
+    StepState.SUCCEEDED: P.SUCCEEDED,
+    StepState.FAILED: P.FAILED,
+    StepState.SKIPPED: P.SKIPPED,
+    StepState.CANCELLED: P.CANCELLED,
+}
+
+STATE_OF: dict[Phase, StepState] = {
+    P.NEW: StepState.WAITING,
+    P.WAITING: StepState.WAITING,
+    P.READY: StepState.READY,
+    P.SUBMITTED: StepState.READY,
+    P.RUNNING: StepState.RUNNING,
+    P.RETRYING: StepState.RETRYING,
+    P.EXPANDED: StepState.WAITING,
+    P.ENDING: StepState.RUNNING,
+    P.SUCCEEDED: StepState.SUCCEEDED,
+    P.FAILED: StepState.FAILED,
+    P.SKIPPED: StepState.SKIPPED,
+    P.CANCELLED: StepState.CANCELLED,
+}
+"""How each phase looks to people."""
+
+
+class BodyPhase(IntEnum):
+    OPEN = 0  # is called, or will be
+    RETURNED = 1  # closed, with a result: never called again
+    RAISED = 2  # its exception is the run's, once all steps have ended
+    STOPPED = 3  # let go of, because the run stops; called again on resume
+
+
+class Stop(IntEnum):
+    """Why a run ends before its steps do. A later, higher one wins."""
+
+    NO = 0
+    INTERRUPT = 1  # drain: let attempts end, start none
+    MISMATCH = 2
+    CANCEL = 3
