@@ -1,0 +1,188 @@
+"""The verbs, and what all of them share: options, settings, the store.
+
+A verb is a module of this package with a click command named `command`. The table below names it with its one line, so that
+`dagengine --help` loads none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dagengine.config import did_you_mean
+
+if TYPE_CHECKING:
+    from dagengine.config import Settings
+    from dagengine.model import RunRecord
+    from dagengine.storage.interface import Store
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+VERBS: dict[str, dict[str, str]] = {
+    "Run": {
+        "run": "Run a workflow, and follow it to its end.",
+        "resume": "Go on with a run that has not succeeded; finished steps are not repeated.",
+        "wait": "Wait until a run has ended.",
+        "cancel": "Ask runs to stop.",
+    },
+    "Look": {
+        "ls": "List runs, the newest first.",
+        "show": "Show a run: its state, tasks, failures.",
+        "steps": "List the steps of a run.",
+        "graph": "Draw the graph of a run.",
+        "logs": "Print what the steps of a run have printed.",
+        "result": "Print the result of a run, or of one step.",
+        "errors": "Show what failed in a run, and where.",
+        "explain": "Say why a step ran, waits, or was skipped.",
+    },
+    "Store and machine": {
+        "db": "Check the store, or bring it up to date.",
+        "doctor": "Look at this machine and the settings, and say what to fix.",
+        "version": "Print the version.",
+        "completion": "Print the completion script of a shell.",
+    },
+}
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What the options that every verb takes have said."""
+
+    store: str | None = None
+    json: bool = False
+    debug: bool = False
+
+    def settings(self, **arguments: Any) -> Settings:
+        from dagengine.config import load
+
+        return load(store=self.store, **arguments)
+
+    @contextmanager
+    def reading(self) -> Iterator[Store]:
+        """The store, to look something up. One that is not there is not created, but stood in for by an empty one."""
+        from dagengine.config import store_path
+        from dagengine.storage import open_store
+
+        store = self.settings().store.value
+        path = store_path(store)
+        missing = path is not None and path.parent.is_dir() and not path.exists()
+        opened = open_store("memory:" if missing or (path is not None and self._home_is_new(store)) else store)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    def _home_is_new(self, store: str) -> bool:
+        """Whether the default store's own folder is not there yet: nothing was run so far."""
+        settings = self.settings()
+        return settings.store.origin == "default" and not settings.home.value.exists()
+
+
+class VerbGroup(click.Group):
+    """Loads a verb's module when the verb is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in VERBS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"dagengine.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            if ".py" in name:
+                raise click.UsageError(f"{name!r} is not a verb. Did you mean `dagengine run {name}`?")
+            raise click.UsageError(f"there is no verb {name!r}.{did_you_mean(name, self.list_commands(ctx), 99)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(len(name) for name in self.list_commands(ctx))
+        for section, verbs in VERBS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name.ljust(width), text) for name, text in verbs.items()])
+
+
+def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None and value is not False:
+            setattr(ctx.ensure_object(Invocation), name, value)
+
+    return callback
+
+
+def common(function: Function) -> Function:
+    """The options of every verb. They may stand before the verb, too."""
+    function = click.option(
+        "--debug", is_flag=True, expose_value=False, callback=_keep("debug"), help="Show our tracebacks, too."
+    )(function)
+    function = click.option(
+        "--json", is_flag=True, expose_value=False, callback=_keep("json"), help="Print one JSON object."
+    )(function)
+    return click.option(
+        "--store",
+        metavar="PATH|URL",
+        expose_value=False,
+        callback=_keep("store"),
+        help="The store of runs, instead of the one in DAGENGINE_STORE or ~/.dagengine.",
+    )(function)
+
+
+def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Ids of recent runs, for the shell. Whatever is wrong is told by the command itself, not here."""
+    from dagengine.storage.interface import RunFilter
+
+    try:
+        invocation = ctx.find_object(Invocation) or Invocation()
+        with invocation.reading() as store:
+            ids = [run.id for run in store.runs(RunFilter(limit=50))]
+    except Exception:
+        return []
+    return [run_id for run_id in [*ids, "@last"] if run_id.startswith(incomplete)]
+
+
+def run_argument(function: Function) -> Function:
+    return click.argument("run", metavar="RUN", shell_complete=complete_run)(function)
+
+
+def find_run(store: Store, name: str) -> RunRecord:
+    """The run of that id, unique prefix of an id, or `@last`. Raises RunNotFound."""
+    from dagengine.errors import RunNotFound
+    from dagengine.storage.interface import RunFilter
+
+    if not name.strip():
+        raise click.UsageError("the run's id is empty. Give an id, its beginning, or @last.")
+    if name == "@last":
+        newest = store.runs(RunFilter(limit=1))
+        if not newest:
+            raise RunNotFound("there are no runs yet. `dagengine run FILE.py:WORKFLOW` makes one.", run_id=name)
+        return newest[0]
+    if name.startswith("@"):
+        raise click.UsageError(f"{name!r} is not a run. Did you mean @last?")
+    return store.find_run(name)
+
+
+def short(run_id: str) -> str:
+    """What people are shown of an id: enough of it to be unique, and to be typed."""
+    return run_id[:12] if len(run_id) == 32 and run_id.isalnum() else run_id
+
+
+@click.group(
+    cls=VerbGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="RUN is an id, its unique beginning, or @last. Exit status: 0 succeeded, 1 the run failed, 2 misuse, "
+    "3 not found, 4 in conflict, 5 store unavailable.",
+)
+@common
+def app() -> None:
+    """Durable workflows: killed at any moment, resumed from the command line."""

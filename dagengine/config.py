@@ -1,0 +1,266 @@
+"""Settings, each with where it came from: an argument, the environment, `config.toml` of the home folder, or a default.
+
+    home        DAGENGINE_HOME        ~/.dagengine
+    store       DAGENGINE_STORE       HOME/store.db           a path or a URL
+    artifacts   DAGENGINE_ARTIFACTS   beside the store        a path or an fsspec URL
+    workers     DAGENGINE_WORKERS     as many as CPUs are free to us
+
+The first place that says something wins, from left to right: argument, environment, file, default. A setting that can't be
+meant is an error with its origin, also when nobody would have read it: a typo in a file must not wait for its day.
+Reading settings creates nothing; `create_private` makes a folder when something has to be put in it.
+
+May import nothing of ours but errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
+
+from dagengine.errors import BadOption, StoreUnavailable
+
+Set = TypeVar("Set")
+
+KEYS = ("store", "artifacts", "workers")
+"""What `config.toml` may hold."""
+
+MAX_WORKERS = 4096
+"""More worker processes than any machine's process limit takes; above it, somebody mistyped."""
+
+_LOCAL_SCHEMES = ("sqlite", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Generic[Set]):
+    """A value and who said so: "argument", the name of a variable, the path of the file, or "default"."""
+
+    value: Set
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    home: Setting[Path]
+    store: Setting[str]
+    artifacts: Setting[str]
+    workers: Setting[int]
+
+    @property
+    def folder(self) -> Path:
+        """Where the store lies, and with it `artifacts/`, `logs/` and `control/`."""
+        return store_folder(self.store.value, self.home.value)
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def control(self) -> Path:
+        return self.folder / "control"
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        return {
+            name: {"value": _plain(setting.value), "origin": setting.origin}
+            for name, setting in (
+                ("home", self.home),
+                ("store", self.store),
+                ("artifacts", self.artifacts),
+                ("workers", self.workers),
+            )
+        }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else without_password(value) if isinstance(value, str) else value
+
+
+def load(
+    *,
+    home: str | Path | None = None,
+    store: str | Path | None = None,
+    artifacts: str | Path | None = None,
+    workers: int | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings, with the arguments above everything else. Raises BadOption; creates nothing."""
+    environ = os.environ if environ is None else environ
+    home_setting = _home(home, environ)
+    file = home_setting.value / "config.toml"
+    said = _read_file(file)
+
+    def pick(name: str, argument: object) -> Setting[Any] | None:
+        variable = f"DAGENGINE_{name.upper()}"
+        if argument is not None:
+            return Setting(argument, "argument")
+        if environ.get(variable):
+            return Setting(environ[variable], variable)
+        if name in said:
+            return Setting(said[name], str(file))
+        return None
+
+    picked = pick("store", store)
+    store_setting = (
+        Setting(str(home_setting.value / "store.db"), "default")
+        if picked is None
+        else Setting(_place("store", picked, file), picked.origin)
+    )
+    picked = pick("artifacts", artifacts)
+    artifacts_setting = (
+        Setting(str(store_folder(store_setting.value, home_setting.value) / "artifacts"), "default")
+        if picked is None
+        else Setting(_place("artifacts", picked, file), picked.origin)
+    )
+    picked = pick("workers", workers)
+    workers_setting = (
+        Setting(available_cpus(), "default") if picked is None else Setting(_workers(picked), picked.origin)
+    )
+    return Settings(home_setting, store_setting, artifacts_setting, workers_setting)
+
+
+def _home(argument: str | Path | None, environ: Mapping[str, str]) -> Setting[Path]:
+    if argument is not None:
+        return Setting(_absolute(_expand(argument)), "argument")
+    if environ.get("DAGENGINE_HOME"):
+        return Setting(_absolute(_expand(environ["DAGENGINE_HOME"])), "DAGENGINE_HOME")
+    try:
+        user = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
+    except (RuntimeError, KeyError):
+        raise BadOption(
+            "there is no home folder: HOME is not set and the user is not known. Set DAGENGINE_HOME."
+        ) from None
+    return Setting(_absolute(user / ".dagengine"), "default")
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return Path(os.path.abspath(path))  # noqa: PTH100 — unlike resolve(), it keeps the links that the user typed
+    except FileNotFoundError:
+        raise BadOption(f"{path} can't be found: the working folder is gone. Change to one that exists.") from None
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise BadOption(f"{file} can't be read: {error.strerror}. Correct or remove it.") from None
+    import tomllib
+
+    try:
+        said = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadOption(f"{file} is not TOML: {error}. Correct or remove it.") from None
+    for key in said:
+        if key not in KEYS:
+            raise BadOption(f"{file} has an unknown setting {key!r}.{did_you_mean(key, KEYS)}")
+    return said
+
+
+def did_you_mean(word: str, candidates: tuple[str, ...] | list[str], many: int = 12) -> str:
+    """`" Did you mean x?"`, or what there is, or nothing. Begins with a space."""
+    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]}?"
+    if not candidates:
+        return ""
+    shown = ", ".join(candidates[:many]) + (", …" if len(candidates) > many else "")
+    return f" There is: {shown}."
+
+
+def _place(name: str, picked: Setting[Any], file: Path) -> str:
+    """A URL as it is; a path made absolute, relative to the folder of the file that says it, if it is said in one."""
+    value = str(picked.value) if isinstance(picked.value, (str, Path)) else ""
+    if not value.strip() or "\0" in value:
+        raise BadOption(f"{name} is {picked.value!r} ({picked.origin}). Give a path or a URL.")
+    if is_url(value):
+        return value
+    path = _expand(value)
+    return str(_absolute(file.parent / path if picked.origin == str(file) else path))
+
+
+def _expand(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise BadOption(f"{path} names a user that is not known. Give the whole path.") from None
+
+
+def _workers(picked: Setting[Any]) -> int:
+    value = picked.value
+    if isinstance(value, str) and value.strip().isascii() and value.strip().lstrip("+-").isdigit():
+        value = int(value) if len(value) < 20 else -1
+    if type(value) is not int or not 1 <= value <= MAX_WORKERS:
+        raise BadOption(f"workers is {picked.value!r} ({picked.origin}). Give a whole number from 1 to {MAX_WORKERS}.")
+    return value
+
+
+def is_url(text: str) -> bool:
+    scheme, colon, rest = text.partition(":")
+    plain = scheme.replace("+", "").replace("-", "").isalnum()
+    return bool(colon) and len(scheme) > 1 and plain and (rest.startswith("//") or scheme == "memory")
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    if not is_url(url) or "@" not in url:
+        return url
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return url.partition("//")[0] + "//…"
+    return url if password is None else url.replace(f":{password}@", ":…@", 1)
+
+
+def store_path(store: str) -> Path | None:
+    """The file of a local store; None if the store is not a file."""
+    if is_url(store):
+        scheme, _, rest = store.partition("://")
+        if scheme.split("+")[0] not in _LOCAL_SCHEMES:
+            return None
+        # sqlite:///relative.db, sqlite:////absolute.db; three slashes before an existing root are taken as absolute
+        # by people, and by us: a relative path in a URL depends on the working folder, which nobody wants of a store.
+        path = Path("/" + rest.partition("?")[0].lstrip("/"))
+    else:
+        path = Path(store)
+    return path / "store.db" if path.is_dir() else path
+
+
+def store_folder(store: str, home: Path) -> Path:
+    """The folder of a local store; the home folder for any other."""
+    path = store_path(store)
+    return home if path is None else path.parent
+
+
+def create_private(folder: Path) -> Path:
+    """Make the folder for this user alone, with what is missing above it. Raises StoreUnavailable."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (
+            "a file is in its place" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror
+        )
+        raise StoreUnavailable(
+            f"the folder {folder} can't be created: {reason}. Set DAGENGINE_HOME to a folder that you can write to.",
+            store=str(folder),
+        ) from None
+    return folder
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use: affinity, and the quota of its control group."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cpus = min(cpus, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return max(1, cpus)

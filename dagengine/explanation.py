@@ -1,0 +1,251 @@
+"""Why a step ran, waits, or was skipped: lines for people, from the record alone.
+
+They name the step at the root of a skip and the way to it, the inputs that are not there yet and what is at their front,
+each attempt with its worker and its end, and what to type next.
+
+May import nothing of ours but model, identity, views and storage's interface.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dagengine.identity import is_alive
+from dagengine.model import AttemptRecord, Failure, RunRecord, RunState, StepKind, StepRecord, StepState
+from dagengine.storage.interface import Store
+from dagengine.views import Alive, StepView, failure_view, run_state, steps_view
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    step: StepView
+    lines: tuple[str, ...]
+    waits_for: tuple[StepView, ...]
+    caused_by: tuple[StepView, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.step.to_json(),
+            "because": list(self.lines),
+            "waits_for": [{"key": step.key, "state": str(step.state)} for step in self.waits_for],
+            "caused_by": [{"key": step.key, "state": str(step.state)} for step in self.caused_by],
+            "tries": [attempt_view(attempt) for attempt in self.step.tries],
+        }
+
+
+def attempt_view(attempt: AttemptRecord) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "outcome": attempt.outcome,
+        "worker": attempt.worker,
+        "pid": attempt.pid,
+        "host": attempt.host,
+        "started_at": attempt.started_at,
+        "finished_at": attempt.finished_at,
+        "failure": failure_view(attempt.failure),
+    }
+
+
+def explain(
+    store: Store, run: RunRecord, step: StepRecord, *, alive: Alive = is_alive, now: float | None = None
+) -> Explanation:
+    """Why the step ran, waits, or was skipped."""
+    steps = {view.record.seq: view for view in steps_view(store, run, with_inputs=True, alive=alive)}
+    this = steps[step.seq]
+    story = _Story(run, run_state(run, alive), steps, this, time.time() if now is None else now)
+    lines = [f"{this.key} {_verb(this)}", *story.reasons(), *map(story.attempt, this.tries)]
+    if this.record.value_size is not None:
+        lines.append(f"its value has {this.record.value_size:,} bytes (sha256 {(this.record.value_digest or '')[:12]})")
+    return Explanation(this, tuple(lines), story.waits, story.causes)
+
+
+def _verb(step: StepView) -> str:
+    return {
+        StepState.SUCCEEDED: "succeeded",
+        StepState.FAILED: "failed",
+        StepState.SKIPPED: "was skipped",
+        StepState.CANCELLED: "was cancelled",
+        StepState.RUNNING: "is running",
+        StepState.RETRYING: "waits for its next attempt",
+        StepState.READY: "is ready, and waits for a worker",
+        StepState.WAITING: "has not run yet",
+    }[step.state]
+
+
+class _Story:
+    """What is to be said of one step of a run."""
+
+    def __init__(
+        self, run: RunRecord, state: RunState, steps: Mapping[int, StepView], this: StepView, now: float
+    ) -> None:  # fmt: skip
+        self.run = run
+        self.state = state
+        self.steps = steps
+        self.this = this
+        self.now = now
+        self.inputs = [steps[seq] for seq in this.inputs]
+        self.waits = tuple(step for step in self.inputs if not step.state.ended)
+        self.causes = _causes(this, steps)
+        self.resume = f"dagengine resume {run.id[:12]}"
+
+    def reasons(self) -> list[str]:
+        this = self.this
+        if this.state is StepState.SKIPPED:
+            lines = self.skipped()
+        elif this.state is StepState.CANCELLED:
+            asked = _at(self.run.cancel_requested_at)
+            lines = [f"the run was cancelled{asked} before the step had ended", f"to go on: {self.resume}"]
+        elif not self.inputs:
+            lines = [f"it reads no other step: it could run from its call on{_at(this.record.created_at)}"]
+        elif self.waits:
+            lines = self.waiting()
+        else:
+            lines = self.inputs_there()
+        if not this.state.ended:
+            lines += self.held_up()
+        if this.state is StepState.FAILED:
+            lines.append(f"it ended with{_said(this.record.failure) or ' a failure'}".replace("with: ", "with "))
+            lines.append(f"correct the cause, then: {self.resume}")
+        return lines
+
+    def skipped(self) -> list[str]:
+        lines = ["it did not run, because a step that it depends on did not succeed"]
+        for cause in self.causes:
+            lines.append(" ◀ ".join(_path(self.this, cause, self.steps)))
+            lines.append(f"{cause.key} {_verb(cause)}{_said(cause.record.failure)}")
+        return [*lines, f"correct the cause, then: {self.resume}"]
+
+    def waiting(self) -> list[str]:
+        lines = [f"it waits for {len(self.waits)} of its {_inputs(len(self.inputs))}:"]
+        lines += [f"  {step.key} {_verb(step)}" for step in self.waits[:8]]
+        if len(self.waits) > 8:
+            lines.append(f"  … and {len(self.waits) - 8} more")
+        return lines + _behind(self.waits, self.steps)
+
+    def inputs_there(self) -> list[str]:
+        if not all(step.state is StepState.SUCCEEDED for step in self.inputs):
+            # A failure that the map's caller takes as a value: the step ran beside it.
+            return [f"its {_inputs(len(self.inputs))} ended"]
+        last = max(self.inputs, key=lambda step: step.record.finished_at or 0.0)
+        line = f"its {_inputs(len(self.inputs))} succeeded; the last was {last.key}{_at(last.record.finished_at)}"
+        if len(self.inputs) == 1:
+            line = f"its one input, {last.key}, succeeded{_at(last.record.finished_at)}"
+        lines = [line]
+        ready_at = max([self.this.record.created_at, *(step.record.finished_at or 0.0 for step in self.inputs)])
+        waited = (self.this.tries[0].started_at if self.this.tries else self.now) - ready_at
+        if waited >= 0.001 and (self.this.tries or self.this.state is StepState.READY):
+            lines.append(f"it {'waited' if self.this.tries else 'has waited'} {_seconds(waited)} for a worker")
+        return lines
+
+    def held_up(self) -> list[str]:
+        """Why an unfinished step does not go on, if that is not for its inputs."""
+        lines = []
+        if self.this.record.kind is StepKind.MAP and not self.waits:
+            lines.append("it is a map: it ends when all its items have")
+        if self.state is not RunState.RUNNING:
+            why = {
+                RunState.PENDING: "nobody has begun the run",
+                RunState.CRASHED: "the process that worked on the run has died",
+            }.get(self.state, f"the run is {self.state}")
+            lines.append(f"{why}; to go on: {self.resume}")
+        return lines
+
+    def attempt(self, attempt: AttemptRecord) -> str:
+        where = "" if attempt.worker is None else f" on worker {attempt.worker}"
+        if attempt.pid is not None:
+            where += f" (pid {attempt.pid} of {attempt.host})"
+        line = f"attempt {attempt.number}{where}{_at(attempt.started_at)}: "
+        if attempt.outcome is None:
+            running = self.this.state is StepState.RUNNING and attempt is self.this.tries[-1]
+            return line + ("running" if running else "vanished with its process")
+        took = "" if attempt.finished_at is None else f" after {_seconds(attempt.finished_at - attempt.started_at)}"
+        return f"{line}{attempt.outcome}{took}{_said(attempt.failure)}"
+
+
+def _inputs(count: int) -> str:
+    return "one input" if count == 1 else f"{count} inputs"
+
+
+def _behind(waits: Sequence[StepView], steps: Mapping[int, StepView]) -> list[str]:
+    """What is at the front of all that the step waits for: what runs, is ready, or retries."""
+    seen: set[int] = set()
+    front: list[StepView] = []
+    todo = [step.record.seq for step in waits if step.state is StepState.WAITING]
+    while todo:
+        seq = todo.pop()
+        if seq in seen:
+            continue
+        seen.add(seq)
+        unfinished = [read for read in steps[seq].inputs if not steps[read].state.ended]
+        for read in unfinished:
+            if steps[read].state is StepState.WAITING:
+                todo.append(read)
+            elif read not in seen:
+                seen.add(read)
+                front.append(steps[read])
+    if not front:
+        return []
+    names = ", ".join(f"{step.key} ({step.state})" for step in front[:5])
+    return [f"at the front of them: {names}" + (f", and {len(front) - 5} more" if len(front) > 5 else "")]
+
+
+def _causes(this: StepView, steps: Mapping[int, StepView]) -> tuple[StepView, ...]:
+    """The steps at the root of a skip: those that failed or were cancelled, first called first."""
+    if this.state is not StepState.SKIPPED:
+        return ()
+    seen: set[int] = set()
+    roots: list[int] = []
+    todo = [this.record.seq]
+    while todo:
+        seq = todo.pop()
+        if seq in seen or seq not in steps:
+            continue
+        seen.add(seq)
+        if steps[seq].state in (StepState.FAILED, StepState.CANCELLED):
+            roots.append(seq)
+        elif steps[seq].state is StepState.SKIPPED:
+            todo += steps[seq].inputs
+    if not roots and this.record.failure is not None:
+        # An item of a map or a body's own decision: the edge is not in the graph, the failure names the step.
+        cause = this.record.failure.facts.get("cause")
+        roots = [step.record.seq for step in steps.values() if step.key == cause]
+    return tuple(steps[seq] for seq in sorted(roots)[:5])
+
+
+def _path(this: StepView, root: StepView, steps: Mapping[int, StepView]) -> list[str]:
+    """Keys from the step back to the root, the shortest way; the middle of a long one left out."""
+    came_from: dict[int, int] = {}
+    todo = [this.record.seq]
+    for seq in todo:
+        if seq == root.record.seq:
+            break
+        for read in steps[seq].inputs:
+            if read in steps and read not in came_from and read != this.record.seq:
+                came_from[read] = seq
+                todo.append(read)
+    path = [root.key]
+    at = root.record.seq
+    while at in came_from:
+        at = came_from[at]
+        path.append(steps[at].key)
+    path.reverse()
+    return path if len(path) <= 8 else [*path[:4], "…", *path[-3:]]
+
+
+def _said(failure: Failure | None) -> str:
+    if failure is None:
+        return ""
+    text = " ".join(failure.message.split())
+    name = failure.type.removeprefix("builtins.")
+    return f": {name}: {text}" if text else f": {name}"
+
+
+def _at(when: float | None) -> str:
+    return "" if when is None else time.strftime(" at %H:%M:%S", time.localtime(when))
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
