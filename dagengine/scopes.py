@@ -11,7 +11,7 @@ May import errors only; the body is known by its interface.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ class Scope:
 
 
 def branch_factory(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
 ) -> asyncio.Task[Any]:
     """A task factory for the loop of an async body: each task it makes gets a scope of its own, numbered here."""
     scope = current_scope.get()

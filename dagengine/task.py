@@ -78,7 +78,7 @@ class Task(Generic[P, R]):
         """
         scope = current_scope.get()
         if scope is None:
-            return [self.function(item, *args, **kwargs) for item in items]  # type: ignore[call-arg, arg-type]
+            return [self.function(item, *args, **kwargs) for item in items]
         if isinstance(items, Ref):
             return scope.body.map_later(scope, self, items, args, kwargs)
         return scope.body.map_now(scope, self, items, args, kwargs)

@@ -94,9 +94,13 @@ class ExpandStep:
 
 @dataclass(frozen=True, slots=True)
 class HandleFailures:
-    """The body was given the failures of these ended steps, and went on: they stay as they are on resume."""
+    """The body was given the failures of these ended steps, and went on: they stay as they are on resume.
+
+    `handled` False takes it back: the body let one of these failures end the run after all.
+    """
 
     seqs: tuple[int, ...]
+    handled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +198,15 @@ class Store(Protocol):
     def runs(self, which: RunFilter) -> list[RunRecord]: ...
 
     def steps(
-        self, run_number: int, *, key: str | None = None, states: Sequence[StepState] = (), limit: int | None = None
+        self,
+        run_number: int,
+        *,
+        key: str | None = None,
+        seqs: Sequence[int] | None = None,
+        states: Sequence[StepState] = (),
+        limit: int | None = None,
     ) -> list[StepRecord]:
-        """Steps in the order of seq. `key`: exactly this one."""
+        """Steps in the order of seq. `key`: exactly this one; `seqs`: these."""
 
     def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
         """(function name, stored state) -> number of steps."""

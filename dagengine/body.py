@@ -1,0 +1,345 @@
+"""Calling a workflow's body, on a thread of its own, and answering what it asks.
+
+A call becomes a new step, or on replay is found by its key among the recorded ones and held against it. Waiting hands
+out recorded ends. When the run stops under the body, what it does next raises `BodyStopped`, which no `except
+Exception` of the user's catches, and the thread ends.
+
+Everything here runs on the body's thread, except `stop` and what a `Waiter` is told, which the engine's thread calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from dagengine.calls import encode_call, same_call, set_aside, show_call
+from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled
+from dagengine.errors import BadArguments
+from dagengine.failures import exception_of, failure_of
+from dagengine.model import Failure, NewStep, RecordedCall, StepKind, StepState
+from dagengine.refs import Ref
+from dagengine.scopes import Scope, branch_factory
+
+if TYPE_CHECKING:
+    from dagengine.driver import Driver
+    from dagengine.task import Task
+    from dagengine.workflow import Workflow
+
+
+class BodyStopped(BaseException):
+    """The run stops; the body is let go of, and called again on resume."""
+
+
+class _Mismatched(BodyStopped):
+    """The body called something else than what is recorded. Carries the failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Outcome:
+    """How a step ended, for the body that waited for it."""
+
+    __slots__ = ("_body", "_key", "_seq", "_state", "_value")
+
+    def __init__(self, body: Body, ref: Ref, state: StepState, value: Any) -> None:
+        self._body = body
+        self._seq = ref._seq
+        self._key = ref._key
+        self._state = state
+        self._value = value
+
+    def value(self) -> Any:
+        if self._state is not StepState.SUCCEEDED:
+            raise self._body.delivered(self._seq, self._key)
+        return self._value
+
+    def value_or_exception(self) -> Any:
+        return self._value if self._state is StepState.SUCCEEDED else self._body.delivered(self._seq, self._key)
+
+
+class Waiter:
+    """The ends of some steps, in the order of completion. Steps that ended in an earlier process come first."""
+
+    def __init__(self, body: Body, refs: Sequence[Ref]) -> None:
+        self._body = body
+        self._refs: dict[int, list[Ref]] = {}
+        for ref in refs:
+            body.check_mine(ref)
+            self._refs.setdefault(ref._seq, []).append(ref)
+        self.left = len(refs)
+        self._ready: deque[Outcome] = deque()
+        self._told: SimpleQueue[tuple[int, StepState] | None] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+        body.watch(self, list(self._refs))
+
+    def tell(self, seq: int, state: StepState) -> None:
+        """Called by the engine's thread, in the order of completion."""
+        self._told.put((seq, state))
+        self._wake_loop()
+
+    def stop(self) -> None:
+        self._told.put(None)
+        self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        if self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._wake.set)
+            except RuntimeError:  # the loop was closed: nobody waits any more
+                self._loop = None
+
+    def _take(self, told: tuple[int, StepState] | None) -> None:
+        """Turn news into outcomes: together with all other news that is there, so that values are read at once."""
+        news = [told]
+        while not self._told.empty():
+            news.append(self._told.get())
+        if None in news:
+            self._told.put(None)
+            raise BodyStopped
+        ends = [new for new in news if new is not None]
+        values = self._body.driver.read_steps([seq for seq, state in ends if state is StepState.SUCCEEDED])
+        for seq, state in ends:
+            for ref in self._refs[seq]:
+                self._ready.append(Outcome(self._body, ref, state, values.get(seq)))
+
+    def next(self) -> Outcome:
+        """The next end; blocks."""
+        if not self._ready:
+            self._take(self._told.get())
+        self.left -= 1
+        return self._ready.popleft()
+
+    async def next_async(self) -> Outcome:
+        self._loop = asyncio.get_running_loop()
+        while not self._ready:
+            if self._told.empty():
+                self._wake.clear()
+                if self._told.empty():
+                    await self._wake.wait()
+                continue
+            self._take(self._told.get())
+        self.left -= 1
+        return self._ready.popleft()
+
+    async def all_async(self) -> None:
+        while self.left:
+            await self.next_async()
+
+
+class Body:
+    """One call of a workflow's body, in the service of a driver."""
+
+    def __init__(self, driver: Driver, workflow: Workflow[..., Any], recorded: Iterator[RecordedCall] | None) -> None:
+        self.driver = driver
+        self.workflow = workflow
+        self.workflow_name = driver.workflow_name
+        self.run_id = driver.run_id
+        self._replay = _Replay(recorded) if recorded is not None else None
+        self._scope = Scope(self, driver.workflow_name)
+        self._stopped = False
+        self._waiters: set[Waiter] = set()
+        self._delivered: set[int] = set()  # failures given to the body, which has not gone on since
+        self._raised: list[tuple[BaseException, int]] = []
+        self._thread = threading.Thread(
+            target=copy_context().run, args=(self._main,), name=f"body-{self.run_id[:8]}", daemon=True
+        )
+
+    # ---- life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let go: whatever the body asks next raises BodyStopped. Called on the engine's thread."""
+        self._stopped = True
+        for waiter in list(self._waiters):
+            waiter.stop()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end; False if it does not come (the body calculates, or blocks on something else)."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _main(self) -> None:
+        try:
+            self._scope.enter()
+            args, kwargs = self.driver.read_arguments()
+            result = self._call(args, kwargs)
+            call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep)
+            self._went_on()
+            self.driver.post(BodyReturned(call, inputs))
+        except _Mismatched as mismatch:
+            self.driver.post(BodyMismatched(mismatch.failure))
+        except BodyStopped:
+            pass
+        except BaseException as error:
+            self.driver.post(BodyRaised(self._failure(error)))
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        function = self.workflow.function
+        if not inspect.iscoroutinefunction(function):
+            return function(*args, **kwargs)
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_task_factory(_factory)
+            return runner.run(function(*args, **kwargs))
+
+    def _failure(self, error: BaseException) -> Failure:
+        """The body's failure; names the step that it came from, if it came from one."""
+        failure = failure_of(error, __file__)
+        chain: BaseException | None = error
+        seen: set[int] = set()
+        while chain is not None and id(chain) not in seen:
+            seen.add(id(chain))
+            for raised, seq in self._raised:
+                if raised is chain:
+                    key = self.driver.key_of(seq)
+                    facts = {**failure.facts, "step": key, "failed": [key], "count": 1}
+                    return Failure("error", failure.type, failure.message, failure.traceback, failure.pickled, facts=facts)
+            chain = chain.__cause__ or chain.__context__
+        return failure
+
+    # ---- calls ------------------------------------------------------------------------------
+
+    def call(self, scope: Scope, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ref:
+        """A call of a task in `scope`: the ref of its step. Raises BadArguments, Unpicklable."""
+        task.check_arguments(args, kwargs)
+        return self._record(scope.key(task.name, task.settings.key), StepKind.TASK, task, args, kwargs)
+
+    def map_now(
+        self, scope: Scope, task: Task[..., Any], items: Iterable[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Ref]:
+        if isinstance(items, (str, bytes)):
+            raise BadArguments(f"{task.name}.map over a string would call it for each character. Put it in a list.")
+        what = f"a call of {task.name}"
+        args = tuple(set_aside(value, what, self.driver.keep) for value in args)
+        kwargs = {name: set_aside(value, what, self.driver.keep) for name, value in kwargs.items()}
+        return [self.call(scope, task, (item, *args), kwargs) for item in items]
+
+    def map_later(
+        self, scope: Scope, task: Task[..., Any], items: Ref, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Ref:
+        task.check_arguments((items, *args), kwargs)
+        key = scope.key(f"{task.name}.map", task.settings.key)
+        return self._record(key, StepKind.MAP, task, (items, *args), kwargs)
+
+    def _record(
+        self, key: str, kind: StepKind, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Ref:
+        if self._stopped:
+            raise BodyStopped
+        call, inputs = encode_call(args, kwargs, f"the call {key}", self.driver.keep)
+        definition, new_definition = self.driver.definition_of(task)
+        self._went_on()
+        if self._replay is not None:
+            recorded = self._replay.find(key)
+            if recorded is not None:
+                self._hold_against(recorded, NewStep(recorded.seq, key, kind, definition, call, inputs))
+                if recorded.state.ended:
+                    self.driver.ended_before(recorded)
+                return Ref(self, recorded.seq, key)
+        step = NewStep(self.driver.take_seq(), key, kind, definition, call, inputs)
+        self.driver.post_step(new_definition, step)
+        return Ref(self, step.seq, key)
+
+    def _hold_against(self, recorded: RecordedCall, called: NewStep) -> None:
+        """Raises _Mismatched if the body calls something else than what is recorded under the same key."""
+        was, now = self.driver.name_of(recorded.definition), self.driver.name_of(called.definition)
+        same_function = was == now and recorded.kind is called.kind
+        before, after = (recorded.call, recorded.inputs), (called.call, called.inputs)
+        if same_function and same_call(before, after, self.driver.reader.payload):
+            return
+        difference = f"- {show_call(was, before)}\n+ {show_call(now, after)}"
+        message = (
+            f"{called.key} was recorded as another call than the code makes now; the record stands. "
+            "Put the code back as it was, or start a new run."
+        )
+        raise _Mismatched(
+            Failure(
+                "mismatch",
+                "dagengine.errors.RunMismatch",
+                message,
+                facts={"key": called.key, "difference": difference, "step": called.key},
+            )
+        )
+
+    # ---- waiting ----------------------------------------------------------------------------
+
+    def check_mine(self, ref: Ref) -> None:
+        if ref._body is not self:
+            raise BadArguments(f"{ref!r} belongs to another run. A ref is of use in the body that made it only.")
+
+    def waiter(self, refs: Sequence[Ref]) -> Waiter:
+        return Waiter(self, refs)
+
+    def watch(self, waiter: Waiter, seqs: list[int]) -> None:
+        if self._stopped:
+            raise BodyStopped
+        self._waiters.add(waiter)
+        self.driver.watch(seqs, waiter)
+        if self._stopped:  # stopped in between: nobody else will tell this waiter
+            waiter.stop()
+
+    def wait(self, refs: Sequence[Ref]) -> list[Outcome]:
+        """The outcomes in the order of `refs`, once all have ended."""
+        waiter = Waiter(self, refs)
+        found: dict[int, Outcome] = {}
+        while waiter.left:
+            outcome = waiter.next()
+            found[outcome._seq] = outcome
+        self._waiters.discard(waiter)
+        return [found[ref._seq] for ref in refs]
+
+    async def wait_async(self, ref: Ref) -> Any:
+        waiter = Waiter(self, [ref])
+        outcome = await waiter.next_async()
+        self._waiters.discard(waiter)
+        return outcome.value()
+
+    def delivered(self, seq: int, key: str) -> BaseException:
+        """The exception of a step that did not succeed, on its way to the body."""
+        state, failure = self.driver.failure_of(seq)
+        self._delivered.update({seq, int(failure.facts.get("root_seq", seq))})
+        error = exception_of(failure, key)
+        if state is StepState.SKIPPED and (root := failure.facts.get("root_seq")) is not None:
+            root_failure = self.driver.failure_of(int(root))[1]
+            error.__cause__ = exception_of(root_failure, self.driver.key_of(int(root)))
+        self._raised.append((error, seq))
+        return error
+
+    def _went_on(self) -> None:
+        """The body did something after it was given failures: it has handled them."""
+        if self._delivered:
+            self.driver.post(FailuresHandled(sorted(self._delivered)))
+            self._delivered.clear()
+
+
+def _factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+    """The body's own main task is not a branch; every task made from then on is."""
+    loop.set_task_factory(branch_factory)
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+class _Replay:
+    """Recorded calls by key, read in the order of recording, which is close to the order in which they are asked for."""
+
+    def __init__(self, recorded: Iterator[RecordedCall]) -> None:
+        self._recorded = recorded
+        self._passed: dict[str, RecordedCall] = {}
+
+    def find(self, key: str) -> RecordedCall | None:
+        if key in self._passed:
+            return self._passed.pop(key)
+        for call in self._recorded:
+            if call.key == key:
+                return call
+            self._passed[call.key] = call
+        return None

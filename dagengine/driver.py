@@ -1,0 +1,609 @@
+"""One run's shell: turns the world into events for the run core, and the core's actions into the world.
+
+Two sides. The *body's thread* takes seqs, posts steps and events, watches ends and reads values. The *engine's thread*
+calls `turn` with what has happened; nothing else touches the core. Between the two are one deque (`post…`) and the
+waiters' queues.
+
+May import everything of the workflow layer but the engine, which it knows by the few methods that it calls.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from dagengine.body import Body, BodyStopped, Waiter
+from dagengine.core.actions import Actions, Notice
+from dagengine.core.core import RunCore
+from dagengine.core.events import (
+    AttemptDropped,
+    AttemptExpanded,
+    AttemptFailed,
+    AttemptLost,
+    AttemptRefused,
+    AttemptStarted,
+    AttemptSucceeded,
+    DelayOver,
+    Event,
+    FlushAttempts,
+    InterruptRequested,
+    Recorded,
+    StepsCalled,
+)
+from dagengine.core.states import STATE_OF, Phase
+from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, RuntimeStopped, StoreError
+from dagengine.functions import Reference, refer
+from dagengine.model import (
+    Claim,
+    Definition,
+    EventRecord,
+    Failure,
+    Frontier,
+    NewStep,
+    PayloadInput,
+    RecordedCall,
+    RunRecord,
+    RunState,
+    StepInput,
+    StepState,
+    Value,
+)
+from dagengine.options import Options
+from dagengine.progress import NOTICES_MAX, Progress, TaskCount
+from dagengine.reading import Reader
+from dagengine.runtime.protocol import (
+    Dropped,
+    Failed,
+    FileInput,
+    InlineInput,
+    ListInput,
+    Lost,
+    Resources,
+    RuntimeEvent,
+    Started,
+    Succeeded,
+    TaskInput,
+    TaskSpec,
+    TimedOut,
+)
+from dagengine.storage.interface import AddEvent, Write
+from dagengine.values import Encoded
+
+if TYPE_CHECKING:
+    from dagengine.engine import Engine
+    from dagengine.task import Task
+    from dagengine.workflow import Workflow
+
+POSTED_MAX = 8_192
+"""Calls that the body may be ahead of the engine; at the bound the body waits. Keeps a body of a million calls from
+filling memory with what could not be recorded yet."""
+
+FLUSH_SECONDS = 0.1
+"""How long a started attempt waits for a commit to share, before it gets one of its own."""
+
+CACHE_ENTRIES = 16_384
+CACHE_BYTES = 64 * 1024 * 1024
+"""Of small values kept at hand for the steps that read them; what is not there is read from the store."""
+
+
+class Driver:
+    """A run in the hands of its owner, from claim to release."""
+
+    def __init__(
+        self, engine: Engine, index: int, claim: Claim, record: RunRecord, workflow: Callable[[], Workflow[..., Any]]
+    ) -> None:
+        self.engine = engine
+        self.index = index  # in TaskIds
+        self.claim = claim
+        self.record = record
+        self.run_id = record.id
+        self.workflow_name = record.workflow
+        self.reader = Reader(engine.store, engine.artifacts, claim.run_number)
+        self.ended = threading.Event()
+        self.state = RunState.RUNNING
+        self.error: BaseException | None = None  # why this process let go of the run before its end
+        self._load_workflow = workflow
+        self._body: Body | None = None
+        self._core = RunCore(engine.window)
+        self._abandoned = False
+        # the body's side
+        self._posted: deque[tuple[Definition | None, NewStep] | Event | tuple[list[int], Waiter]] = deque()
+        self._notified = False
+        self._room = threading.Condition()
+        self._next_seq = 0
+        self._definitions: dict[int, Definition] = {}
+        self._numbers: dict[str, int] = {}
+        self._numbers_of_tasks: dict[Task[..., Any], int] = {}
+        self._ended_before: dict[int, StepState] = {}
+        # the engine's side
+        self._waiters: dict[int, list[Waiter]] = {}
+        self._functions: dict[int, int] = {}
+        self._cache: OrderedDict[int, TaskInput] = OrderedDict()
+        self._cache_bytes = 0
+        self._counts: dict[str, TaskCount] = {}
+        self._running: set[int] = set()
+        self._notices: list[str] = []
+        self._batches = 0
+
+    # ---- begin (the caller's thread, before the engine knows the run) -------------------------
+
+    def load(self, frontier: Frontier | None, counts: dict[tuple[str, StepState], int]) -> None:
+        """Take over a recorded run (or, with no frontier, begin a new one) and call its body if it has not returned."""
+        if frontier is not None:
+            self._next_seq = frontier.next_seq
+            for definition in frontier.definitions:
+                self._learn(definition)
+            for (task, state), count in counts.items():
+                counter = self._counts.setdefault(task, TaskCount())
+                counter.total += count
+                if state.ended:
+                    counter.end(state, count)
+            self._frontier: Frontier | None = frontier
+        else:
+            self._frontier = None
+        if not self.record.body_closed:
+            recorded = None
+            if frontier is not None and frontier.next_seq:
+                recorded = self.engine.store.recorded_calls(self.claim.run_number)
+            self._body = Body(self, self._load_workflow(), recorded)
+
+    def begin(self) -> None:
+        """First turn, on the engine's thread."""
+        if self._frontier is not None:
+            self._act(self._core.load(self._frontier, self.record.body_closed, time.time()))
+            self._frontier = None
+            self._note("run.resumed", None, {})
+        else:
+            self._note("run.started", None, {})
+        if self._body is not None:
+            self._body.start()
+
+    # ---- for the body's thread ----------------------------------------------------------------
+
+    def take_seq(self) -> int:
+        seq = self._next_seq
+        self._next_seq += 1
+        return seq
+
+    def definition_of(self, task: Task[..., Any]) -> tuple[int, Definition | None]:
+        """The number of the task's definition in this run, and the definition if the run does not have it yet."""
+        number = self._numbers_of_tasks.get(task)
+        if number is not None:
+            return number, None
+        reference, options = refer(task).to_json(), task.settings.to_json()
+        text = json.dumps([task.name, reference, options], sort_keys=True)
+        number = self._numbers.get(text)
+        definition = None
+        if number is None:
+            number = len(self._definitions)
+            definition = Definition(number, task.name, reference, options)
+            self._learn(definition)
+        self._numbers_of_tasks[task] = number
+        return number, definition
+
+    def _learn(self, definition: Definition) -> None:
+        self._definitions[definition.number] = definition
+        text = json.dumps([definition.name, definition.reference, definition.options], sort_keys=True)
+        self._numbers[text] = definition.number
+
+    def name_of(self, definition: int) -> str:
+        return self._definitions[definition].name
+
+    def post_step(self, definition: Definition | None, step: NewStep) -> None:
+        if len(self._posted) >= POSTED_MAX:
+            with self._room:
+                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
+        self._posted.append((definition, step))
+        self._notify()
+
+    def post(self, event: Event) -> None:
+        self._posted.append(event)
+        self._notify()
+
+    def _notify(self) -> None:
+        if not self._notified:
+            self._notified = True
+            self.engine.wake(self)
+
+    def watch(self, seqs: list[int], waiter: Waiter) -> None:
+        """Tell the waiter of each step's end, in the order of completion; also of those that have ended."""
+        before = [seq for seq in seqs if seq in self._ended_before]
+        if before:
+            order = self.engine.store.finish_order(self.claim.run_number, before) if len(before) > 1 else {}
+            for seq in sorted(before, key=lambda seq: order.get(seq, 0)):
+                waiter.tell(seq, self._ended_before[seq])
+        rest = [seq for seq in seqs if seq not in self._ended_before]
+        if rest:
+            self._posted.append((rest, waiter))
+            self._notify()
+
+    def ended_before(self, recorded: RecordedCall) -> None:
+        """A step that the body asked for again had ended when this process took the run over."""
+        self._ended_before[recorded.seq] = recorded.state
+
+    def keep(self, encoded: Encoded) -> None:
+        """Make a large argument or result of the body durable."""
+        self.engine.artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
+
+    def read_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.reader.call(self.record.call, self.record.inputs)
+
+    def read_steps(self, seqs: list[int]) -> dict[int, Any]:
+        return self.reader.steps(seqs) if seqs else {}
+
+    def failure_of(self, seq: int) -> tuple[StepState, Failure]:
+        return self.engine.store.failures(self.claim.run_number, [seq])[seq]
+
+    def key_of(self, seq: int) -> str:
+        step = self._core.steps.get(seq)
+        if step is not None:
+            return step.key
+        found = self.engine.store.steps(self.claim.run_number, seqs=[seq])
+        return found[0].key if found else f"step {seq}"
+
+    # ---- for whoever watches ------------------------------------------------------------------
+
+    def progress(self) -> Progress:
+        tasks = tuple(count.view(name) for name, count in list(self._counts.items()))
+        started = self.record.started_at or self.record.created_at
+        return Progress(self.run_id, self.workflow_name, self.state, tasks, started, tuple(self._notices))
+
+    def step_states(self) -> dict[str, StepState]:
+        """The states of this run's steps that this process has seen, by key."""
+        return {step.key: STATE_OF[step.phase] for step in list(self._core.steps.values())}
+
+    # ---- the engine's thread --------------------------------------------------------------------
+
+    @property
+    def _stopping(self) -> bool:
+        return self._abandoned or self._body is None or self._body._stopped
+
+    def turn(self, events: list[Event]) -> None:
+        """Apply what the body posted and what has happened, and carry out what follows."""
+        if self._abandoned or self.ended.is_set():
+            self._posted.clear()
+            return
+        watched = self._take_posted(events)
+        if events:
+            self._act(self._core.apply(events, time.time()))
+        for seqs, waiter in watched:
+            self._watch(seqs, waiter)
+
+    def _take_posted(self, events: list[Event]) -> list[tuple[list[int], Waiter]]:
+        self._notified = False
+        watched = []
+        called: StepsCalled | None = None
+        posted = self._posted
+        while posted:
+            item = posted.popleft()
+            if not isinstance(item, tuple):
+                called = None
+                events.append(item)
+            elif isinstance(item[1], NewStep):
+                if called is None:
+                    called = StepsCalled([], [])
+                    events.append(called)
+                if item[0] is not None:
+                    called.definitions.append(item[0])
+                called.steps.append(item[1])
+                name = self._definitions[item[1].definition].name
+                counter = self._counts.get(name)
+                if counter is None:
+                    counter = self._counts[name] = TaskCount()
+                counter.total += 1
+            else:
+                watched.append(item)
+        with self._room:
+            self._room.notify_all()
+        return watched
+
+    def _watch(self, seqs: list[int], waiter: Waiter) -> None:
+        steps = self._core.steps
+        over = []
+        for seq in seqs:
+            step = steps.get(seq)
+            if step is None or step.phase >= Phase.SUCCEEDED:
+                over.append(seq)
+            else:
+                self._waiters.setdefault(seq, []).append(waiter)
+        for seq in sorted(over, key=lambda seq: steps[seq].order if seq in steps else -1):
+            if seq in steps:
+                waiter.tell(seq, STATE_OF[steps[seq].phase])
+
+    def _act(self, actions: Actions) -> None:
+        if actions.notices:
+            actions.writes.extend(self._tell(notice) for notice in actions.notices)
+        if actions.writes:
+            self._write(actions.writes)
+        if actions.stop_body and self._body is not None:
+            self._body.stop()
+            with self._room:
+                self._room.notify_all()
+        if actions.submit:
+            self._submit(actions.submit)
+        if actions.drop:
+            self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.drop])
+        if actions.force_drop:
+            self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.force_drop], force=True)
+        for delay, seq, number in actions.timers:
+            self.engine.after(delay, self, DelayOver(seq, number))
+        if actions.flush:
+            self.engine.after(FLUSH_SECONDS, self, FlushAttempts())
+        for seq, state, _ in actions.ended:
+            self._count_end(seq, state)
+            for waiter in self._waiters.pop(seq, ()):
+                waiter.tell(seq, state)
+        if actions.finished is not None:
+            self._finish(actions.finished)
+
+    def _write(self, writes: list[Write]) -> None:
+        def done(error: StoreError | None) -> None:
+            self.engine.tell(self, Recorded() if error is None else error)
+
+        self.engine.store.write(self.claim, writes, done)
+
+    def _finish(self, state: RunState) -> None:
+        self.state = state
+        self.ended.set()
+        self.engine.forget(self)
+
+    def abandon(self, error: BaseException) -> None:
+        """Let go of the run where it is: nothing more is written. It can be resumed from what is recorded."""
+        if self._abandoned or self.ended.is_set():
+            return
+        self._abandoned = True
+        self.error = error
+        if self._body is not None:
+            self._body.stop()
+        with self._room:
+            self._room.notify_all()
+        out = [(self.index, step.seq, step.attempt) for step in self._core.steps.values() if step.phase in _OUT]
+        self.engine.runtime.cancel(out, force=True)
+        self.ended.set()
+        self.engine.forget(self)
+
+    def runtime_broke(self, error: RuntimeStopped) -> None:
+        """The workers are gone: what they had is dropped, the run is released as it is, and can be resumed."""
+        self.error = error
+        dropped: list[Event] = [
+            AttemptDropped(step.seq, step.attempt, True, time.time())
+            for step in self._core.steps.values()
+            if step.phase in _OUT
+        ]
+        self.engine.tell(self, [InterruptRequested(), *dropped])
+
+    def join_body(self, timeout: float) -> bool:
+        return self._body is None or self._body.join(timeout)
+
+    # ---- attempts go out ------------------------------------------------------------------------
+
+    def _submit(self, attempts: list[tuple[int, int]]) -> None:
+        steps = self._core.steps
+        read = {item.seq for seq, _ in attempts for item in steps[seq].inputs if isinstance(item, StepInput)}
+        inputs = self._inputs(read)
+        specs = []
+        refused: list[Event] = []
+        for seq, number in attempts:
+            try:
+                specs.append(self._spec(seq, number, inputs))
+            except DagengineError as error:
+                refused.append(AttemptRefused(seq, number, time.time(), _refusal(error)))
+        try:
+            self.engine.runtime.submit(specs)
+        except DagengineError:
+            for spec in specs:  # one of them can't be had: find out which
+                try:
+                    self.engine.runtime.submit([spec])
+                except DagengineError as error:
+                    refused.append(AttemptRefused(spec.id[1], spec.id[2], time.time(), _refusal(error)))
+        if refused:
+            self.engine.tell(self, refused)
+
+    def _spec(self, seq: int, number: int, inputs: dict[int, TaskInput | DagengineError]) -> TaskSpec:
+        step = self._core.steps[seq]
+        options = self._core.options[step.definition]
+        found = tuple(
+            _given(inputs[item.seq]) if isinstance(item, StepInput) else self._payload(item) for item in step.inputs
+        )
+        if step.call is None:
+            raise AssertionError(f"{step.key} is run after its end")
+        return TaskSpec(
+            (self.index, seq, number),
+            self._function(step.definition),
+            step.call,
+            found,
+            _resources(options),
+            options.timeout,
+            {
+                "run_id": self.run_id,
+                "workflow": self.workflow_name,
+                "key": step.key,
+                "task": self._definitions[step.definition].name,
+                "attempt": number,
+                "idempotency_key": f"{self.run_id}/{step.key}",
+            },
+            f"{self.engine.logs}/{self.run_id}/{seq}.{number}.log" if self.engine.logs else None,
+            "expand" if step.map and step.items is None else "call",
+        )
+
+    def _function(self, definition: int) -> int:
+        number = self._functions.get(definition)
+        if number is None:
+            number = self.engine.function_number(Reference.from_json(self._definitions[definition].reference))
+            self._functions[definition] = number
+        return number
+
+    def _inputs(self, seqs: set[int]) -> dict[int, TaskInput | DagengineError]:
+        """Where the values of these succeeded steps are; an error in the place of one that can't be had."""
+        found: dict[int, TaskInput | DagengineError] = {}
+        missing = []
+        for seq in seqs:
+            cached = self._cache.get(seq)
+            if cached is None:
+                missing.append(seq)
+            else:
+                found[seq] = cached
+        if missing:
+            values = self.engine.store.values(self.claim.run_number, missing)
+            for seq in missing:
+                try:
+                    found[seq] = self._cached(seq, values[seq])
+                except (ArtifactMissing, ArtifactDamaged) as error:
+                    found[seq] = error
+        return found
+
+    def _cached(self, seq: int, value: Value) -> TaskInput:
+        given: TaskInput
+        if value.inline is not None:
+            given = InlineInput(value.inline)
+        elif value.items is not None:
+            first, count = value.items
+            items = self._inputs(set(range(first, first + count)))
+            return ListInput(tuple(_given(items[first + index]) for index in range(count)))
+        else:
+            return self._file(value.digest, value.size)
+        self._cache[seq] = given
+        self._cache_bytes += value.size
+        while self._cache_bytes > CACHE_BYTES or len(self._cache) > CACHE_ENTRIES:
+            _, dropped = self._cache.popitem(last=False)
+            if isinstance(dropped, InlineInput):
+                self._cache_bytes -= len(dropped.data)
+        return given
+
+    def _payload(self, payload: PayloadInput) -> TaskInput:
+        return self._file(payload.digest, payload.size)
+
+    def _file(self, digest: str, size: int) -> FileInput:
+        path = self.engine.artifacts.local_path(digest, size)
+        return FileInput(path, size, digest, verify=self.engine.must_verify(digest))
+
+    # ---- attempts come back -----------------------------------------------------------------------
+
+    def convert(self, event: RuntimeEvent) -> Event | None:
+        """The core's event for the runtime's; None if the artifact has to be made durable first."""
+        if isinstance(event, Started):
+            _, seq, number = event.id
+            self._count_start(seq)
+            return AttemptStarted(seq, number, event.worker, event.pid, self.engine.host, event.at)
+        if isinstance(event, Succeeded):
+            return self._succeeded(event)
+        if isinstance(event, Failed):
+            _, seq, number = event.id
+            self._count_stop(seq)
+            return AttemptFailed(seq, number, event.started_at, event.finished_at, event.failure, random.random())
+        if isinstance(event, TimedOut):
+            return self._timed_out(event)
+        if isinstance(event, Lost):
+            _, seq, number = event.id
+            self._count_stop(seq)
+            return AttemptLost(seq, number, event.started_at, event.finished_at, event.failure, random.random())
+        if isinstance(event, Dropped):
+            _, seq, number = event.id
+            self._count_stop(seq)
+            return AttemptDropped(seq, number, event.started, time.time())
+        raise AssertionError(event)
+
+    def _succeeded(self, event: Succeeded) -> Event | None:
+        _, seq, number = event.id
+        if event.calls is not None:
+            self._count_stop(seq)
+            self._count(seq).total += len(event.calls)
+            return AttemptExpanded(seq, number, event.started_at, event.finished_at, event.calls)
+        if event.shared is not None:
+            self.engine.keep_later(self, event)
+            return None
+        self._count_stop(seq, event.finished_at - event.started_at)
+        value = Value(event.digest, event.size, event.data)
+        self._cached(seq, value)
+        return AttemptSucceeded(seq, number, event.started_at, event.finished_at, value)
+
+    def kept(self, event: Succeeded) -> Event:
+        """The artifact of this result is durable."""
+        _, seq, number = event.id
+        self._count_stop(seq, event.finished_at - event.started_at)
+        value = Value(event.digest, event.size)
+        return AttemptSucceeded(seq, number, event.started_at, event.finished_at, value)
+
+    def _timed_out(self, event: TimedOut) -> Event:
+        _, seq, number = event.id
+        self._count_stop(seq)
+        step = self._core.steps[seq]
+        timeout = self._core.options[step.definition].timeout or 0.0
+        message = f"{step.key} ran longer than its timeout of {timeout:g} s, and was ended"
+        failure = Failure("timeout", "dagengine.errors.StepTimeout", message, facts={"timeout": timeout})
+        return AttemptFailed(seq, number, event.started_at, event.finished_at, failure, random.random())
+
+    # ---- counts and notices -----------------------------------------------------------------------
+
+    def _count(self, seq: int) -> TaskCount:
+        return self._counts.setdefault(self._definitions[self._core.steps[seq].definition].name, TaskCount())
+
+    def _count_start(self, seq: int) -> None:
+        if seq not in self._running and seq in self._core.steps:
+            self._running.add(seq)
+            count = self._count(seq)
+            count.running += 1
+
+    def _count_stop(self, seq: int, seconds: float | None = None) -> None:
+        if seq in self._running:
+            self._running.discard(seq)
+            self._count(seq).running -= 1
+        if seconds is not None and seq in self._core.steps:
+            count = self._count(seq)
+            count.timed += 1
+            count.seconds += seconds
+
+    def _count_end(self, seq: int, state: StepState) -> None:
+        self._count(seq).end(state)
+
+    def _tell(self, notice: Notice) -> Write:
+        failure = notice.failure
+        text = f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}" if failure else ""
+        if notice.kind == "step.retried":
+            line = f"{notice.key} failed and is tried again in {notice.delay:.1f} s: {text}"
+        elif notice.kind == "worker.lost":
+            line = f"{notice.key} lost its worker and is tried again: {text}"
+        else:
+            line = f"{notice.key} failed: {text}"
+        if len(self._notices) < NOTICES_MAX:
+            self._notices.append(line[:500])
+        return AddEvent(EventRecord(time.time(), notice.kind, notice.seq, {"text": text[:500], "delay": notice.delay}))
+
+    def _note(self, kind: str, seq: int | None, data: dict[str, Any]) -> None:
+        data = {**data, "pid": self.engine.process.pid, "host": self.engine.host}
+        self._extra_batch([AddEvent(EventRecord(time.time(), kind, seq, data))])
+
+    def _extra_batch(self, writes: list[Write]) -> None:
+        """Writes that the core does not wait for."""
+
+        def done(error: StoreError | None) -> None:
+            if error is not None:
+                self.engine.tell(self, error)
+
+        self.engine.store.write(self.claim, writes, done)
+
+
+_OUT = (Phase.SUBMITTED, Phase.RUNNING)
+
+
+def _given(found: TaskInput | DagengineError) -> TaskInput:
+    if isinstance(found, DagengineError):
+        raise found
+    return found
+
+
+def _resources(options: Options) -> Resources:
+    return _DEFAULT if options.cpus == 1.0 and not options.memory else Resources(options.cpus, options.memory)
+
+
+_DEFAULT = Resources()
+
+
+def _refusal(error: DagengineError) -> Failure:
+    kind = type(error)
+    return Failure("error", f"{kind.__module__}.{kind.__qualname__}", str(error), retriable=False)

@@ -1,0 +1,461 @@
+"""The controller of one process: it owns a store, a runtime and the runs that this process has claimed.
+
+One thread takes everything from one inbox: what bodies post, what the runtime reports, what the store has committed,
+what timers say and what people ask. It sorts this by run, gives each run's driver its share, and goes back to wait;
+so runs share commits and frames, and nothing but this thread touches a run's core. It never waits for anything else:
+artifacts are made durable on two threads of their own, bodies have theirs.
+
+May import everything but the command line.
+"""
+
+from __future__ import annotations
+
+import atexit
+import heapq
+import itertools
+import json
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
+
+from dagengine import config
+from dagengine.calls import encode_call
+from dagengine.control import ControlServer
+from dagengine.core.events import CancelRequested, Event, InterruptRequested
+from dagengine.driver import Driver
+from dagengine.errors import (
+    BadArguments,
+    DefinitionError,
+    Fenced,
+    InternalError,
+    RuntimeStopped,
+    StoreError,
+)
+from dagengine.functions import Reference, main_file, refer, resolve
+from dagengine.identity import is_alive, new_id, this_process
+from dagengine.model import NewRun, PayloadInput, RunState
+from dagengine.run import Run
+from dagengine.runtime.protocol import Broken, RuntimeEvent, Succeeded
+from dagengine.storage import open_artifacts, open_store
+from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.workflow import Workflow
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from dagengine.runtime.protocol import Runtime
+
+INBOX_BATCH = 4_096
+"""Messages handled in one turn: enough to share commits, few enough that the first is not kept waiting."""
+
+WINDOW_PER_WORKER = 512
+"""Attempts handed to the runtime for each worker: more than it may send ahead (256), so that it never runs dry."""
+
+ARTIFACT_THREADS = 2
+"""They wait for the disk, which serves few at a time; more would only hold more descriptors open."""
+
+ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+class Engine:
+    """Runs workflows. A context manager; leaving it drains what runs, which stays resumable.
+
+    store: a path or URL, an open store, or None for the configured one
+    artifacts: where large values go; None: beside the store
+    workers: processes that run tasks; None: as many as CPUs are free to us
+    runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
+    home: the folder of settings, and of the default store
+    """
+
+    def __init__(
+        self,
+        store: str | Path | Store | None = None,
+        *,
+        artifacts: str | Path | None = None,
+        workers: int | None = None,
+        runtime: Runtime | None = None,
+        home: str | Path | None = None,
+    ) -> None:
+        given = store if isinstance(store, (str, Path)) or store is None else None
+        settings = config.load(home=home, store=given, artifacts=artifacts, workers=workers)
+        folder = settings.folder
+        config.create_private(folder)
+        self.store: Store = open_store(settings.store.value) if store is None or given is not None else cast(Store, store)
+        self.artifacts: ArtifactStore = open_artifacts(settings.artifacts.value)
+        self.logs: str | None = str(settings.logs)
+        self.process = this_process()
+        self.host = platform.node()
+        self.window = WINDOW_PER_WORKER * settings.workers.value
+        self.runtime: Runtime = runtime if runtime is not None else _process_runtime(settings.workers.value)
+        self._inbox: SimpleQueue[tuple[Driver | None, Any]] = SimpleQueue()
+        self._drivers: dict[int, Driver] = {}
+        self._by_id: dict[str, Driver] = {}
+        self._indexes = itertools.count()
+        self._timers: list[tuple[float, int, Driver, Event]] = []
+        self._timer_numbers = itertools.count()
+        self._functions: dict[str, int] = {}
+        self._verified: set[str] = set()
+        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+        self._broken: BaseException | None = None
+        self._opened = False
+        self._thread = threading.Thread(target=self._main, name="dagengine", daemon=True)
+        self._control = ControlServer(settings.control, self.process.id, self._asked)
+
+    # ---- life ---------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Start what costs something, on the first run."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeStopped("this engine is closed. Open a new one.")
+            if self._opened:
+                return
+            self._opened = True
+            self.runtime.open(self._from_runtime)
+            self._thread.start()
+            self._control.start()
+            atexit.register(self.close)
+
+    def close(self, force: bool = False) -> None:
+        """Drain: start nothing more, let running attempts end (with `force`, end them), and let go of everything.
+
+        Unfinished runs become INTERRUPTED and can be resumed. Closing twice is harmless.
+        """
+        global _current
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if _current is self:
+            _current = None
+        if self._opened:
+            atexit.unregister(self.close)
+            self.interrupt(force)
+            for driver in list(self._drivers.values()):
+                driver.ended.wait()
+            for driver in list(self._by_id.values()):
+                driver.join_body(BODY_JOIN_SECONDS)
+            self._control.stop()
+            self.runtime.close(force)
+            self._inbox.put((None, None))
+            self._thread.join()
+            if self._pool is not None:
+                self._pool.shutdown()
+        self.store.close()
+        self.artifacts.close()
+
+    def __enter__(self) -> Engine:
+        _stack.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        _stack.remove(self)
+        self.close(force=kind is not None)
+
+    # ---- runs ---------------------------------------------------------------------------------
+
+    def start(self, workflow: Workflow[..., Any], /, *args: Any, **kwargs: Any) -> Run[Any]:
+        """Record a run and begin it. Raises BadArguments, Unpicklable, StoreError."""
+        return self.begin(workflow, args, kwargs)
+
+    def begin(
+        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run_id: str | None = None
+    ) -> Run[Any]:
+        """As `start`, with an id of the caller's. Raises RunExists if it is taken."""
+        self._open()
+        new = _new_run(self.artifacts, workflow, args, kwargs, run_id)
+        claim = self.store.create_run(new, self.process)
+        assert claim is not None
+        record = self.store.find_run(new.id)
+        driver = Driver(self, next(self._indexes), claim, record, lambda: workflow)
+        driver.load(None, {})
+        return self._add(driver)
+
+    def resume(self, run_id: str) -> Run[Any]:
+        """Go on with the run whose id begins with `run_id`.
+
+        Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
+        workflow's code is needed and can't be loaded.
+        """
+        record = self.store.find_run(run_id)
+        workflow: Workflow[..., Any] | None = None
+        if not record.body_closed:
+            found = resolve(Reference.from_json(record.entry))
+            if not isinstance(found, Workflow):
+                raise DefinitionError(f"{Reference.from_json(record.entry)} is not a workflow any more.")
+            workflow = found
+        self._open()
+        claim = self.store.claim(record.id, self.process, is_alive)
+        record = self.store.find_run(record.id)
+        frontier = self.store.frontier(claim.run_number)
+        driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
+        driver.load(frontier, self.store.counts(claim.run_number))
+        return self._add(driver)
+
+    def _add(self, driver: Driver) -> Run[Any]:
+        self._by_id[driver.run_id] = driver
+        self._inbox.put((driver, _BEGIN))
+        return Run(self, driver)
+
+    def interrupt(self, force: bool = False) -> None:
+        """Ask all runs to stop: nothing more is started, and what runs is waited for, or with `force` ended."""
+        for driver in list(self._by_id.values()):
+            if not driver.ended.is_set():
+                self.tell(driver, [InterruptRequested(force)])
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix."""
+        record = self.store.find_run(run_id)
+        self.store.request_cancel(record.id, time.time())
+        driver = self._by_id.get(record.id)
+        if driver is not None:
+            self.tell(driver, [CancelRequested()])
+
+    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A request of another process, on a thread of the control server's."""
+        driver = self._by_id.get(str(request.get("run")))
+        if driver is None:
+            return {"error": "this process does not work on that run"}
+        if request.get("verb") == "cancel":
+            self.tell(driver, [CancelRequested()])
+        elif request.get("verb") == "wait":
+            driver.ended.wait()
+        else:
+            return {"error": "unknown verb"}
+        return {"state": str(driver.state)}
+
+    # ---- for drivers --------------------------------------------------------------------------
+
+    def wake(self, driver: Driver) -> None:
+        self._inbox.put((driver, None))
+
+    def tell(self, driver: Driver, what: Any) -> None:
+        """Hand an event, a list of events or an error to the driver's next turn."""
+        self._inbox.put((driver, what))
+
+    def after(self, delay: float, driver: Driver, event: Event) -> None:
+        """Hand the event over in `delay` seconds. On the engine's thread only."""
+        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), driver, event))
+
+    def forget(self, driver: Driver) -> None:
+        self._drivers.pop(driver.index, None)
+
+    def function_number(self, reference: Reference) -> int:
+        text = json.dumps(reference.to_json(), sort_keys=True)
+        number = self._functions.get(text)
+        if number is None:
+            number = self._functions[text] = len(self._functions)
+            self.runtime.define(number, reference.to_json())
+        return number
+
+    def must_verify(self, digest: str) -> bool:
+        """Whether the artifact's bytes are yet to be held against the digest: the first time this process uses them."""
+        if digest in self._verified:
+            return False
+        self._verified.add(digest)
+        return True
+
+    def keep_later(self, driver: Driver, event: Succeeded) -> None:
+        """Make a large result durable on a thread of the pool; then the driver is told."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+        self._pool.submit(self._keep, driver, event)
+
+    def _keep(self, driver: Driver, event: Succeeded) -> None:
+        shared = event.shared
+        assert shared is not None
+        try:
+            self.artifacts.put(event.digest, event.size, shared.fileno())
+            self._verified.add(event.digest)
+            self.tell(driver, event)
+        except StoreError as error:
+            self.tell(driver, error)
+        except BaseException as error:
+            self.tell(driver, InternalError(f"an artifact could not be kept: {error!r}"))
+        finally:
+            shared.close()
+
+    # ---- the thread ---------------------------------------------------------------------------
+
+    def _from_runtime(self, events: list[RuntimeEvent]) -> None:
+        self._inbox.put((None, events))
+
+    def _main(self) -> None:
+        while True:
+            turns: dict[Driver, list[Event]] = {}
+            try:
+                if not self._collect(turns):
+                    return
+                for driver, events in turns.items():
+                    self._turn(driver, events)
+            except BaseException as error:
+                self._break(error)
+
+    def _turn(self, driver: Driver, events: list[Event]) -> None:
+        try:
+            driver.turn(events)
+        except StoreError as error:
+            driver.abandon(error)
+        except Exception as error:
+            internal = InternalError(f"run {driver.run_id}: {type(error).__name__}: {error}")
+            internal.__cause__ = error
+            driver.abandon(internal)
+
+    def _collect(self, turns: dict[Driver, list[Event]]) -> bool:
+        """Wait for messages and sort them by run. False when the engine is closed."""
+        inbox = self._inbox
+        timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        try:
+            message = inbox.get(timeout=timeout)
+        except Empty:
+            message = None
+        for _ in range(INBOX_BATCH):
+            if message is not None:
+                driver, what = message
+                if driver is not None:
+                    self._sort(driver, what, turns)
+                elif what is None:
+                    return False
+                else:
+                    self._sort_runtime(what, turns)
+            try:
+                message = inbox.get_nowait()
+            except Empty:
+                break
+        else:
+            if message is not None:
+                self._inbox.put(message)
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, driver, event = heapq.heappop(self._timers)
+            turns.setdefault(driver, []).append(event)
+        return True
+
+    def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:
+        if what is _BEGIN:
+            self._drivers[driver.index] = driver
+            driver.begin()
+            return
+        events = turns.setdefault(driver, [])
+        if what is None:
+            return
+        if isinstance(what, list):
+            events.extend(what)
+        elif isinstance(what, Succeeded):
+            events.append(driver.kept(what))
+        elif isinstance(what, BaseException):
+            driver.abandon(self._explained(driver, what))
+        else:
+            events.append(what)
+
+    def _explained(self, driver: Driver, error: BaseException) -> BaseException:
+        if isinstance(error, Fenced):
+            owner = self.store.find_run(driver.run_id).owner
+            if owner is not None:
+                return Fenced(
+                    f"run {driver.run_id} was taken over by process {owner.pid} on {owner.host}; this one let go of it",
+                    store=self.store.url,
+                )
+        return error
+
+    def _sort_runtime(self, events: list[RuntimeEvent], turns: dict[Driver, list[Event]]) -> None:
+        for event in events:
+            if isinstance(event, Broken):
+                self._runtime_broke(event)
+                continue
+            driver = self._drivers.get(event.id[0])
+            if driver is None:
+                if isinstance(event, Succeeded) and event.shared is not None:
+                    event.shared.close()
+                continue
+            converted = driver.convert(event)
+            if converted is not None:
+                turns.setdefault(driver, []).append(converted)
+
+    def _runtime_broke(self, event: Broken) -> None:
+        for driver in list(self._drivers.values()):
+            driver.runtime_broke(RuntimeStopped(f"the workers can't go on: {event.failure.message}"))
+
+    def _break(self, error: BaseException) -> None:
+        """A bug of ours in the engine's own loop: let go of all runs rather than leave somebody waiting."""
+        internal = InternalError(f"the engine failed: {type(error).__name__}: {error}")
+        internal.__cause__ = error
+        for driver in list(self._drivers.values()):
+            driver.abandon(internal)
+
+
+BODY_JOIN_SECONDS = 5.0
+"""For a body to notice that its run has stopped. One that calculates without calling anything is left to its thread,
+which is a daemon's and does not keep the process alive."""
+
+_BEGIN = object()
+_stack: list[Engine] = []
+_current: Engine | None = None
+
+
+def current_engine() -> Engine:
+    """The innermost open engine, or this process's own on the configured store."""
+    global _current
+    if _stack:
+        return _stack[-1]
+    if _current is None or _current._closed:
+        _current = Engine()
+    return _current
+
+
+def _process_runtime(workers: int) -> Runtime:
+    from dagengine.runtime.processes import ProcessRuntime
+
+    return ProcessRuntime(workers)
+
+
+def entry_of(workflow: Workflow[..., Any]) -> Reference:
+    """How another process finds the workflow: a script's own by the script's path, a notebook's by value."""
+    file = main_file()
+    if workflow.__module__ == "__main__" and file is not None and "<locals>" not in workflow.__qualname__:
+        return Reference(Path(file).stem, workflow.__qualname__, file)
+    return refer(workflow)
+
+
+def _new_run(
+    artifacts: ArtifactStore,
+    workflow: Workflow[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    run_id: str | None,
+) -> NewRun:
+    if run_id is not None and (not 1 <= len(run_id) <= 128 or not set(run_id) <= ID_CHARACTERS or not run_id[0].isalnum()):
+        raise BadArguments(f"run id {run_id!r}: use 1 to 128 letters, digits, dots, dashes, underscores.")
+    workflow.check_arguments(args, kwargs)
+
+    def keep(encoded: Any) -> None:
+        artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
+
+    call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
+    payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
+    facts = {"python": platform.python_version(), "host": platform.node(), "cwd": os.getcwd(), "pid": os.getpid()}
+    return NewRun(
+        run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts
+    )
+
+
+def record_run(
+    store: Store,
+    artifacts: ArtifactStore,
+    workflow: Workflow[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    run_id: str | None = None,
+) -> str:
+    """Record a run that some process is to begin later, and return its id."""
+    new = _new_run(artifacts, workflow, args, kwargs, run_id)
+    store.create_run(new, None)
+    return new.id

@@ -1,0 +1,100 @@
+"""`Run`: the handle of a run that this process works on. May import errors, model, progress and reading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from dagengine.errors import RunCancelled, RunFailed, RunInterrupted, RunMismatch
+from dagengine.failures import exception_of
+from dagengine.model import Failure, RunState, StepRecord
+from dagengine.progress import Progress
+
+if TYPE_CHECKING:
+    import networkx
+
+    from dagengine.driver import Driver
+    from dagengine.engine import Engine
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Run(Generic[T_co]):
+    """A run in this process. `id` is what the command line takes, too: any prefix of it that is unique."""
+
+    def __init__(self, engine: Engine, driver: Driver) -> None:
+        self._engine = engine
+        self._driver = driver
+        self.id = driver.run_id
+
+    @property
+    def state(self) -> RunState:
+        return self._driver.state
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the run failed, or stopped in a mismatch."""
+        return self._engine.store.find_run(self.id).failure
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end, at most `timeout` seconds. True if it has come."""
+        return self._driver.ended.wait(timeout)
+
+    def result(self) -> T_co:
+        """Wait for the end and return what the workflow returned, with values in the places of refs.
+
+        Raises RunFailed with the first failed step's exception as its cause; RunCancelled; RunInterrupted;
+        RunMismatch; or what made this process let go of the run (StoreError, RuntimeStopped).
+        """
+        self.wait()
+        if self._driver.error is not None:
+            raise self._driver.error
+        if self.state is not RunState.SUCCEEDED:
+            raise self._ended_badly()
+        record = self._engine.store.find_run(self.id)
+        assert record.result_call is not None
+        (value,), _ = self._driver.reader.call(record.result_call, record.result_inputs)
+        return cast(T_co, value)
+
+    def _ended_badly(self) -> BaseException:
+        short, go_on = self.id[:8], f"Resume with: dagengine resume {self.id}"
+        if self.state is RunState.CANCELLED:
+            return RunCancelled(f"run {short} was cancelled. {go_on}", run_id=self.id)
+        failure = self.failure
+        if self.state is RunState.INTERRUPTED or failure is None:
+            return RunInterrupted(f"run {short} was interrupted. {go_on}", run_id=self.id)
+        if self.state is RunState.MISMATCH:
+            return RunMismatch(
+                f"run {short}: {failure.message}\n{failure.facts.get('difference', '')}",
+                run_id=self.id,
+                key=failure.facts.get("key", ""),
+                difference=failure.facts.get("difference", ""),
+            )
+        where = failure.facts.get("step")
+        text = failure.message.splitlines()[0] if failure.message else ""
+        error = RunFailed(
+            f"run {short} failed{f' in step {where}' if where else ''}: {failure.type}: {text}. {go_on}",
+            run_id=self.id,
+            failed=tuple(failure.facts.get("failed", ())),
+        )
+        error.__cause__ = exception_of(failure, where or "the workflow's body")
+        return error
+
+    def cancel(self) -> None:
+        """Ask the run to stop for good: what runs is ended, what waits never runs. `wait` for the end."""
+        self._engine.cancel(self.id)
+
+    def progress(self) -> Progress:
+        return self._driver.progress()
+
+    def steps(self) -> list[StepRecord]:
+        """The recorded steps, in the order of recording."""
+        return self._engine.store.steps(self._driver.claim.run_number)
+
+    def graph(self) -> networkx.DiGraph[Any]:
+        """The recorded graph: a node for each step's key, an edge from each step to those that read it."""
+        from dagengine.graph import graph_of
+
+        return graph_of(self._engine.store, self._driver.record)
+
+    def __repr__(self) -> str:
+        return f"<run {self.id[:12]} of {self._driver.workflow_name}: {self.state}>"
