@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextvars import copy_context
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +149,7 @@ class Body:
         self._stopped = False
         self._waiters: set[Waiter] = set()
         self._delivered: set[int] = set()  # failures given to the body, which has not gone on since
-        self._raised: list[tuple[BaseException, int]] = []
+        self._raised: list[tuple[BaseException, int, int]] = []  # exceptions given, the step, the root of its failure
         self._thread = threading.Thread(
             target=copy_context().run, args=(self._main,), name=f"body-{self.run_id[:8]}", daemon=True
         )
@@ -182,7 +183,7 @@ class Body:
         except BodyStopped:
             pass
         except BaseException as error:
-            self.driver.post(BodyRaised(self._failure(error)))
+            self.driver.post(self._raised_event(error))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self.workflow.function
@@ -192,20 +193,16 @@ class Body:
             runner.get_loop().set_task_factory(_factory)
             return runner.run(function(*args, **kwargs))
 
-    def _failure(self, error: BaseException) -> Failure:
+    def _raised_event(self, error: BaseException) -> BodyRaised:
         """The body's failure; names the step that it came from, if it came from one."""
         failure = failure_of(error, __file__)
-        chain: BaseException | None = error
-        seen: set[int] = set()
-        while chain is not None and id(chain) not in seen:
-            seen.add(id(chain))
-            for raised, seq in self._raised:
-                if raised is chain:
-                    key = self.driver.key_of(seq)
-                    facts = {**failure.facts, "step": key, "failed": [key], "count": 1}
-                    return Failure("error", failure.type, failure.message, failure.traceback, failure.pickled, facts=facts)
-            chain = chain.__cause__ or chain.__context__
-        return failure
+        for part in _chain(error):
+            for raised, seq, root in self._raised:
+                if raised is part:
+                    key = self.driver.key_of(root)
+                    facts = {"step": key, "failed": [key], "count": 1}
+                    return BodyRaised(replace(failure, facts=facts), (seq, root))
+        return BodyRaised(failure)
 
     # ---- calls ------------------------------------------------------------------------------
 
@@ -246,7 +243,7 @@ class Body:
                 if recorded.state.ended:
                     self.driver.ended_before(recorded)
                 return Ref(self, recorded.seq, key)
-        step = NewStep(self.driver.take_seq(), key, kind, definition, call, inputs)
+        step = NewStep(self.driver.take_seqs(), key, kind, definition, call, inputs)
         self.driver.post_step(new_definition, step)
         return Ref(self, step.seq, key)
 
@@ -307,12 +304,12 @@ class Body:
     def delivered(self, seq: int, key: str) -> BaseException:
         """The exception of a step that did not succeed, on its way to the body."""
         state, failure = self.driver.failure_of(seq)
-        self._delivered.update({seq, int(failure.facts.get("root_seq", seq))})
+        root = int(failure.facts.get("root_seq", seq))
+        self._delivered.update({seq, root})
         error = exception_of(failure, key)
-        if state is StepState.SKIPPED and (root := failure.facts.get("root_seq")) is not None:
-            root_failure = self.driver.failure_of(int(root))[1]
-            error.__cause__ = exception_of(root_failure, self.driver.key_of(int(root)))
-        self._raised.append((error, seq))
+        if state is StepState.SKIPPED and root != seq:
+            error.__cause__ = exception_of(self.driver.failure_of(root)[1], self.driver.key_of(root))
+        self._raised.append((error, seq, root))
         return error
 
     def _went_on(self) -> None:
@@ -320,6 +317,18 @@ class Body:
         if self._delivered:
             self.driver.post(FailuresHandled(sorted(self._delivered)))
             self._delivered.clear()
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it came from, each once; also the parts of groups."""
+    queue, seen = [error], set[int]()
+    while queue:
+        part = queue.pop(0)
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            queue += part.exceptions if isinstance(part, BaseExceptionGroup) else ()
+            queue += [other for other in (part.__cause__, part.__context__) if other is not None]
 
 
 def _factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
@@ -341,5 +350,6 @@ class _Replay:
         for call in self._recorded:
             if call.key == key:
                 return call
-            self._passed[call.key] = call
+            if ".map[" not in call.key.rpartition("/")[0]:  # items of a map are not called by the body
+                self._passed[call.key] = call
         return None

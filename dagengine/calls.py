@@ -36,7 +36,9 @@ class LargeArgument(Placeholder):
         self.payload = payload
 
 
-def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], what: str, keep: Keep) -> tuple[bytes, tuple[Input, ...]]:
+def encode_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], what: str, keep: Keep
+) -> tuple[bytes, tuple[Input, ...]]:
     """The encoded ((args), {kwargs}) and the inputs that its placeholders stand for.
 
     Raises Unpicklable with the path to the offending part; BadArguments if an argument mixes refs with much data.
@@ -144,9 +146,7 @@ def canonical_digest(value: Any) -> str:
 def _canonical(value: Any, write: Callable[[bytes], None], above: set[int]) -> None:
     kind = type(value)
     write(f"{kind.__qualname__}(".encode())
-    if isinstance(value, _StandIn):
-        write(repr(value).encode())
-    elif kind in (int, float, bool, type(None), str, bytes, complex):
+    if isinstance(value, _StandIn) or kind in (int, float, bool, type(None), str, bytes, complex):
         write(repr(value).encode())
     elif id(value) in above:
         write(b"cycle")

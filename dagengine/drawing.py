@@ -49,9 +49,9 @@ def svg(graph: nx.DiGraph) -> str:
     title = f"{graph.graph['workflow']} {graph.graph['run'][:12]}: {graph.graph['state']}"
     width = max(x - GAP + MARGIN, CHARACTER * len(title) + 2 * MARGIN)
     height = 2 * MARGIN + ROW * (tallest + 1)
+    size = f'width="{width:.0f}" height="{height:.0f}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}"'
-        f' viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width:.0f} {height:.0f}" role="img">',
         f"<title>{_safe(title)}</title>",
         f"<style>{_STYLE}\n</style>",
         f'<text x="{MARGIN}" y="{MARGIN + 6}" font-weight="bold">{_safe(title)}</text>',

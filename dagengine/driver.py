@@ -14,10 +14,10 @@ import random
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dagengine.body import Body, BodyStopped, Waiter
+from dagengine.body import Body, Waiter
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.core import RunCore
 from dagengine.core.events import (
@@ -116,6 +116,7 @@ class Driver:
         self._notified = False
         self._room = threading.Condition()
         self._next_seq = 0
+        self._seq_lock = threading.Lock()
         self._definitions: dict[int, Definition] = {}
         self._numbers: dict[str, int] = {}
         self._numbers_of_tasks: dict[Task[..., Any], int] = {}
@@ -165,10 +166,12 @@ class Driver:
 
     # ---- for the body's thread ----------------------------------------------------------------
 
-    def take_seq(self) -> int:
-        seq = self._next_seq
-        self._next_seq += 1
-        return seq
+    def take_seqs(self, count: int = 1) -> int:
+        """Set aside `count` seqs, and return the first. The body takes them for its calls, expansions for their items."""
+        with self._seq_lock:
+            first = self._next_seq
+            self._next_seq += count
+        return first
 
     def definition_of(self, task: Task[..., Any]) -> tuple[int, Definition | None]:
         """The number of the task's definition in this run, and the definition if the run does not have it yet."""
@@ -513,7 +516,8 @@ class Driver:
         if event.calls is not None:
             self._count_stop(seq)
             self._count(seq).total += len(event.calls)
-            return AttemptExpanded(seq, number, event.started_at, event.finished_at, event.calls)
+            first = self.take_seqs(len(event.calls))
+            return AttemptExpanded(seq, number, event.started_at, event.finished_at, event.calls, first)
         if event.shared is not None:
             self.engine.keep_later(self, event)
             return None
@@ -563,7 +567,11 @@ class Driver:
 
     def _tell(self, notice: Notice) -> Write:
         failure = notice.failure
-        text = f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}" if failure else ""
+        text = (
+            f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}"
+            if failure
+            else ""
+        )
         if notice.kind == "step.retried":
             line = f"{notice.key} failed and is tried again in {notice.delay:.1f} s: {text}"
         elif notice.kind == "worker.lost":

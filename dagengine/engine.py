@@ -37,7 +37,7 @@ from dagengine.errors import (
 )
 from dagengine.functions import Reference, main_file, refer, resolve
 from dagengine.identity import is_alive, new_id, this_process
-from dagengine.model import NewRun, PayloadInput, RunState
+from dagengine.model import NewRun, PayloadInput
 from dagengine.run import Run
 from dagengine.runtime.protocol import Broken, RuntimeEvent, Succeeded
 from dagengine.storage import open_artifacts, open_store
@@ -84,7 +84,9 @@ class Engine:
         settings = config.load(home=home, store=given, artifacts=artifacts, workers=workers)
         folder = settings.folder
         config.create_private(folder)
-        self.store: Store = open_store(settings.store.value) if store is None or given is not None else cast(Store, store)
+        self.store: Store = (
+            open_store(settings.store.value) if store is None or given is not None else cast(Store, store)
+        )
         self.artifacts: ArtifactStore = open_artifacts(settings.artifacts.value)
         self.logs: str | None = str(settings.logs)
         self.process = this_process()
@@ -432,7 +434,9 @@ def _new_run(
     kwargs: dict[str, Any],
     run_id: str | None,
 ) -> NewRun:
-    if run_id is not None and (not 1 <= len(run_id) <= 128 or not set(run_id) <= ID_CHARACTERS or not run_id[0].isalnum()):
+    if run_id is not None and (
+        not 1 <= len(run_id) <= 128 or not set(run_id) <= ID_CHARACTERS or not run_id[0].isalnum()
+    ):
         raise BadArguments(f"run id {run_id!r}: use 1 to 128 letters, digits, dots, dashes, underscores.")
     workflow.check_arguments(args, kwargs)
 
@@ -442,9 +446,7 @@ def _new_run(
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
     facts = {"python": platform.python_version(), "host": platform.node(), "cwd": os.getcwd(), "pid": os.getpid()}
-    return NewRun(
-        run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts
-    )
+    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 
 def record_run(

@@ -81,7 +81,9 @@ class Failure:
     traceback: str = ""
     pickled: bytes | None = None
     retriable: bool = True  # what the task's own predicate said of the exception
-    facts: dict[str, Any] = field(default_factory=dict)  # JSON: {"cause": key of the failed step}, {"signal": "SIGSEGV"} …
+    facts: dict[str, Any] = field(
+        default_factory=dict
+    )  # JSON: {"cause": key of the failed step}, {"signal": "SIGSEGV"} …
 
 
 @dataclass(frozen=True, slots=True)

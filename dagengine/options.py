@@ -109,11 +109,18 @@ def _number(name: str, value: object, least: float, most: float = math.inf, *, a
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not good or not least <= value <= most or (above and value == least):  # type: ignore[operator]
         limits = f"above {least:g}" if above else f"of at least {least:g}"
-        raise BadOption(f"{name}={value!r} has to be a number {limits}{f' and at most {most:g}' if most < 1e9 else ''}.")
+        raise BadOption(
+            f"{name}={value!r} has to be a number {limits}{f' and at most {most:g}' if most < 1e9 else ''}."
+        )
 
 
 def _label(name: str, value: object) -> None:
     if value is None:
         return
-    if not isinstance(value, str) or not value or len(value) > 200 or any(c in "/[]" or not c.isprintable() for c in value):
+    if (
+        not isinstance(value, str)
+        or not value
+        or len(value) > 200
+        or any(c in "/[]" or not c.isprintable() for c in value)
+    ):
         raise BadOption(f"{name}={value!r} has to be 1 to 200 printable characters without / [ ].")

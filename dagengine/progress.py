@@ -56,6 +56,4 @@ class TaskCount:
 
     def view(self, task: str) -> TaskProgress:
         mean = self.seconds / self.timed if self.timed else None
-        return TaskProgress(
-            task, self.total, self.done, self.running, self.failed, self.skipped, self.retrying, mean
-        )
+        return TaskProgress(task, self.total, self.done, self.running, self.failed, self.skipped, self.retrying, mean)

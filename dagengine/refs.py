@@ -78,12 +78,32 @@ for _what, _names in {
     "convert it": ("int", "float", "complex", "index", "bytes", "round", "fspath"),
     "compare it": ("lt", "le", "gt", "ge"),
     "enter it": ("enter", "exit"),
-    "calculate with it": tuple(
-        prefix + operator
-        for operator in "add sub mul truediv floordiv mod divmod pow matmul lshift rshift and or xor".split()
-        for prefix in ("", "r", "i")
-    )
-    + ("neg", "pos", "abs", "invert"),
+    "calculate with it": (
+        *tuple(
+            prefix + operator
+            for operator in [
+                "add",
+                "sub",
+                "mul",
+                "truediv",
+                "floordiv",
+                "mod",
+                "divmod",
+                "pow",
+                "matmul",
+                "lshift",
+                "rshift",
+                "and",
+                "or",
+                "xor",
+            ]
+            for prefix in ("", "r", "i")
+        ),
+        "neg",
+        "pos",
+        "abs",
+        "invert",
+    ),
 }.items():
     for _name in _names:
         setattr(Ref, f"__{_name}__", _misuse(_what))

@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
-
 from dagengine.errors import BadArguments, DefinitionError
 from dagengine.functions import named_by_itself
 from dagengine.options import Options, RetryOn
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 V = TypeVar("V")
 
@@ -44,13 +43,13 @@ class Changes(TypedDict, total=False):
     key: str | None
 
 
-class Task(Generic[P, R]):
+class Task(Generic[P, R_co]):
     """A decorated function. `function` is the plain one, `settings` what was said of it."""
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, function: Callable[P, R], options: Options) -> None:
+    def __init__(self, function: Callable[P, R_co], options: Options) -> None:
         if not callable(function):
             raise DefinitionError(f"@task takes a function, not {function!r}.")
         functools.update_wrapper(self, function)
@@ -58,11 +57,11 @@ class Task(Generic[P, R]):
         self.settings = options
         self.name = options.name or function.__name__
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
         if scope is None:
             return self.function(*args, **kwargs)
-        return cast(R, scope.body.call(scope, self, args, kwargs))
+        return cast(R_co, scope.body.call(scope, self, args, kwargs))
 
     @overload
     def map(
@@ -83,7 +82,7 @@ class Task(Generic[P, R]):
             return scope.body.map_later(scope, self, items, args, kwargs)
         return scope.body.map_now(scope, self, items, args, kwargs)
 
-    def options(self, **changes: Unpack[Changes]) -> Task[P, R]:
+    def options(self, **changes: Unpack[Changes]) -> Task[P, R_co]:
         """The same task with other options, for one call or more: `fetch.options(timeout=5)(url)`."""
         return Task(self.function, self.settings.changed(**changes))
 
@@ -112,10 +111,10 @@ class Task(Generic[P, R]):
 
 
 @overload
-def task(function: Callable[P, R], /) -> Task[P, R]: ...
+def task(function: Callable[P, R_co], /) -> Task[P, R_co]: ...
 @overload
-def task(**options: Unpack[Changes]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-def task(function: Callable[P, R] | None = None, /, **options: Unpack[Changes]) -> Any:
+def task(**options: Unpack[Changes]) -> Callable[[Callable[P, R_co]], Task[P, R_co]]: ...
+def task(function: Callable[P, R_co] | None = None, /, **options: Unpack[Changes]) -> Any:
     """Make a task of a function, sync or async: `@task`, or `@task(retries=3, timeout=60)`.
 
     Raises BadOption for an option that is unknown or out of range.

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from dagengine.run import Run
 
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 
-class Workflow(Generic[P, R]):
+class Workflow(Generic[P, R_co]):
     """A decorated function. `function` is the plain one."""
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, function: Callable[P, R], name: str | None = None) -> None:
+    def __init__(self, function: Callable[P, R_co], name: str | None = None) -> None:
         if not callable(function):
             raise DefinitionError(f"@workflow takes a function, not {function!r}.")
         functools.update_wrapper(self, function)
@@ -41,16 +41,16 @@ class Workflow(Generic[P, R]):
         if not self.name.isprintable() or any(c in "/[]" for c in self.name):
             raise DefinitionError(f"name={self.name!r} has to be printable, without / [ ].")
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
         if scope is None:
             return self.function(*args, **kwargs)
         self.check_arguments(args, kwargs)
         return self._call_in(scope.child(self.name), args, kwargs)
 
-    def _call_in(self, scope: Scope, args: Any, kwargs: Any) -> R:
+    def _call_in(self, scope: Scope, args: Any, kwargs: Any) -> R_co:
         if inspect.iscoroutinefunction(self.function):
-            return cast(R, _in_scope(scope, self.function(*args, **kwargs)))
+            return cast(R_co, _in_scope(scope, self.function(*args, **kwargs)))
         token = scope.enter()
         try:
             return self.function(*args, **kwargs)
@@ -58,9 +58,7 @@ class Workflow(Generic[P, R]):
             current_scope.reset(token)
 
     @overload
-    def start(
-        self: Workflow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
-    ) -> Run[T]: ...
+    def start(self: Workflow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Run[T]: ...
     @overload
     def start(self: Workflow[P, T], *args: P.args, **kwargs: P.kwargs) -> Run[T]: ...
     def start(self, *args: Any, **kwargs: Any) -> Any:
@@ -100,7 +98,7 @@ class Workflow(Generic[P, R]):
         return f"<workflow {self.__module__}.{self.__qualname__}>"
 
 
-async def _in_scope(scope: Scope, coroutine: Coroutine[Any, Any, R]) -> R:
+async def _in_scope(scope: Scope, coroutine: Coroutine[Any, Any, R_co]) -> R_co:
     token = scope.enter()
     try:
         return await coroutine
@@ -109,10 +107,10 @@ async def _in_scope(scope: Scope, coroutine: Coroutine[Any, Any, R]) -> R:
 
 
 @overload
-def workflow(function: Callable[P, R], /) -> Workflow[P, R]: ...
+def workflow(function: Callable[P, R_co], /) -> Workflow[P, R_co]: ...
 @overload
-def workflow(*, name: str | None = None) -> Callable[[Callable[P, R]], Workflow[P, R]]: ...
-def workflow(function: Callable[P, R] | None = None, /, *, name: str | None = None) -> Any:
+def workflow(*, name: str | None = None) -> Callable[[Callable[P, R_co]], Workflow[P, R_co]]: ...
+def workflow(function: Callable[P, R_co] | None = None, /, *, name: str | None = None) -> Any:
     """Make a workflow of a function, sync or async: `@workflow`, or `@workflow(name="nightly")`."""
     if function is not None:
         return Workflow(function, name)

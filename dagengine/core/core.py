@@ -93,7 +93,9 @@ class Step:
         "seq",
     )
 
-    def __init__(self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool) -> None:
+    def __init__(
+        self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool
+    ) -> None:
         self.seq = seq
         self.key = key
         self.definition = definition
@@ -141,7 +143,6 @@ class RunCore:
         self.stop = Stop.NO
         self.failure: Failure | None = None  # of the body
         self.finish_asked = False
-        self.next_seq = 0
         self.next_order = 0
         self.unfinished = 0  # steps whose end was not asked for
         self.in_flight = 0  # SUBMITTED or RUNNING
@@ -158,7 +159,7 @@ class RunCore:
     def load(self, frontier: Frontier, body_closed: bool, now: float) -> Actions:
         """Take over what is left of a recorded run."""
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
-        self.next_seq, self.next_order = frontier.next_seq, frontier.next_order
+        self.next_order = frontier.next_order
         self.ended_before = frontier.ended_inputs
         self._define(frontier.definitions)
         for pending in frontier.steps:
@@ -216,11 +217,8 @@ class RunCore:
             step = self._add(new.seq, new.key, new.definition, new.call, new.inputs, new.kind is StepKind.MAP)
             self._batch.new.append(new.seq)
             self._link(step, now)
-        self.next_seq = max(self.next_seq, steps[-1].seq + 1) if steps else self.next_seq
 
-    def _add(
-        self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool
-    ) -> Step:
+    def _add(self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool) -> Step:
         if seq in self.steps:
             raise InternalError(f"step {seq} ({key}) was called twice")
         step = self.steps[seq] = Step(seq, key, definition, call, inputs, is_map)
@@ -314,7 +312,7 @@ class RunCore:
             self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
             return
         name = step.key.rpartition("/")[2].partition(".map[")[0]
-        first = self.next_seq
+        first = event.first
         inputs = step.inputs[1:]
         items = [
             NewStep(first + index, f"{step.key}/{name}[{index}]", StepKind.TASK, step.definition, call, inputs)
@@ -442,9 +440,7 @@ class RunCore:
         self.next_order += 1
         self.unfinished -= 1
         self._batch.ended.append(step.seq)
-        self._actions.writes.append(
-            FinishStep(step.seq, state, step.order, step.attempt, at, failure=failure)
-        )
+        self._actions.writes.append(FinishStep(step.seq, state, step.order, step.attempt, at, failure=failure))
 
     def _recorded(self, event: Recorded, now: float) -> None:
         batch = self._batches.popleft()
@@ -489,6 +485,8 @@ class RunCore:
         if self.body is BodyPhase.OPEN and not self.stop:
             self.body = BodyPhase.RAISED
             self.failure = event.failure
+            if event.seqs:  # handled before, perhaps, by a body that then raised it again
+                self._actions.writes.append(HandleFailures(event.seqs, handled=False))
 
     def _body_mismatched(self, event: BodyMismatched, now: float) -> None:
         if self.body is BodyPhase.OPEN:
@@ -515,9 +513,7 @@ class RunCore:
             self.body = BodyPhase.STOPPED
         self._actions.stop_body = True
         out = [
-            (step.seq, step.attempt)
-            for step in self.steps.values()
-            if step.phase in (Phase.SUBMITTED, Phase.RUNNING)
+            (step.seq, step.attempt) for step in self.steps.values() if step.phase in (Phase.SUBMITTED, Phase.RUNNING)
         ]
         (self._actions.force_drop if force else self._actions.drop).extend(out)
 

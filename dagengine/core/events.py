@@ -43,13 +43,17 @@ class AttemptSucceeded:
 
 @dataclass(slots=True)
 class AttemptExpanded:
-    """A map's items are known: one encoded call each. Their placeholder i stands for the map's input i + 1."""
+    """A map's items are known: one encoded call each. Their placeholder i stands for the map's input i + 1.
+
+    `first`: the seq of the first item; the shell has set aside as many as there are calls.
+    """
 
     seq: int
     number: int
     started_at: float
     at: float
     calls: list[bytes]
+    first: int
 
 
 @dataclass(slots=True)
@@ -119,7 +123,10 @@ class BodyReturned:
 
 @dataclass(slots=True)
 class BodyRaised:
+    """`seqs`: the steps whose failure the body let through, with the root of it; if it came from steps."""
+
     failure: Failure
+    seqs: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)

@@ -1,13 +1,13 @@
 """What is true of a RunCore after each event. Checked by tests after each; too dear for every event of a real run.
 
-    I1  A step is in the phase that its facts say: ended phases have an end, others have none.
-    I2  `missing` is the number of distinct inputs (or items) whose end is not durable, unless the step has ended.
-    I3  A step that may run has its own record and all of its inputs durable and succeeded (output commit).
-    I4  `in_flight` and `unfinished` are the counts that they claim to be; in_flight never exceeds the window.
-    I5  Orders of completion are distinct, and below `next_order`.
-    I6  Every step that is READY is queued exactly once.
-    I7  A run that asked to finish has nothing in flight; one that succeeded has only steps that did, or handled failures.
-    I8  What waits for an answer of the store is exactly what is NEW or ENDING.
+I1  A step is in the phase that its facts say: ended phases have an end, others have none.
+I2  `missing` is the number of distinct inputs (or items) whose end is not durable, unless the step has ended.
+I3  A step that may run has its own record and all of its inputs durable and succeeded (output commit).
+I4  `in_flight` and `unfinished` are the counts that they claim to be; in_flight never exceeds the window.
+I5  Orders of completion are distinct, and below `next_order`.
+I6  Every step that is READY is queued exactly once.
+I7  A run that asked to finish has nothing in flight; one that succeeded has only steps that did, or handled failures.
+I8  What waits for an answer of the store is exactly what is NEW or ENDING.
 """
 
 from __future__ import annotations
