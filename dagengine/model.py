@@ -209,7 +209,7 @@ class PendingStep:
     definition: int
     call: bytes
     inputs: tuple[Input, ...]
-    attempts: int
+    attempts: int  # the greatest number of an attempt so far, also of one that vanished: the next is one more
     items: tuple[int, int] | None  # of a map that is already expanded
 
 

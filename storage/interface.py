@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dagengine.errors import StoreError
+from dagengine.errors import InternalError, StoreError
 from dagengine.model import (
     AttemptRecord,
     Claim,
@@ -161,22 +161,35 @@ class Store(Protocol):
         """Take the run: token + 1, RUNNING, owned by `process`. `run_id` is the whole id.
 
         With `reopen`, in the same transaction: steps that failed (and whose failure is not handled), were skipped or
-        cancelled go back to WAITING, and a request to cancel is forgotten. A SUCCEEDED run is not changed, and raises
-        RunExists. Raises RunNotFound, or RunOwned if the owner is `alive`.
+        cancelled go back to WAITING, and a request to cancel is forgotten. A handled failure stays, whatever it is of;
+        a map keeps its items. A SUCCEEDED run is not changed, and raises RunExists. Raises RunNotFound, or RunOwned if
+        the owner is `alive`.
         """
 
     # ---- write ------------------------------------------------------------------------------
 
-    def write(self, claim: Claim, batch: Sequence[Write], done: Callable[[StoreError | None], None]) -> None:
-        """Hand over a batch, and return at once. `done` gets None when it is durable, or why it never will be."""
+    def write(
+        self, claim: Claim, batch: Sequence[Write], done: Callable[[StoreError | InternalError | None], None]
+    ) -> None:
+        """Hand over a batch, and return at once. `done` gets None when it is durable, or why it never will be.
+
+        After a batch that was refused, all later ones under the same claim are refused for the same reason.
+        """
 
     def request_cancel(self, run_id: str, at: float) -> RunState:
-        """Ask the run to stop, whoever owns it. A run without an owner becomes CANCELLED at once. Returns its state."""
+        """Ask the run to stop, whoever owns it. Returns its state.
+
+        One that no process works on (PENDING, INTERRUPTED, MISMATCH) becomes CANCELLED at once; one that has SUCCEEDED,
+        FAILED or is CANCELLED stays as it is. `run_id` is the whole id.
+        """
 
     # ---- read: the engine -------------------------------------------------------------------
 
     def frontier(self, run_number: int) -> Frontier:
-        """All that is left to do. Reads no values, and costs in proportion to what is left."""
+        """All that is left to do. Reads no values, and costs in proportion to what is left.
+
+        An expanded map that is unfinished reads its items: they are among `ended_inputs`.
+        """
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
         """Recorded values of SUCCEEDED steps."""
@@ -215,7 +228,7 @@ class Store(Protocol):
         """(seq of the step that reads, seq of the step that is read), ordered, each pair once."""
 
     def attempts(self, run_number: int, seq: int | None = None, open_only: bool = False) -> list[AttemptRecord]:
-        """Attempts in the order of (seq, number). `open_only`: those with no outcome."""
+        """Attempts in the order of (seq, number), without `Failure.pickled`. `open_only`: those with no outcome."""
 
     def definitions(self, run_number: int) -> list[Definition]: ...
 
