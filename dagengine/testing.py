@@ -1,0 +1,31 @@
+"""For tests of workflows: an engine with nothing behind it.
+
+    from dagengine.testing import memory_engine
+
+    with memory_engine() as engine:
+        assert engine.start(nightly, 2013).result() == 42
+
+The store is in memory, the tasks run one after the other in this process (so that a debugger stops in them), and large
+values go to a folder that is removed at the end. May import everything but the command line.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dagengine.engine import Engine
+from dagengine.runtime.protocol import Runtime
+
+
+@contextmanager
+def memory_engine(runtime: Runtime | None = None) -> Iterator[Engine]:
+    """An open engine on a store in memory. `runtime`: instead of running tasks in this process."""
+    from dagengine.runtime.inline import InlineRuntime
+
+    with (
+        tempfile.TemporaryDirectory(prefix="dagengine-") as folder,
+        Engine("memory:", home=folder, artifacts=f"{folder}/artifacts", runtime=runtime or InlineRuntime()) as engine,
+    ):
+        yield engine
