@@ -1,0 +1,198 @@
+"""The wire: length-prefixed batches of messages over a stream, with file descriptors beside them.
+
+    frame    u32 length (little-endian) | msgpack array of messages
+
+A message that owns a descriptor travels in a frame of its own, and the descriptor with the frame's first byte: the
+kernel keeps both in order, so the n-th descriptor that arrives belongs to the n-th message that wants one.
+
+A frame above PACK_LIMIT goes through shared memory: a frame with the one message `Packed`, whose descriptor holds it.
+So the stream itself carries small frames only, and a length above FRAME_LIMIT means that the stream is damaged.
+
+May import nothing of ours but errors and runtime.{messages,shared}.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from dagengine.errors import InternalError
+from dagengine.runtime.messages import Packed
+from dagengine.runtime.shared import mapped, share
+
+PACK_LIMIT: Final = 256 * 1024
+"""Bytes. Above it, one more system call or two are nothing beside the copies through a socket that they save."""
+
+FRAME_LIMIT: Final = 64 * 1024 * 1024
+
+DESCRIPTORS: Final = 4
+"""Most descriptors of one message (a new worker's: socket, permits, output)."""
+
+_LENGTH = struct.Struct("<I")
+_READ = 256 * 1024
+_SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
+
+M = TypeVar("M")
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def frame(body: bytes) -> bytes:
+    return _LENGTH.pack(len(body)) + body
+
+
+class Frames(Generic[M]):
+    """Bytes in, messages out. `kind`: the type of one message, or a union."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decode: Callable[[Any], list[M]] = msgspec.msgpack.Decoder(list[kind]).decode
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[M]:
+        """The messages that `data` completes."""
+        if self._rest:
+            self._rest += data
+            whole = memoryview(self._rest)
+        else:
+            whole = memoryview(data)
+        messages: list[M] = []
+        at, end = 0, len(whole)
+        while end - at >= 4:
+            (length,) = _LENGTH.unpack_from(whole, at)
+            if length > FRAME_LIMIT:
+                raise InternalError(f"a frame of {length:,} bytes: the stream is damaged")
+            if end - at - 4 < length:
+                break
+            messages += self.unpack(whole[at + 4 : at + 4 + length])
+            at += 4 + length
+        if at or not self._rest:
+            self._rest = bytearray(whole[at:])
+        return messages
+
+    def unpack(self, body: bytes | memoryview) -> list[M]:
+        try:
+            return self._decode(body)
+        except msgspec.MsgspecError as error:
+            raise InternalError(f"a message can't be read: {error}") from error
+
+
+class Link(Generic[M]):
+    """One end of a socket. Blocking or not as the socket is; a blocking one has sent everything when `send` returns.
+
+    `kind` must include Packed. Descriptors that arrive wait in `descriptors`; who handles a message that owns one
+    takes it from the left. `exhausted`: the last `receive` found nothing more to read.
+    """
+
+    def __init__(self, sock: socket.socket, kind: Any) -> None:
+        self.socket = sock
+        self.descriptors: deque[int] = deque()
+        self.exhausted = False
+        self._frames: Frames[M] = Frames(kind)
+        self._out: deque[tuple[memoryview, list[int]]] = deque()
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        self.socket.close()
+        for _, descriptors in self._out:
+            _close_all(descriptors)
+        self._out.clear()
+        _close_all(self.descriptors)
+        self.descriptors.clear()
+
+    # ---- out ----------------------------------------------------------------------------------
+
+    def send(self, messages: Sequence[Any], descriptors: Sequence[int] = ()) -> bool:
+        """Send, or on a non-blocking socket queue, the messages. Descriptors are given away: closed once they are out.
+
+        False if some is left for `flush`. Raises OSError if the other end is gone.
+        """
+        body = _encode(messages)
+        if len(body) > PACK_LIMIT:
+            if descriptors:
+                raise InternalError("a message with a descriptor is too large for a frame")
+            packed = share([body])
+            body, descriptors = _encode([Packed(len(body))]), [packed]
+        data = frame(body)
+        if self._out:
+            self._out.append((memoryview(data), list(descriptors)))
+            return False
+        if descriptors:
+            self._out.append((memoryview(data), list(descriptors)))
+            return self.flush()
+        sent = self._send(data)
+        if sent == len(data):
+            return True
+        self._out.append((memoryview(data)[sent:], []))
+        return self.flush()
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    def flush(self) -> bool:
+        """Send what is queued. False if some is left."""
+        while self._out:
+            data, descriptors = self._out[0]
+            try:
+                sent = socket.send_fds(self.socket, [data], descriptors) if descriptors else self.socket.send(data)
+            except BlockingIOError:
+                return False
+            _close_all(descriptors)
+            if sent == len(data):
+                self._out.popleft()
+            else:
+                self._out[0] = (data[sent:], [])
+        return True
+
+    # ---- in -----------------------------------------------------------------------------------
+
+    def receive(self) -> list[M] | None:
+        """What has arrived, perhaps nothing yet; None when the other end is closed. Waits on a blocking socket."""
+        try:
+            data, ancillary, _, _ = self.socket.recvmsg(_READ, _SPACE, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            self.exhausted = True
+            return []
+        except ConnectionResetError:
+            return None
+        for level, kind, packed in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
+                self.descriptors.extend(numbers)
+        if not data:
+            return None
+        self.exhausted = False
+        messages = self._frames.feed(data)
+        if any(type(message) is Packed for message in messages):
+            return self._unpack(messages)
+        return messages
+
+    def _unpack(self, messages: list[M]) -> list[M]:
+        # A frame that holds Packed holds nothing else, and what is packed owns no descriptors: order is kept.
+        unpacked: list[M] = []
+        for message in messages:
+            if isinstance(message, Packed):
+                descriptor = self.descriptors.popleft()
+                with mapped(descriptor, message.size) as view:
+                    unpacked += self._frames.unpack(view)
+                os.close(descriptor)
+            else:
+                unpacked.append(message)
+        return unpacked
+
+
+def _close_all(descriptors: Sequence[int] | deque[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

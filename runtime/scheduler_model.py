@@ -1,0 +1,281 @@
+"""The scheduler core's words: tasks and workers as it knows them, its events, its actions, its table of transitions.
+
+Pure data. May import nothing of ours but errors and runtime.protocol.
+
+    (submitted) ─▶ QUEUED ──send──▶ SENT ──begin──▶ RUNNING ──finish──▶ FINISHED
+                    │  ▲              │ take back      │  │ lose ──────▶ LOST
+                    │  └──────────────┴────────────────┘  │ time out ──▶ TIMED_OUT
+                    └─drop─▶ DROPPED ◀────────────────────┘ drop
+
+SENT: waits on a worker behind another task. RUNNING: nothing is before it on its worker; it has taken its permit, or is
+about to. A RUNNING task is taken back if its worker died, or had it revoked, before it took its permit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+from dagengine.errors import InternalError
+from dagengine.runtime.protocol import TaskId
+
+UNIT: Final = 10_000
+"""One cpu in the ledger. Integers, so that shares of a cpu add up to exactly what there is."""
+
+PREFETCH_SECONDS: Final = 0.005
+"""Estimated work that may wait on one worker. Long enough to hide a round trip of some 0.1 ms many times over, short
+enough that a worker never sits on work that another could begin noticeably earlier."""
+
+PREFETCH_TASKS: Final = 256
+"""Tasks that may be on one worker: bounds what is sent in one batch, and what a death makes us queue again."""
+
+REVOKE_SECONDS: Final = 0.001
+"""Estimated work worth taking back for an idle worker: less is done before the round trip is."""
+
+STUCK_SECONDS: Final = 0.002
+"""When the task at the head of a worker runs this long, whatever waits behind it is taken back for an idle worker."""
+
+GRACE_SECONDS: Final = 2.0
+"""Between SIGTERM and SIGKILL: time for the task to put its affairs in order."""
+
+START_TRIES: Final = 3
+"""Workers in a row that may die before they come up, until the runtime gives up."""
+
+START_DELAY: Final = 0.1
+"""Seconds before a worker that did not come up is tried again; doubles each time."""
+
+
+class TaskState(IntEnum):
+    QUEUED = 0
+    SENT = 1
+    RUNNING = 2
+    FINISHED = 3
+    LOST = 4
+    TIMED_OUT = 5
+    DROPPED = 6
+
+
+class Move(IntEnum):
+    SEND = 0
+    BEGIN = 1
+    TAKE_BACK = 2
+    FINISH = 3
+    LOSE = 4
+    TIME_OUT = 5
+    DROP = 6
+
+
+TRANSITIONS: Final[dict[tuple[TaskState, Move], TaskState]] = {
+    (TaskState.QUEUED, Move.SEND): TaskState.SENT,
+    (TaskState.QUEUED, Move.DROP): TaskState.DROPPED,
+    (TaskState.SENT, Move.BEGIN): TaskState.RUNNING,
+    (TaskState.SENT, Move.TAKE_BACK): TaskState.QUEUED,
+    (TaskState.RUNNING, Move.TAKE_BACK): TaskState.QUEUED,
+    (TaskState.RUNNING, Move.FINISH): TaskState.FINISHED,
+    (TaskState.RUNNING, Move.LOSE): TaskState.LOST,
+    (TaskState.RUNNING, Move.TIME_OUT): TaskState.TIMED_OUT,
+    (TaskState.RUNNING, Move.DROP): TaskState.DROPPED,
+}
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One attempt. `cpus` in units of 1/10000, `memory` in bytes, `timeout` in seconds from its beginning.
+
+    spec: the shell's, never looked at here
+    order: of submission; smaller goes first
+    estimate: seconds that it was thought to take when it was sent
+    began: when it came to the head of its worker
+    cancelled, forced: is to be dropped when it is taken back; also when it runs, by ending its worker
+    """
+
+    id: TaskId
+    function: int
+    cpus: int = UNIT
+    memory: int = 0
+    timeout: float | None = None
+    spec: object = None
+    state: TaskState = TaskState.QUEUED
+    order: int = -1
+    estimate: float = 0.0
+    began: float = 0.0
+    worker: int = -1
+    cancelled: bool = False
+    forced: bool = False
+    timed_out: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it may wait on a worker behind others: it needs one worker and nothing more, and nothing times it."""
+        return self.cpus == UNIT and not self.memory and self.timeout is None
+
+    def move(self, move: Move) -> None:
+        state = TRANSITIONS.get((self.state, move))
+        if state is None:
+            raise InternalError(f"task {self.id} is {self.state.name} and can't {move.name}")
+        self.state = state
+
+
+class WorkerState(IntEnum):
+    STARTING = 0  # asked for
+    READY = 1
+    ENDING = 2  # told to end: gets nothing more
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """`tasks`: sent and not ended, in the order of sending; the first is RUNNING, the others SENT.
+
+    backlog: estimated seconds of `tasks`
+    revoking: revocations that the worker has not acknowledged; until it has, nothing is sent to it, because it could
+        take the new task's permit for the old task
+    revocable: something was sent since the last revocation, which took all that had not begun
+    cpus, memory: held in the ledgers
+    """
+
+    id: int
+    state: WorkerState = WorkerState.STARTING
+    tasks: deque[Task] = field(default_factory=deque)
+    backlog: float = 0.0
+    revoking: int = 0
+    revocable: bool = False
+    cpus: int = 0
+    memory: int = 0
+
+
+# ---- events -------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Submitted:
+    tasks: Sequence[Task]
+
+
+@dataclass(slots=True)
+class Finished:
+    """The worker sent the results of its first tasks, in order: (id, seconds it took)."""
+
+    worker: int
+    results: Sequence[tuple[TaskId, float]]
+
+
+@dataclass(slots=True)
+class WorkerUp:
+    worker: int
+
+
+@dataclass(slots=True)
+class WorkerDown:
+    """The worker's process is gone and its results have all been handed over. `unstarted`: permits it left."""
+
+    worker: int
+    unstarted: int
+
+
+@dataclass(slots=True)
+class Revoked:
+    """Answers a Revoke: the worker's last `count` tasks will not be run by it. It will acknowledge unless it is 0."""
+
+    worker: int
+    count: int
+
+
+@dataclass(slots=True)
+class RevokeAcknowledged:
+    worker: int
+
+
+@dataclass(slots=True)
+class Cancelled:
+    ids: Sequence[TaskId]
+    force: bool
+
+
+@dataclass(slots=True)
+class Tick:
+    """The time for which SetTimer asked has come. A Tick at any other time is harmless."""
+
+
+@dataclass(slots=True)
+class Closing:
+    """Drop what is queued, let what runs end (or with `force` kill it), and retire the workers."""
+
+    force: bool
+
+
+Event = Submitted | Finished | WorkerUp | WorkerDown | Revoked | RevokeAcknowledged | Cancelled | Tick | Closing
+
+
+# ---- actions ------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class StartWorker:
+    worker: int
+
+
+@dataclass(slots=True)
+class Send:
+    """Give the worker these tasks, and as many permits."""
+
+    worker: int
+    tasks: list[Task]
+
+
+@dataclass(slots=True)
+class Revoke:
+    """Take back up to `count` permits, answer with Revoked at once, and tell the worker."""
+
+    worker: int
+    count: int
+
+
+@dataclass(slots=True)
+class Signal:
+    """Send SIGTERM, or with `hard` SIGKILL, to the worker and whatever it started."""
+
+    worker: int
+    hard: bool
+
+
+@dataclass(slots=True)
+class Retire:
+    """Let the idle worker end by itself."""
+
+    worker: int
+
+
+@dataclass(slots=True)
+class SetTimer:
+    """Send a Tick at this time. Replaces what was set before."""
+
+    at: float
+
+
+@dataclass(slots=True)
+class Begun:
+    task: Task
+
+
+@dataclass(slots=True)
+class Ended:
+    """The task is over: `task.state` says how. `started`: some of it may have run."""
+
+    task: Task
+    started: bool
+
+
+@dataclass(slots=True)
+class GiveUp:
+    """No worker comes up."""
+
+
+@dataclass(slots=True)
+class AllGone:
+    """Closing is complete: no task and no worker is left."""
+
+
+Action = StartWorker | Send | Revoke | Signal | Retire | SetTimer | Begun | Ended | GiveUp | AllGone
