@@ -12,21 +12,21 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dagengine import aio, errors
-    from dagengine.context import Context, context
+    from dagengine.contexts import Context, context
     from dagengine.engine import Engine
     from dagengine.errors import DagengineError, RunFailed, StepFailed, StepSkipped, StepTimeout
     from dagengine.model import RunState, StepState
     from dagengine.run import Run
-    from dagengine.task import Task, task
+    from dagengine.tasks import Task, task
     from dagengine.units import GiB, KiB, MiB
     from dagengine.waiting import as_completed, first, gather, get
-    from dagengine.workflow import Workflow, workflow
+    from dagengine.workflows import Workflow, workflow
 
 _HOME = {
     "aio": "",
     "errors": "",
-    "Context": "context",
-    "context": "context",
+    "Context": "contexts",
+    "context": "contexts",
     "Engine": "engine",
     "DagengineError": "errors",
     "RunFailed": "errors",
@@ -36,8 +36,8 @@ _HOME = {
     "RunState": "model",
     "StepState": "model",
     "Run": "run",
-    "Task": "task",
-    "task": "task",
+    "Task": "tasks",
+    "task": "tasks",
     "GiB": "units",
     "KiB": "units",
     "MiB": "units",
@@ -45,8 +45,8 @@ _HOME = {
     "first": "waiting",
     "gather": "waiting",
     "get": "waiting",
-    "Workflow": "workflow",
-    "workflow": "workflow",
+    "Workflow": "workflows",
+    "workflow": "workflows",
 }
 """Public name -> the module that defines it ("": the name is a module)."""
 

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 from dagengine.calls import encode_call, same_call, set_aside, show_call
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled
 from dagengine.errors import BadArguments
-from dagengine.failures import exception_of, failure_of
+from dagengine.failures import exception_of
 from dagengine.model import Failure, NewStep, RecordedCall, StepKind, StepState
 from dagengine.refs import Ref
+from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, branch_factory
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver
-    from dagengine.task import Task
-    from dagengine.workflow import Workflow
+    from dagengine.tasks import Task
+    from dagengine.workflows import Workflow
 
 
 class BodyStopped(BaseException):
@@ -195,7 +196,10 @@ class Body:
 
     def _raised_event(self, error: BaseException) -> BodyRaised:
         """The body's failure; names the step that it came from, if it came from one."""
-        failure = failure_of(error, __file__)
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next  # the way from this module to the user's function
+        failure = describe_failure(error.with_traceback(trace or error.__traceback__))
         for part in _chain(error):
             for raised, seq, root in self._raised:
                 if raised is part:

@@ -76,8 +76,8 @@ from dagengine.values import Encoded
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
-    from dagengine.task import Task
-    from dagengine.workflow import Workflow
+    from dagengine.tasks import Task
+    from dagengine.workflows import Workflow
 
 POSTED_MAX = 8_192
 """Calls that the body may be ahead of the engine; at the bound the body waits. Keeps a body of a million calls from

@@ -42,7 +42,7 @@ from dagengine.run import Run
 from dagengine.runtime.protocol import Broken, RuntimeEvent, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
-from dagengine.workflow import Workflow
+from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -87,7 +87,7 @@ class Engine:
         self.store: Store = (
             open_store(settings.store.value) if store is None or given is not None else cast(Store, store)
         )
-        self.artifacts: ArtifactStore = open_artifacts(settings.artifacts.value)
+        self.artifacts: ArtifactStore = open_artifacts(settings.artifacts.value, cache=str(folder / "cache"))
         self.logs: str | None = str(settings.logs)
         self.process = this_process()
         self.host = platform.node()
@@ -445,7 +445,7 @@ def _new_run(
 
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
-    facts = {"python": platform.python_version(), "host": platform.node(), "cwd": os.getcwd(), "pid": os.getpid()}
+    facts = {"python": platform.python_version(), "host": platform.node(), "cwd": str(Path.cwd()), "pid": os.getpid()}
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 
@@ -455,6 +455,7 @@ def record_run(
     workflow: Workflow[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
     run_id: str | None = None,
 ) -> str:
     """Record a run that some process is to begin later, and return its id."""

@@ -45,8 +45,8 @@ from dagengine.model import (
     Definition,
     Failure,
     Frontier,
-    Input,
     NewStep,
+    PendingStep,
     RunState,
     StepInput,
     StepKind,
@@ -93,15 +93,14 @@ class Step:
         "seq",
     )
 
-    def __init__(
-        self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool
-    ) -> None:
+    def __init__(self, recorded: NewStep | PendingStep) -> None:
+        seq = recorded.seq
         self.seq = seq
-        self.key = key
-        self.definition = definition
-        self.call: bytes | None = call
-        self.inputs = inputs
-        self.map = is_map
+        self.key = recorded.key
+        self.definition = recorded.definition
+        self.call: bytes | None = recorded.call
+        self.inputs = recorded.inputs
+        self.map = recorded.kind is StepKind.MAP
         self.phase = Phase.NEW
         self.missing = 0  # inputs (or items) whose end is not durable yet
         self.dependents: list[int] | None = None
@@ -163,9 +162,7 @@ class RunCore:
         self.ended_before = frontier.ended_inputs
         self._define(frontier.definitions)
         for pending in frontier.steps:
-            step = self._add(
-                pending.seq, pending.key, pending.definition, pending.call, pending.inputs, pending.kind is StepKind.MAP
-            )
+            step = self._add(pending)
             step.attempt = pending.attempts
             step.items = pending.items
             step.phase = Phase.WAITING if pending.items is None else Phase.EXPANDED
@@ -177,9 +174,8 @@ class RunCore:
 
     def apply(self, events: Iterable[Event], now: float) -> Actions:
         """Apply events in their order, and return what follows. `now`: wall-clock time, for the record."""
-        handlers = self._HANDLERS
         for event in events:
-            handlers[type(event)](self, event, now)
+            _HANDLERS[type(event)](self, event, now)
         return self._conclude(now)
 
     def _conclude(self, now: float) -> Actions:
@@ -214,14 +210,14 @@ class RunCore:
     def _record(self, definitions: Iterable[Definition], steps: list[NewStep], now: float) -> None:
         self._actions.writes.append(RecordSteps(tuple(definitions), tuple(steps), now))
         for new in steps:
-            step = self._add(new.seq, new.key, new.definition, new.call, new.inputs, new.kind is StepKind.MAP)
+            step = self._add(new)
             self._batch.new.append(new.seq)
             self._link(step, now)
 
-    def _add(self, seq: int, key: str, definition: int, call: bytes, inputs: tuple[Input, ...], is_map: bool) -> Step:
-        if seq in self.steps:
-            raise InternalError(f"step {seq} ({key}) was called twice")
-        step = self.steps[seq] = Step(seq, key, definition, call, inputs, is_map)
+    def _add(self, recorded: NewStep | PendingStep) -> Step:
+        if recorded.seq in self.steps:
+            raise InternalError(f"step {recorded.seq} ({recorded.key}) was called twice")
+        step = self.steps[recorded.seq] = Step(recorded)
         self.unfinished += 1
         return step
 
@@ -548,8 +544,6 @@ class RunCore:
     def _flush_attempts(self, event: FlushAttempts, now: float) -> None:
         self._actions.writes.extend(self._take_attempts())
 
-    # ---- the table --------------------------------------------------------------------------
-
     def _go(self, step: Step, phase: Phase) -> None:
         if phase not in TRANSITIONS[step.phase]:
             raise InternalError(f"{step.key} can't go from {step.phase.name} to {phase.name}")
@@ -557,26 +551,27 @@ class RunCore:
         self.in_flight += (phase in (Phase.SUBMITTED, Phase.RUNNING)) - was
         step.phase = phase
 
-    _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
-        StepsCalled: _steps_called,
-        Recorded: _recorded,
-        AttemptStarted: _attempt_started,
-        AttemptSucceeded: _attempt_succeeded,
-        AttemptExpanded: _attempt_expanded,
-        AttemptFailed: _attempt_failed,
-        AttemptLost: _attempt_lost,
-        AttemptDropped: _attempt_dropped,
-        AttemptRefused: _attempt_refused,
-        DelayOver: _delay_over,
-        FailuresHandled: _failures_handled,
-        BodyReturned: _body_returned,
-        BodyRaised: _body_raised,
-        BodyMismatched: _body_mismatched,
-        InterruptRequested: _interrupt_requested,
-        CancelRequested: _cancel_requested,
-        FlushAttempts: _flush_attempts,
-    }
-
 
 def _cancelled(step: Step) -> Failure:
     return Failure("cancelled", "dagengine.errors.StepCancelled", f"the run was cancelled before {step.key} ended")
+
+
+_HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
+    StepsCalled: RunCore._steps_called,
+    Recorded: RunCore._recorded,
+    AttemptStarted: RunCore._attempt_started,
+    AttemptSucceeded: RunCore._attempt_succeeded,
+    AttemptExpanded: RunCore._attempt_expanded,
+    AttemptFailed: RunCore._attempt_failed,
+    AttemptLost: RunCore._attempt_lost,
+    AttemptDropped: RunCore._attempt_dropped,
+    AttemptRefused: RunCore._attempt_refused,
+    DelayOver: RunCore._delay_over,
+    FailuresHandled: RunCore._failures_handled,
+    BodyReturned: RunCore._body_returned,
+    BodyRaised: RunCore._body_raised,
+    BodyMismatched: RunCore._body_mismatched,
+    InterruptRequested: RunCore._interrupt_requested,
+    CancelRequested: RunCore._cancel_requested,
+    FlushAttempts: RunCore._flush_attempts,
+}

@@ -1,0 +1,134 @@
+"""Recorded values, for people and for programs. The only place of the command line that decodes one.
+
+Decoding runs the code of whoever wrote the value's class, so only verbs that were asked for a value come here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import decimal
+import enum
+import math
+import uuid
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from dagengine.cli.terminal import clean_block
+from dagengine.errors import DagengineError, LoadError
+from dagengine.model import RunRecord, StepRecord
+
+if TYPE_CHECKING:
+    from dagengine.config import Settings
+    from dagengine.storage.interface import Store
+
+TEXT_LIMIT = 4_000
+"""Characters of a result that are printed for people. `--json` and `--full` print all of it."""
+
+DEPTH_LIMIT = 200
+
+
+class NoJson(ValueError):
+    """The value, or the part of it at `path`, has no JSON form."""
+
+    def __init__(self, path: str, value: Any) -> None:
+        super().__init__(f"{path or 'it'} is of type {type(value).__qualname__}, which has no JSON form")
+
+
+def read_result(store: Store, settings: Settings, run: RunRecord) -> Any:
+    """What the run returned. Raises a failed input's own exception, or LoadError if this code can't read it."""
+    assert run.result_call is not None
+    with _reader(store, settings, run) as reader, _readable(f"the result of run {run.id[:12]}"):
+        args, _ = reader.call(run.result_call, run.result_inputs)
+        return args[0]
+
+
+def read_step(store: Store, settings: Settings, run: RunRecord, step: StepRecord) -> Any:
+    """The value of a step that succeeded."""
+    with _reader(store, settings, run) as reader, _readable(f"the value of {step.key}"):
+        return reader.steps([step.seq])[step.seq]
+
+
+@contextlib.contextmanager
+def _reader(store: Store, settings: Settings, run: RunRecord) -> Any:
+    from dagengine.functions import Reference, resolve
+    from dagengine.reading import Reader
+    from dagengine.storage import open_artifacts
+
+    with contextlib.suppress(Exception):
+        # Classes of a workflow's file are found under the file's name once it is loaded. Without it, plain values
+        # can still be read; and if they can't, the error below says what was missing.
+        resolve(Reference.from_json(run.entry))
+    artifacts = open_artifacts(settings.artifacts.value)
+    try:
+        yield Reader(store, artifacts, run.number)
+    finally:
+        artifacts.close()
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Any:
+    try:
+        yield
+    except (DagengineError, OSError):
+        raise
+    except Exception as error:
+        if "in step " in "".join(getattr(error, "__notes__", [])):
+            raise  # the step's own exception
+        raise LoadError(
+            f"{what} can't be read by this code: {type(error).__name__}: {error}. Run the code that wrote it."
+        ) from error
+
+
+def shown(value: Any, limit: int | None = TEXT_LIMIT) -> str:
+    """The value as text, of `limit` characters at most."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception as error:
+        text = f"<{type(value).__qualname__}; its repr raised {type(error).__name__}>"
+    text = clean_block(text)
+    if limit is not None and len(text) > limit:
+        text = f"{text[:limit]}… ({len(text):,} characters)"
+    return text
+
+
+def as_json(value: Any, path: str = "", depth: int = 0) -> Any:
+    """The value in what JSON knows. Raises NoJson, which names the part that has no such form."""
+    if value is None or isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum):
+        return int(value) if type(value) not in (bool, int, str, type(None)) and isinstance(value, int) else value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NoJson(path, value)
+        return float(value)
+    if depth > DEPTH_LIMIT:
+        raise NoJson(path, value)
+    if isinstance(value, enum.Enum):
+        return as_json(value.value, path, depth + 1)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: as_json(getattr(value, name), f"{path}.{name}", depth + 1) for name in names}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: as_json(getattr(value, name), f"{path}.{name}", depth + 1) for name in value._fields}
+    if isinstance(value, dict):
+        return {_key(key, path): as_json(item, f"{path}[{key!r:.40}]", depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        items = [as_json(item, f"{path} element", depth + 1) for item in value]
+        return sorted(items, key=lambda item: (str(type(item)), str(item)))
+    if isinstance(value, (PurePath, uuid.UUID, decimal.Decimal)):
+        return str(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        return as_json(value.tolist(), path, depth + 1)
+    raise NoJson(path, value)
+
+
+def _key(key: Any, path: str) -> str:
+    if isinstance(key, enum.Enum):
+        key = key.value
+    if isinstance(key, bool) or not isinstance(key, (str, int, float)):
+        raise NoJson(f"{path} key {key!r:.40}", key)
+    return str(key)

@@ -1,0 +1,127 @@
+"""`task`: a function whose calls in a workflow's body become steps. Anywhere else it is the plain function.
+
+May import errors, options, scopes and functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
+
+from dagengine.errors import BadArguments, DefinitionError
+from dagengine.functions import named_by_itself
+from dagengine.options import Options, RetryOn
+from dagengine.refs import Ref
+from dagengine.scopes import current_scope
+
+if TYPE_CHECKING:
+    from inspect import Signature
+    from typing import Unpack
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class Changes(TypedDict, total=False):
+    """The options, as keyword arguments; `dagengine.options.Options` says what each is."""
+
+    retries: int
+    retry_delay: float
+    backoff: float
+    max_delay: float
+    jitter: float
+    retry_on: RetryOn | None
+    timeout: float | None
+    cpus: float
+    memory: int
+    name: str | None
+    key: str | None
+
+
+class Task(Generic[P, R_co]):
+    """A decorated function. `function` is the plain one, `settings` what was said of it."""
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable[P, R_co], options: Options) -> None:
+        if not callable(function):
+            raise DefinitionError(f"@task takes a function, not {function!r}.")
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.settings = options
+        self.name = options.name or function.__name__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        scope = current_scope.get()
+        if scope is None:
+            return self.function(*args, **kwargs)
+        return cast(R_co, scope.body.call(scope, self, args, kwargs))
+
+    @overload
+    def map(
+        self: Task[Concatenate[T, Q], Coroutine[Any, Any, V]], items: Iterable[T], /, *args: Q.args, **kwargs: Q.kwargs
+    ) -> list[V]: ...
+    @overload
+    def map(self: Task[Concatenate[T, Q], V], items: Iterable[T], /, *args: Q.args, **kwargs: Q.kwargs) -> list[V]: ...
+    def map(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> Any:
+        """One call for each item, as the first argument; further arguments are the same for all.
+
+        Over items that are known: a list of refs. Over a ref (a list that another step will make): one ref to the
+        list of results. Outside of a run: the list of results.
+        """
+        scope = current_scope.get()
+        if scope is None:
+            return [self.function(item, *args, **kwargs) for item in items]
+        if isinstance(items, Ref):
+            return scope.body.map_later(scope, self, items, args, kwargs)
+        return scope.body.map_now(scope, self, items, args, kwargs)
+
+    def options(self, **changes: Unpack[Changes]) -> Task[P, R_co]:
+        """The same task with other options, for one call or more: `fetch.options(timeout=5)(url)`."""
+        return Task(self.function, self.settings.changed(**changes))
+
+    def is_retriable(self, error: BaseException) -> bool:
+        """Whether the task's `retry_on` lets this exception be retried. Workers ask, next to the exception."""
+        return self.settings.retriable(error)
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        return inspect.signature(self.function)
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises BadArguments if a call with these would not fit the signature."""
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise BadArguments(f"{self.name}{self.signature}: {error}.") from None
+
+    def __reduce__(self) -> Any:
+        if named_by_itself(self):
+            return self.__qualname__
+        return Task, (self.function, self.settings)
+
+    def __repr__(self) -> str:
+        return f"<task {self.__module__}.{self.__qualname__}>"
+
+
+@overload
+def task(function: Callable[P, R_co], /) -> Task[P, R_co]: ...
+@overload
+def task(**options: Unpack[Changes]) -> Callable[[Callable[P, R_co]], Task[P, R_co]]: ...
+def task(function: Callable[P, R_co] | None = None, /, **options: Unpack[Changes]) -> Any:
+    """Make a task of a function, sync or async: `@task`, or `@task(retries=3, timeout=60)`.
+
+    Raises BadOption for an option that is unknown or out of range.
+    """
+    settings = Options().changed(**options)
+    if settings.key is not None:
+        raise DefinitionError("key= belongs to one call: use f.options(key=...)(...).")
+    if function is not None:
+        return Task(function, settings)
+    return lambda wrapped: Task(wrapped, settings)

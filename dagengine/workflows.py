@@ -1,0 +1,138 @@
+"""`workflow`: a function whose calls of tasks become a durable run. Called by itself it is the plain function.
+
+Called in the body of another workflow, it adds its steps to that run, in a scope of its own.
+May import errors, scopes, functions and, only when a run is started, the engine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from dagengine.errors import BadArguments, DefinitionError, LoadError
+from dagengine.functions import load_file, load_module, named_by_itself
+from dagengine.scopes import Scope, current_scope
+
+if TYPE_CHECKING:
+    from inspect import Signature
+
+    from dagengine.run import Run
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+
+class Workflow(Generic[P, R_co]):
+    """A decorated function. `function` is the plain one."""
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable[P, R_co], name: str | None = None) -> None:
+        if not callable(function):
+            raise DefinitionError(f"@workflow takes a function, not {function!r}.")
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name or function.__name__
+        if not self.name.isprintable() or any(c in "/[]" for c in self.name):
+            raise DefinitionError(f"name={self.name!r} has to be printable, without / [ ].")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        scope = current_scope.get()
+        if scope is None:
+            return self.function(*args, **kwargs)
+        self.check_arguments(args, kwargs)
+        return self._call_in(scope.child(self.name), args, kwargs)
+
+    def _call_in(self, scope: Scope, args: Any, kwargs: Any) -> R_co:
+        if inspect.iscoroutinefunction(self.function):
+            return cast(R_co, _in_scope(scope, self.function(*args, **kwargs)))
+        token = scope.enter()
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            current_scope.reset(token)
+
+    @overload
+    def start(self: Workflow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Run[T]: ...
+    @overload
+    def start(self: Workflow[P, T], *args: P.args, **kwargs: P.kwargs) -> Run[T]: ...
+    def start(self, *args: Any, **kwargs: Any) -> Any:
+        """Begin a run on the current engine (one on the default store, if none is open) and return its handle."""
+        from dagengine.engine import current_engine
+
+        scope = current_scope.get()
+        if scope is not None:
+            raise DefinitionError(
+                f"{self.name}.start() in the body of {scope.path}: call {self.name}(...) to make it part of this run."
+            )
+        return current_engine().start(self, *args, **kwargs)
+
+    @overload
+    def run(self: Workflow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    def run(self: Workflow[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Begin a run, wait for its end, and return its result."""
+        return self.start(*args, **kwargs).result()
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        return inspect.signature(self.function)
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raises BadArguments if a call with these would not fit the signature."""
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise BadArguments(f"{self.name}{self.signature}: {error}.") from None
+
+    def __reduce__(self) -> Any:
+        return self.__qualname__ if named_by_itself(self) else (Workflow, (self.function, self.name))
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.__module__}.{self.__qualname__}>"
+
+
+async def _in_scope(scope: Scope, coroutine: Coroutine[Any, Any, R_co]) -> R_co:
+    token = scope.enter()
+    try:
+        return await coroutine
+    finally:
+        current_scope.reset(token)
+
+
+@overload
+def workflow(function: Callable[P, R_co], /) -> Workflow[P, R_co]: ...
+@overload
+def workflow(*, name: str | None = None) -> Callable[[Callable[P, R_co]], Workflow[P, R_co]]: ...
+def workflow(function: Callable[P, R_co] | None = None, /, *, name: str | None = None) -> Any:
+    """Make a workflow of a function, sync or async: `@workflow`, or `@workflow(name="nightly")`."""
+    if function is not None:
+        return Workflow(function, name)
+    return lambda wrapped: Workflow(wrapped, name)
+
+
+def load(entry: str) -> Workflow[..., Any]:
+    """The workflow that `FILE.py:NAME` or `package.module:NAME` names; without a name, the only one there is.
+
+    Raises LoadError, with the nearest name there is.
+    """
+    place, _, name = entry.rpartition(":") if ":" in entry else (entry, "", "")
+    if not place:
+        raise LoadError(f"{entry!r} names no workflow. Say FILE.py:WORKFLOW or package.module:WORKFLOW.")
+    module = load_file(place) if place.endswith(".py") or "/" in place else load_module(place)
+    found = {key: value for key, value in vars(module).items() if isinstance(value, Workflow)}
+    if name in found:
+        return found[name]
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    if name and hasattr(module, name):
+        raise LoadError(f"{name} of {place} is not a workflow. Decorate it with @workflow.")
+    near = difflib.get_close_matches(name, found, 1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found) or 'none'}."
+    raise LoadError(f"{place} has no workflow {name}. {hint}" if name else f"{place}: which workflow? {hint}")
