@@ -35,12 +35,11 @@ def ref(seq: int = 1) -> Any:
         lambda r: r(),
         lambda r: 1 in r,
         lambda r: f"{r}",
-        lambda r: f"{r}",
         lambda r: [*r],
         lambda r: [0, 1][r],
         lambda r: r @ r,
-        lambda r: open(r),
-        lambda r: round(r),
+        "".join,
+        round,
     ],
 )
 def test_each_use_as_a_value_says_to_get_it(misuse: Callable[[Any], Any]) -> None:
