@@ -19,7 +19,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from dagengine.calls import encode_call, same_call, set_aside, show_call
+from dagengine.calls import check_ref, encode_call, same_call, set_aside, show_call
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
@@ -74,7 +74,7 @@ class Waiter:
         self._body = body
         self._refs: dict[int, list[Ref]] = {}
         for ref in refs:
-            body.check_mine(ref)
+            check_ref(ref, body)
             self._refs.setdefault(ref._seq, []).append(ref)
         self.left = len(refs)
         self._ready: deque[Outcome] = deque()
@@ -176,7 +176,7 @@ class Body:
             self._scope.enter()
             args, kwargs = self.driver.read_arguments()
             result = self._call(args, kwargs)
-            call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep)
+            call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self)
             self._went_on()
             self.driver.post(BodyReturned(call, inputs))
         except _Mismatched as mismatch:
@@ -237,7 +237,7 @@ class Body:
     ) -> Ref:
         if self._stopped:
             raise BodyStopped
-        call, inputs = encode_call(args, kwargs, f"the call {key}", self.driver.keep)
+        call, inputs = encode_call(args, kwargs, f"the call {key}", self.driver.keep, self)
         definition, new_definition = self.driver.definition_of(task)
         self._went_on()
         if self._replay is not None:
@@ -273,10 +273,6 @@ class Body:
         )
 
     # ---- waiting ----------------------------------------------------------------------------
-
-    def check_mine(self, ref: Ref) -> None:
-        if ref._body is not self:
-            raise BadArguments(f"{ref!r} belongs to another run. A ref is of use in the body that made it only.")
 
     def waiter(self, refs: Sequence[Ref]) -> Waiter:
         return Waiter(self, refs)

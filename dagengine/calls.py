@@ -13,12 +13,15 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagengine.errors import BadArguments
 from dagengine.model import INLINE_LIMIT, Input, PayloadInput, StepInput
 from dagengine.refs import Ref
 from dagengine.values import Encoded, Placeholder, decode, encode
+
+if TYPE_CHECKING:
+    from dagengine.body import Body
 
 CALL_LIMIT = 32 * 1024 * 1024
 """Bytes. What may remain in a call once its large arguments are set aside; it travels in rows and frames."""
@@ -37,9 +40,9 @@ class LargeArgument(Placeholder):
 
 
 def encode_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], what: str, keep: Keep
+    args: tuple[Any, ...], kwargs: dict[str, Any], what: str, keep: Keep, body: Body | None = None
 ) -> tuple[bytes, tuple[Input, ...]]:
-    """The encoded ((args), {kwargs}) and the inputs that its placeholders stand for.
+    """The encoded ((args), {kwargs}) and the inputs that its placeholders stand for. Refs have to be of `body`.
 
     Raises Unpicklable with the path to the offending part; BadArguments if an argument mixes refs with much data.
     """
@@ -54,7 +57,7 @@ def encode_call(
             raise BadArguments(
                 f"{what}: {encoded.size:,} bytes of arguments are mixed with refs. Pass the data as an argument of its own."
             )
-    return encoded.to_bytes(), inputs_of(encoded)
+    return encoded.to_bytes(), tuple(_input(found, body) for found in encoded.placeholders)
 
 
 def set_aside(value: Any, what: str, keep: Keep) -> Any:
@@ -69,11 +72,18 @@ def set_aside(value: Any, what: str, keep: Keep) -> Any:
     return LargeArgument(PayloadInput(digest, encoded.size))
 
 
-def inputs_of(encoded: Encoded) -> tuple[Input, ...]:
-    return tuple(
-        StepInput(found._seq) if isinstance(found, Ref) else found.payload  # type: ignore[attr-defined]
-        for found in encoded.placeholders
-    )
+def _input(found: Placeholder, body: Body | None) -> Input:
+    if isinstance(found, Ref):
+        check_ref(found, body)
+        return StepInput(found._seq)
+    assert isinstance(found, LargeArgument)
+    return found.payload
+
+
+def check_ref(ref: Ref, body: Body | None) -> None:
+    """Raises BadArguments if the ref was not made by this call of this run's body."""
+    if ref._body is not body:
+        raise BadArguments(f"{ref!r} belongs to another run. A ref is of use in the body that made it only.")
 
 
 def _encode(args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Encoded:

@@ -24,8 +24,8 @@ class StepTraceback(Exception):
         return f"\n{self.text.rstrip()}"
 
 
-def exception_of(failure: Failure, key: str) -> BaseException:
-    """The exception to raise for a step's failure: its own, where that can be brought back. Runs the user's code."""
+def exception_of(failure: Failure, key: str | None) -> BaseException:
+    """The exception to raise for the failure of step `key`, or of a body: its own, where that can be brought back. Runs the user's code."""
     error: BaseException | None = None
     if failure.pickled is not None:
         try:
@@ -39,5 +39,5 @@ def exception_of(failure: Failure, key: str) -> BaseException:
         error = stand_in(text, **fields)
     if failure.traceback:
         error.__cause__ = StepTraceback(failure.traceback)
-    error.add_note(f"in step {key}")
+    error.add_note(f"in step {key}" if key else "in the workflow's body")
     return error

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dagengine.errors import LoadError
+from dagengine.errors import LoadError, Unpicklable
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +101,27 @@ def load_module(name: str) -> Any:
 
 
 def refer(function: Callable[..., Any]) -> Reference:
-    """The reference of `function`, whose name must lead to it (through a decorator's result, too)."""
+    """The reference of `function`, whose name must lead to it (through a decorator's result, too).
+
+    Raises Unpicklable if it has none and can't travel by value.
+    """
     module, qualname = function.__module__, function.__qualname__
     file = _files.get(module)
     if module == "__main__":
-        import cloudpickle
-
-        return Reference(module, qualname, main_file(), cloudpickle.dumps(function, 5).hex())
+        return Reference(module, qualname, main_file(), _by_value(function))
     if "<locals>" in qualname:
-        import cloudpickle
-
-        return Reference(module, qualname, file, cloudpickle.dumps(function, 5).hex())
+        return Reference(module, qualname, file, _by_value(function))
     return Reference(module, qualname, file)
+
+
+def _by_value(function: Callable[..., Any]) -> str:
+    import cloudpickle
+
+    try:
+        return str(cloudpickle.dumps(function, 5).hex())
+    except Exception as error:
+        what = f"{function.__qualname__}, which has no name that another process could import it by,"
+        raise Unpicklable(what, "its code, or what it closes over", describe(error)) from error
 
 
 def named_by_itself(value: Any) -> bool:

@@ -76,7 +76,7 @@ class Run(Generic[T_co]):
             run_id=self.id,
             failed=tuple(failure.facts.get("failed", ())),
         )
-        error.__cause__ = exception_of(failure, where or "the workflow's body")
+        error.__cause__ = exception_of(failure, where)
         return error
 
     def cancel(self) -> None:

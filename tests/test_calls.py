@@ -22,7 +22,7 @@ def ref(seq: int) -> Any:
 
 
 def encoded(*args: Any, kept: list[Encoded] | None = None, **kwargs: Any) -> tuple[bytes, tuple[Input, ...]]:
-    return encode_call(args, kwargs, "the call", (kept if kept is not None else []).append)
+    return encode_call(args, kwargs, "the call", (kept if kept is not None else []).append, None)
 
 
 def never(payload: PayloadInput) -> Any:

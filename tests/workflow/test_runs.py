@@ -61,6 +61,9 @@ def fail(text: str = "no") -> int:
     raise ValueError(text)
 
 
+STOLEN: list[Any] = []
+
+
 def run(engine: Engine, body: Workflow[..., Any] | Callable[..., Any], *args: Any) -> Any:
     flow = body if isinstance(body, Workflow) else workflow(body)
     return engine.start(flow, *args).result()
@@ -155,7 +158,7 @@ def test_maps_of_maps(engine: Engine) -> None:
 
 def test_a_map_over_something_that_is_no_list_fails_by_name(engine: Engine) -> None:
     """The step of the map carries the error."""
-    with pytest.raises(RunFailed, match="increment.map"):
+    with pytest.raises(RunFailed, match=r"increment\.map"):
         run(engine, lambda: increment.map(increment(1)))  # type: ignore[arg-type]
 
 
@@ -480,12 +483,11 @@ def test_context_tells_a_task_where_it_runs(engine: Engine) -> None:
 
 def test_a_ref_of_another_run_is_refused(engine: Engine) -> None:
     """It would name a step of this one."""
-    stolen: list[Any] = []
-    run(engine, lambda: stolen.append(increment(1)))
+    run(engine, lambda: STOLEN.append(increment(1)))
     with pytest.raises(RunFailed, match="belongs to another run"):
-        run(engine, lambda: get(stolen[0]))
+        run(engine, lambda: get(STOLEN[0]))
     with pytest.raises(RunFailed, match="belongs to another run"):
-        run(engine, lambda: increment(stolen[0]))
+        run(engine, lambda: increment(STOLEN[0]))
 
 
 def test_calls_in_an_engine_that_is_closed_are_refused(engine: Engine) -> None:
