@@ -1,0 +1,246 @@
+"""A run in memory: what is recorded of it, and what each write changes, or refuses to.
+
+Every change is noted with the step back from it, so that a batch that is refused half-way leaves nothing behind.
+May import nothing of ours but errors, model, the interface and what stores say alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dagengine.model import (
+    AttemptRecord,
+    Claim,
+    Definition,
+    EventRecord,
+    Failure,
+    NewRun,
+    NewStep,
+    PayloadInput,
+    PendingStep,
+    ProcessRecord,
+    RecordedCall,
+    RunRecord,
+    RunState,
+    StepKind,
+    StepRecord,
+    StepState,
+    Value,
+)
+from dagengine.storage.interface import (
+    AddEvent,
+    CloseBody,
+    ExpandStep,
+    FinishRun,
+    FinishStep,
+    HandleFailures,
+    RecordAttempt,
+    RecordSteps,
+    Write,
+)
+
+UNSUCCESSFUL = (StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED)
+
+Undo = list[Callable[[], object]]
+
+
+class Misfit(Exception):
+    """A write does not fit what is recorded. The text says how."""
+
+
+@dataclass(slots=True)
+class Step:
+    new: NewStep
+    created_at: float
+    state: StepState = StepState.WAITING
+    handled: bool = False
+    attempts: int = 0  # that had ended when the step ended
+    order: int | None = None
+    finished_at: float | None = None
+    value: Value | None = None
+    items: tuple[int, int] | None = None
+    failure: Failure | None = None
+
+
+class Run:
+    """`record` is the run's row, replaced as a whole. `apply` is called with the store's lock held."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.next_order = 0
+        self.definitions: dict[int, Definition] = {}
+        self.steps: dict[int, Step] = {}
+        self.keys: dict[str, int] = {}
+        self.attempts: dict[int, dict[int, AttemptRecord]] = {}  # by seq and number
+        self.events: list[EventRecord] = []
+
+    def claim(self) -> Claim:
+        """The claim that may write."""
+        return Claim(self.record.number, self.record.id, self.record.token)
+
+    def reopen(self) -> None:
+        """What did not succeed, and was not handled, is to be done again."""
+        for step in self.steps.values():
+            if step.state in UNSUCCESSFUL and not step.handled:
+                step.state, step.order, step.finished_at, step.failure = StepState.WAITING, None, None, None
+
+    # ---- writes -------------------------------------------------------------------------
+
+    def apply(self, write: Write, undo: Undo) -> None:
+        """Raises Misfit where the write may not be; what it had changed by then is in `undo`."""
+        match write:
+            case RecordSteps():
+                self._record_steps(write, undo)
+            case RecordAttempt(attempt):
+                if attempt.failure is not None:
+                    attempt = replace(attempt, failure=replace(attempt.failure, pickled=None))
+                _put(self.attempts.setdefault(attempt.seq, {}), attempt.number, attempt, undo)
+            case FinishStep():
+                self._finish_step(write, undo)
+            case ExpandStep(seq, first, count):
+                step = self.steps.get(seq)
+                if step is None or step.state is not StepState.WAITING or step.new.kind is not StepKind.MAP:
+                    raise Misfit("it expands a step that is not a waiting map")
+                _change(step, undo, items=(first, count))
+            case HandleFailures(seqs):
+                for seq in seqs:
+                    step = self.steps.get(seq)
+                    if step is None or step.state not in UNSUCCESSFUL:
+                        raise Misfit("it handles the failure of a step that did not fail")
+                    _change(step, undo, handled=True)
+            case CloseBody(call, inputs):
+                self._change_record(undo, body_closed=True, result_call=call, result_inputs=inputs)
+            case FinishRun(state, at, failure):
+                self._change_record(undo, state=state, finished_at=at, failure=failure, owner=None)
+            case AddEvent(event):
+                self.events.append(event)
+                undo.append(self.events.pop)
+
+    def _record_steps(self, write: RecordSteps, undo: Undo) -> None:
+        for definition in write.definitions:
+            if definition.number in self.definitions:
+                raise Misfit(f"definition {definition.number} is there already")
+            _put(self.definitions, definition.number, definition, undo)
+        for new in write.steps:
+            if new.seq in self.steps or new.key in self.keys:
+                raise Misfit(f"step {new.seq} ({new.key}) is there already")
+            _put(self.steps, new.seq, Step(new, write.at), undo)
+            _put(self.keys, new.key, new.seq, undo)
+            if new.seq >= self.record.steps:
+                self._change_record(undo, steps=new.seq + 1)
+
+    def _finish_step(self, write: FinishStep, undo: Undo) -> None:
+        step = self.steps.get(write.seq)
+        if step is None or step.state is not StepState.WAITING:
+            raise Misfit("it ends a step that is not waiting; what is recorded is never replaced")
+        value, items = write.value, step.items
+        if value is not None:
+            bytes.fromhex(value.digest)  # raises ValueError for what is no digest
+            items = value.items or items
+            value = replace(value, items=items)
+        _change(
+            step,
+            undo,
+            state=write.state,
+            attempts=write.attempts,
+            order=write.order,
+            finished_at=write.at,
+            value=value,
+            items=items,
+            failure=write.failure,
+        )
+        if write.order >= self.next_order:
+            before = self.next_order
+            undo.append(lambda: setattr(self, "next_order", before))
+            self.next_order = write.order + 1
+
+    def _change_record(self, undo: Undo, **fields: Any) -> None:
+        before = self.record
+        undo.append(lambda: setattr(self, "record", before))
+        self.record = replace(before, **fields)
+
+    # ---- as it is read ------------------------------------------------------------------
+
+    def in_order(self) -> Iterable[Step]:
+        return (self.steps[seq] for seq in sorted(self.steps))
+
+    def tried(self, seq: int) -> list[AttemptRecord]:
+        """The step's attempts, by their numbers."""
+        return [attempt for _, attempt in sorted(self.attempts.get(seq, {}).items())]
+
+    def task_of(self, step: Step) -> str:
+        definition = self.definitions.get(step.new.definition)
+        return "" if definition is None else definition.name
+
+    def pending(self, step: Step) -> PendingStep:
+        new = step.new
+        numbers = [attempt.number for attempt in self.tried(new.seq)]
+        attempts = max([step.attempts, *numbers])
+        return PendingStep(new.seq, new.key, new.kind, new.definition, new.call, new.inputs, attempts, step.items)
+
+    def recorded_call(self, step: Step) -> RecordedCall:
+        new = step.new
+        return RecordedCall(new.seq, new.key, new.kind, new.definition, new.call, new.inputs, step.state, step.handled)
+
+    def listed(self, step: Step) -> StepRecord:
+        new, attempts = step.new, step.attempts
+        if step.state is StepState.WAITING:
+            attempts = max(attempts, sum(attempt.outcome is not None for attempt in self.tried(new.seq)))
+        return StepRecord(
+            seq=new.seq,
+            key=new.key,
+            kind=new.kind,
+            task=self.task_of(step),
+            definition=new.definition,
+            state=step.state,
+            attempts=attempts,
+            failure=None if step.failure is None else replace(step.failure, pickled=None),
+            value_digest=None if step.value is None else step.value.digest,
+            value_size=None if step.value is None else step.value.size,
+            created_at=step.created_at,
+            finished_at=step.finished_at,
+        )
+
+
+def new_record(number: int, run: NewRun, process: ProcessRecord | None) -> RunRecord:
+    """The row of a run that is just being recorded."""
+    inputs: tuple[PayloadInput, ...] = tuple(run.inputs)
+    return RunRecord(
+        number=number,
+        id=run.id,
+        workflow=run.workflow,
+        entry=run.entry,
+        state=RunState.PENDING if process is None else RunState.RUNNING,
+        token=0 if process is None else 1,
+        owner=process,
+        call=run.call,
+        inputs=inputs,
+        body_closed=False,
+        result_call=None,
+        result_inputs=(),
+        failure=None,
+        cancel_requested_at=None,
+        created_at=run.created_at,
+        started_at=None if process is None else run.created_at,
+        finished_at=None,
+        steps=0,
+        facts=run.facts,
+    )
+
+
+def _put(where: dict[Any, Any], key: Any, thing: Any, undo: Undo) -> None:
+    if key in where:
+        before = where[key]
+        undo.append(lambda: where.__setitem__(key, before))
+    else:
+        undo.append(lambda: where.pop(key))
+    where[key] = thing
+
+
+def _change(step: Step, undo: Undo, **fields: Any) -> None:
+    for name, value in fields.items():
+        before = getattr(step, name)
+        undo.append(lambda name=name, before=before: setattr(step, name, before))  # type: ignore[misc]
+        setattr(step, name, value)

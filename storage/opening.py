@@ -1,0 +1,79 @@
+"""From what a user writes to a store: URLs and paths. Light to import; each kind of store is loaded when it is opened.
+
+    sqlite:///home/me/runs.db    this file; four slashes are taken as three
+    runs.db, /home/me/runs/      a file, or `store.db` in an existing folder or one named with a slash at its end
+    memory:                      nothing is kept
+
+May import nothing of ours but errors, the interface and, when needed, the stores.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dagengine.errors import StoreUnavailable
+from dagengine.storage.interface import ArtifactStore, Store
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//|$)")  # at least two letters: one is a Windows drive
+_SUPPORTED = "supported are sqlite:///path/store.db, a path, and memory:"
+
+
+def open_store(url: str) -> Store:
+    """Open the store, which is made if it is not there. Raises StoreUnavailable and the other `StoreError`s."""
+    path = _local_path(url)
+    if path is None:
+        from dagengine.storage.memory import MemoryStore
+
+        return MemoryStore()
+    from dagengine.storage.sqlite import SqliteStore
+
+    return SqliteStore(path)
+
+
+def upgrade(url: str) -> tuple[str, str]:
+    """Bring the store's schema up to date; returns its revisions before and after ("empty": it was new)."""
+    path = _local_path(url)
+    if path is None:
+        raise StoreUnavailable("memory: has no schema to upgrade: name the file of a store", store=url)
+    from dagengine.storage.sqlite_files import upgrade as upgrade_file
+
+    return upgrade_file(path)
+
+
+def open_artifacts(url_or_path: str, cache: str | None = None) -> ArtifactStore:
+    """Artifacts in a folder, or at any URL that fsspec knows; then `cache` is a local folder for what is read."""
+    scheme = _SCHEME.match(url_or_path)
+    if scheme is None or scheme[1].lower() == "file":
+        from dagengine.storage.artifacts import LocalArtifacts
+
+        return LocalArtifacts(_absolute(url_or_path[len(scheme[0]) :] if scheme else url_or_path))
+    if cache is None:
+        raise StoreUnavailable(f"artifacts at {scheme[0]}//… need a local folder as a cache", store=scheme[0])
+    from dagengine.storage.remote_artifacts import FsspecArtifacts
+
+    return FsspecArtifacts(url_or_path, cache)
+
+
+def _local_path(url: str) -> str | None:
+    """The file of a SQLite store; None for a store in memory."""
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        named_a_folder = url.endswith(("/", "\\")) or Path(url).expanduser().is_dir()
+        return _absolute(f"{url}/store.db" if named_a_folder else url)
+    name, rest = scheme[1].lower(), url[scheme.end() :]
+    if name == "memory" and not rest.strip("/"):
+        return None
+    if name != "sqlite":
+        # Only the scheme is repeated: the rest of a URL may hold a password.
+        raise StoreUnavailable(f"{name}: stores can't be opened: {_SUPPORTED}", store=f"{name}:")
+    path = rest.partition("?")[0]
+    if not path.startswith("///") or not path.strip("/"):
+        raise StoreUnavailable(f"a sqlite: URL without the path of a file: {_SUPPORTED}", store="sqlite:")
+    return _absolute(path)
+
+
+def _absolute(path: str) -> str:
+    if path.startswith("//"):
+        path = "/" + path.lstrip("/")
+    return str(Path(path).expanduser().absolute())

@@ -1,0 +1,126 @@
+"""Large values at any URL that fsspec knows: object stores, file servers, another process's memory in tests.
+
+Bytes are uploaded under a temporary name and then moved, so that a name with a digest is always whole. Object stores
+have that by themselves (an object is there whole or not at all, and a move would copy it), so there it is one upload.
+Tasks map values from files, so what is read is fetched into a folder first, which is a local artifact store itself.
+
+May import nothing of ours but errors and the local artifacts. fsspec is imported when such a store is opened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from dagengine.errors import InternalError, StoreError, StoreUnavailable
+from dagengine.storage.artifacts import CHUNK, LocalArtifacts, check_size, chunks_of, writer_is_dead, writer_mark
+
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2"})
+
+_SECRETS = re.compile(r"(?<=://)[^/@]*@")
+
+
+class FsspecArtifacts:
+    """An `ArtifactStore` at `url`; `cache` is a local folder, which is made if it is not there."""
+
+    def __init__(self, url: str, cache: str) -> None:
+        self.url = _SECRETS.sub("…@", url)
+        import fsspec
+
+        with self._translated():
+            self._files, root = fsspec.url_to_fs(url)
+            self._root = str(root).rstrip("/")
+            self._moves = not _OBJECT_STORES.intersection(_protocols(self._files))
+        self._cache = LocalArtifacts(cache)
+        self._names = itertools.count()
+
+    def put(self, digest: str, size: int, source: bytes | int) -> None:
+        place = self._place(digest)
+        with self._translated():
+            if self._size_of(place) == size:
+                return
+            if not self._moves:
+                self._upload(place, size, source)
+                return
+            temporary = f"{self._root}/tmp/{writer_mark()}-{next(self._names)}"
+            self._files.makedirs(f"{self._root}/tmp", exist_ok=True)
+            self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+            try:
+                self._upload(temporary, size, source)
+                self._files.mv(temporary, place)
+            except BaseException:
+                with suppress(Exception):
+                    self._files.rm_file(temporary)
+                raise
+
+    def local_path(self, digest: str, size: int) -> str:
+        if not self._cache.exists(digest):
+            with self._translated():
+                check_size(digest, size, self._size_of(self._place(digest)), self.url)
+                with self._files.open(self._place(digest), "rb") as source:
+                    data = b"".join(iter(lambda: source.read(CHUNK), b""))
+            check_size(digest, size, len(data), self.url)
+            self._cache.put(digest, size, data)
+        return self._cache.local_path(digest, size)
+
+    def exists(self, digest: str) -> bool:
+        with self._translated():
+            return self._size_of(self._place(digest)) is not None
+
+    def sweep(self) -> int:
+        removed = self._cache.sweep()
+        with self._translated():
+            self._files.invalidate_cache()
+            try:
+                names = self._files.ls(f"{self._root}/tmp", detail=False)
+            except FileNotFoundError:
+                return removed
+            for name in names:
+                if writer_is_dead(str(name).rpartition("/")[2]):
+                    with suppress(FileNotFoundError):  # somebody else sweeps, too
+                        self._files.rm_file(name)
+                        removed += 1
+        return removed
+
+    def close(self) -> None:
+        """Nothing is held open: fsspec keeps its own connections."""
+
+    def _place(self, digest: str) -> str:
+        return f"{self._root}/{digest[:2]}/{digest[2:]}"
+
+    def _size_of(self, place: str) -> int | None:
+        try:
+            self._files.invalidate_cache()  # others write there, too
+            return int(self._files.info(place)["size"])
+        except FileNotFoundError:
+            return None
+
+    def _upload(self, place: str, size: int, source: bytes | int) -> None:
+        written = 0
+        with self._files.open(place, "wb") as target:
+            for chunk in chunks_of(source, size):
+                written += target.write(chunk)
+        if written != size:
+            raise InternalError(f"an artifact of {size:,} bytes was given {written:,}")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Whatever a filesystem of fsspec's raises leaves as ours: each has errors of its own."""
+        try:
+            yield
+        except (StoreError, InternalError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise StoreUnavailable(
+                f"the artifacts at {self.url} can't be reached: {reason}. Check the address and the rights to it",
+                store=self.url,
+            ) from error
+
+
+def _protocols(files: Any) -> set[str]:
+    found = files.protocol
+    return {found} if isinstance(found, str) else set(found)

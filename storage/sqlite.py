@@ -1,0 +1,178 @@
+"""The store in one SQLite file: for one machine, with nothing to install or start.
+
+    sqlite_files    making the file, knowing whose it is
+    writer          the thread that everything written goes through, in one order
+    sqlite_groups   a group of batches as one transaction; sqlite_writes: as few statements
+    sqlite_reads    everything that is asked, on connections of its own
+    sqlite_errors   what is told when the file or the disk does not do its part
+
+Write-ahead log, `synchronous=FULL`: a commit is synced before anybody hears of it, and readers and the writer never
+wait for each other.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
+from dagengine.storage import statements
+from dagengine.storage.interface import Write
+from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
+from dagengine.storage.revisions import CURRENT
+from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
+from dagengine.storage.sqlite_errors import translated, url_of
+from dagengine.storage.sqlite_files import prepare
+from dagengine.storage.sqlite_groups import Groups, WriteConnection
+from dagengine.storage.sqlite_reads import Reads
+from dagengine.storage.writer import GroupWriter, Refusal
+
+_INSERT_RUN = """
+    INSERT INTO run (id, workflow, state, token, owner, next_seq, next_order, body_closed, created_at, started_at,
+                     entry, facts, inputs, result_inputs, call)
+    VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, '[]', ?)
+"""
+_INSERT_PROCESS = """
+    INSERT INTO process (id, host, boot_id, pid, start_time, started_at) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (id) DO NOTHING
+"""
+_CLAIM_RUN = """
+    UPDATE run SET token = token + 1, state = 'running', owner = ?, started_at = coalesce(started_at, ?),
+                   finished_at = NULL, failure = NULL, failure_pickled = NULL
+    WHERE number = ?
+"""
+_FORGET_CANCEL = "UPDATE run SET cancel_requested_at = NULL WHERE number = ?"
+_REOPEN_STEPS = """
+    UPDATE step SET state = 'waiting', finish_order = NULL, finished_at = NULL, failure = NULL, failure_pickled = NULL
+    WHERE run = ? AND state IN ('failed', 'skipped', 'cancelled') AND handled = 0
+"""
+_REQUEST_CANCEL = "UPDATE run SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE number = ?"
+_CANCEL_RUN = "UPDATE run SET state = 'cancelled', finished_at = ? WHERE number = ?"
+
+
+class SqliteStore(Reads):
+    """A `Store` in the file at `path`, which is made if it is not there.
+
+    `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.
+    `clock`: when a run was started.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        on_commit: Callable[[str, int], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        prepare(path)
+        super().__init__(path)
+        self.url = url_of(path)
+        self._clock = clock
+        self._pid = os.getpid()
+        self._connection = WriteConnection(path, on_commit)
+        self._writer = GroupWriter(Groups(path, self._connection).commit, self.url)
+
+    def close(self) -> None:
+        if os.getpid() != self._pid:  # SQLite's connections may not even be closed by a forked child
+            return
+        self._writer.close()
+        self._connection.close()
+        super().close()
+
+    # ---- begin and own ------------------------------------------------------------------
+
+    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+        def create() -> Claim | None:
+            with self._transaction() as connection:
+                if statements.run_by_id(connection, id=run.id).fetchone() is not None:
+                    raise run_exists(run.id)
+                if process is not None:
+                    connection.execute(_INSERT_PROCESS, process_row(process))
+                row = (
+                    *(run.id, run.workflow, RunState.PENDING if process is None else RunState.RUNNING),
+                    *(0 if process is None else 1, process and process.id),
+                    *(run.created_at, None if process is None else run.created_at),
+                    *(to_json(run.entry), to_json(run.facts), inputs_text(run.inputs), run.call),
+                )
+                number = connection.execute(_INSERT_RUN, row).lastrowid
+            return None if process is None else Claim(number or 0, run.id, 1)
+
+        return self._writer.call(create)
+
+    def claim(
+        self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
+    ) -> Claim:
+        # Whether the owner lives is asked outside of the transaction, and asked again if the owner has changed since.
+        while True:
+            with self._pool.reading() as connection:
+                before = _read(connection, run_id, self.url)
+            if before.state is RunState.SUCCEEDED:
+                raise run_succeeded(run_id)
+            if before.owner is not None and alive(before.owner):
+                raise run_owned(run_id, before.owner)
+            claim = self._writer.call(lambda seen=before: self._take(seen, process, reopen))  # type: ignore[misc]
+            if claim is not None:
+                return claim
+
+    def _take(self, seen: RunRecord, process: ProcessRecord, reopen: bool) -> Claim | None:
+        """Claim the run, or answer None if it is not as it was seen."""
+        with self._transaction() as connection:
+            run = _read(connection, seen.id, self.url)
+            if (run.token, run.state) != (seen.token, seen.state) or run.owner != seen.owner:
+                return None
+            connection.execute(_INSERT_PROCESS, process_row(process))
+            connection.execute(_CLAIM_RUN, (process.id, self._clock(), run.number))
+            if reopen:
+                connection.execute(_FORGET_CANCEL, (run.number,))
+                connection.execute(_REOPEN_STEPS, (run.number,))
+        self._writer.forget(run.number)
+        return Claim(run.number, run.id, run.token + 1)
+
+    # ---- write --------------------------------------------------------------------------
+
+    def write(self, claim: Claim, batch: Sequence[Write], done: Callable[[Refusal | None], None]) -> None:
+        self._writer.write(claim, batch, done)
+
+    def request_cancel(self, run_id: str, at: float) -> RunState:
+        def request() -> RunState:
+            with self._transaction() as connection:
+                run = _read(connection, run_id, self.url)
+                if run.state is RunState.RUNNING:
+                    connection.execute(_REQUEST_CANCEL, (at, run.number))
+                    return run.state
+                if run.state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED):
+                    return run.state
+                connection.execute(_REQUEST_CANCEL, (at, run.number))
+                connection.execute(_CANCEL_RUN, (at, run.number))
+            return RunState.CANCELLED
+
+        return self._writer.call(request)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with translated(self._path), self._connection.transaction() as connection:
+            yield connection
+
+    # ---- check --------------------------------------------------------------------------
+
+    def check(self) -> dict[str, Any]:
+        size = 0
+        for end in ("", "-wal"):
+            with suppress(OSError):
+                size += Path(self._path + end).stat().st_size
+        integrity = self.integrity()
+        runs, steps = self.totals()
+        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+
+
+def _read(connection: sqlite3.Connection, run_id: str, url: str) -> RunRecord:
+    row = statements.run_by_id(connection, id=run_id).fetchone()
+    if row is None:
+        raise no_run(run_id, url)
+    return run_of(row)

@@ -1,0 +1,313 @@
+"""What is read from a SQLite store: rows become words of the record here.
+
+Each question is one short read transaction on a connection from a small pool, so that it sees one state of the run and
+never holds up the writer or its checkpoints. Long answers (`recorded_calls`, `edges`) come page by page.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
+
+from dagengine.errors import RunNotFound, StoreUnavailable
+from dagengine.model import (
+    AttemptRecord,
+    Definition,
+    EventRecord,
+    Failure,
+    Frontier,
+    Input,
+    PendingStep,
+    RecordedCall,
+    RunRecord,
+    StepKind,
+    StepRecord,
+    StepState,
+    Value,
+)
+from dagengine.storage import statements
+from dagengine.storage.interface import RunFilter
+from dagengine.storage.lookup import AMBIGUOUS_SHOWN, the_one_run
+from dagengine.storage.rows import (
+    attempt_of,
+    definition_of,
+    edge_input,
+    event_of,
+    failure_of,
+    run_of,
+    value_of,
+)
+from dagengine.storage.sqlite_errors import translated, url_of
+from dagengine.storage.sqlite_files import connect
+
+_PAGE = 1_000
+"""Steps in one page of a long answer: a read transaction of a few milliseconds."""
+
+_IDLE_MAX = 4
+"""Connections kept open between questions. More questions at once open more, and close them."""
+
+_ALL = -1  # SQLite's limit that is none
+_AFTER_ANY = "\U0010ffff"  # sorts after whatever an id goes on with
+
+
+class ReadPool:
+    """Connections that only read, for any thread."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+        self._pid = os.getpid()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection that sees one state of the store until the end of the block."""
+        with translated(self._path):
+            connection = self._take()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.close()
+                raise
+            self._give_back(connection)
+
+    def _take(self) -> sqlite3.Connection:
+        self.check_open()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        connection = connect(self._path)
+        connection.execute("PRAGMA query_only=1")
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < _IDLE_MAX:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def check_open(self) -> None:
+        """Raise StoreUnavailable where the store can't be used any more, or not from this process."""
+        url = url_of(self._path)
+        if os.getpid() != self._pid:
+            raise StoreUnavailable(
+                f"the store {url} was opened by another process, {self._pid}: open it again after a fork", store=url
+            )
+        if self._closed:
+            raise StoreUnavailable(f"the store {url} is closed: open it again", store=url)
+
+    def close(self) -> None:
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+class Reads:
+    """The questions of the interface."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._pool = ReadPool(path)
+
+    # ---- the engine ---------------------------------------------------------------------
+
+    def frontier(self, run_number: int) -> Frontier:
+        with self._pool.reading() as connection:
+            numbers = statements.next_numbers(connection, run=run_number).fetchone()
+            if numbers is None:
+                raise RunNotFound(f"there is no run number {run_number} in {url_of(self._path)}", run_id="")
+            inputs = _inputs_by_step(statements.waiting_edges(connection, run=run_number))
+            attempts = {seq: greatest for seq, _, greatest in statements.waiting_attempts(connection, run=run_number)}
+            steps = tuple(
+                PendingStep(
+                    seq=seq,
+                    key=key,
+                    kind=_KINDS[kind],
+                    definition=definition,
+                    call=call,
+                    inputs=inputs.get(seq, ()),
+                    attempts=max(ended, attempts.get(seq, 0)),
+                    items=None if first is None else (first, count),
+                )
+                for seq, key, kind, definition, call, ended, first, count in statements.waiting_steps(
+                    connection, run=run_number
+                )
+            )
+            states = dict(statements.ended_inputs(connection, run=run_number).fetchall())
+            for step in steps:
+                if step.items is not None:
+                    first, count = step.items
+                    states.update(
+                        statements.ended_between(connection, run=run_number, first=first, last=first + count - 1)
+                    )
+            definitions = tuple(map(definition_of, statements.definitions(connection, run=run_number)))
+        ended_inputs = {seq: _STATES[state] for seq, state in states.items()}
+        return Frontier(steps, ended_inputs, numbers[0], numbers[1], definitions)
+
+    def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
+        with self._pool.reading() as connection:
+            rows = statements.values(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall()
+        found = ((seq, value_of(*value)) for seq, *value in rows)
+        return {seq: value for seq, value in found if value is not None}
+
+    def failures(self, run_number: int, seqs: Sequence[int]) -> dict[int, tuple[StepState, Failure]]:
+        with self._pool.reading() as connection:
+            rows = statements.failures(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall()
+        found = ((seq, state, failure_of(text, pickled)) for seq, state, text, pickled in rows)
+        return {seq: (_STATES[state], failure) for seq, state, failure in found if failure is not None}
+
+    def recorded_calls(self, run_number: int) -> Iterator[RecordedCall]:
+        first = 0
+        while True:
+            with self._pool.reading() as connection:
+                rows = statements.recorded_calls(connection, run=run_number, first=first, limit=_PAGE).fetchall()
+                if not rows:
+                    return
+                edges = statements.edges_between(connection, run=run_number, first=rows[0][0], last=rows[-1][0])
+                inputs = _inputs_by_step(edges)
+            for seq, key, kind, definition, call, state, handled in rows:
+                yield RecordedCall(
+                    *(seq, key, _KINDS[kind], definition, call, inputs.get(seq, ())), _STATES[state], bool(handled)
+                )
+            first = rows[-1][0] + 1
+
+    def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:
+        with self._pool.reading() as connection:
+            return dict(statements.finish_order(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall())
+
+    # ---- people -------------------------------------------------------------------------
+
+    def find_run(self, prefix: str) -> RunRecord:
+        with self._pool.reading() as connection:
+            exact = statements.run_by_id(connection, id=prefix).fetchone()
+            if exact is not None:
+                return run_of(exact)
+            rows = statements.runs_by_prefix(
+                connection, low=prefix, high=prefix + _AFTER_ANY, limit=AMBIGUOUS_SHOWN + 1
+            ).fetchall()
+        return the_one_run([run_of(row) for row in rows], prefix, url_of(self._path))
+
+    def runs(self, which: RunFilter) -> list[RunRecord]:
+        asked = statements.runs_listed(bool(which.states), which.name is not None)
+        since = 0.0 if which.since is None else which.since
+        found = []
+        with self._pool.reading() as connection:
+            for state in dict.fromkeys(which.states) or [None]:
+                # One state at a time: then the newest of it are the first that its index gives.
+                rows = asked(connection, state=state, name=which.name, since=since, limit=which.limit)
+                found += [run_of(row) for row in rows]
+        found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
+        return found[: which.limit]
+
+    def steps(
+        self,
+        run_number: int,
+        *,
+        key: str | None = None,
+        seqs: Sequence[int] | None = None,
+        states: Sequence[StepState] = (),
+        limit: int | None = None,
+    ) -> list[StepRecord]:
+        asked = statements.steps_listed(key is not None, seqs is not None, tuple(states))
+        given = {"key": key, "seqs": json.dumps(list(seqs or ())), "limit": _ALL if limit is None else limit}
+        with self._pool.reading() as connection:
+            rows = asked(connection, run=run_number, **given).fetchall()
+            tried: dict[int, int] = {}
+            if any(row[5] == StepState.WAITING for row in rows):
+                tried = {seq: ended for seq, ended, _ in statements.waiting_attempts(connection, run=run_number)}
+        found = []
+        for seq, name, kind, task, definition, state, attempts, *rest in rows:
+            failure, digest, size, created_at, finished_at = rest
+            found.append(
+                StepRecord(
+                    seq=seq,
+                    key=name,
+                    kind=_KINDS[kind],
+                    task=task or "",
+                    definition=definition,
+                    state=_STATES[state],
+                    attempts=max(attempts, tried.get(seq, 0)),
+                    failure=failure_of(failure),
+                    value_digest=None if digest is None else digest.hex(),
+                    value_size=size,
+                    created_at=created_at,
+                    finished_at=finished_at,
+                )
+            )
+        return found
+
+    def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
+        with self._pool.reading() as connection:
+            rows = statements.step_counts(connection, run=run_number).fetchall()
+        return {(name or "", _STATES[state]): steps for name, state, steps in rows}
+
+    def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
+        with self._pool.reading() as connection:
+            numbers = statements.next_numbers(connection, run=run_number).fetchone() or (0, 0)
+        for first in range(0, numbers[0], _PAGE):
+            with self._pool.reading() as connection:
+                rows = statements.edges_between(
+                    connection, run=run_number, first=first, last=first + _PAGE - 1
+                ).fetchall()
+            for child, read in groupby(rows, itemgetter(0)):
+                yield from ((child, parent) for parent in sorted({row[1] for row in read if row[1] is not None}))
+
+    def attempts(self, run_number: int, seq: int | None = None, open_only: bool = False) -> list[AttemptRecord]:
+        asked = statements.attempts_listed(seq is not None, open_only)
+        with self._pool.reading() as connection:
+            return list(map(attempt_of, asked(connection, run=run_number, seq=seq)))
+
+    def definitions(self, run_number: int) -> list[Definition]:
+        with self._pool.reading() as connection:
+            return list(map(definition_of, statements.definitions(connection, run=run_number)))
+
+    def events(self, run_number: int) -> list[EventRecord]:
+        with self._pool.reading() as connection:
+            return list(map(event_of, statements.events(connection, run=run_number)))
+
+    def totals(self) -> tuple[int, int]:
+        """How many runs and steps there are."""
+        with self._pool.reading() as connection:
+            runs, steps = statements.totals(connection).fetchone()
+        return runs, steps
+
+    def integrity(self) -> str:
+        """ "ok", or the first things that are wrong with the file, as SQLite says them."""
+        with self._pool.reading() as connection:
+            try:
+                rows = connection.execute("PRAGMA integrity_check(10)").fetchall()
+            except sqlite3.DatabaseError as error:
+                return str(error)
+        return "; ".join(str(row[0]).replace("\n", " ") for row in rows)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+_STATES = {state.value: state for state in StepState}
+_KINDS = {kind.value: kind for kind in StepKind}
+
+
+def _inputs_by_step(rows: sqlite3.Cursor) -> dict[int, tuple[Input, ...]]:
+    """From (child, parent, digest, size) in the order of child and position."""
+    found: defaultdict[int, list[Input]] = defaultdict(list)
+    for child, *read in rows:
+        found[child].append(edge_input(*read))
+    return {child: tuple(inputs) for child, inputs in found.items()}

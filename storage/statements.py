@@ -1,0 +1,272 @@
+"""What is asked of the tables: selects as SQLAlchemy expressions, compiled once, run by the driver.
+
+Compiled at first use, so that a process pays only for what it asks. A `Query` is called with a driver's connection and
+its parameters by name, and returns a driver's cursor: SQLAlchemy's own execution costs more than most of these
+statements.
+
+Literals stand where a partial index has to match (`state = 'waiting'`); everything that comes from a caller is a bound
+parameter. May import nothing of ours but model and the schema.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, func, literal_column, select
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.base import Executable
+
+from dagengine.model import StepState
+from dagengine.storage.schema import ATTEMPT, DEFINITION, EDGE, EVENT, PROCESS, RUN, STEP
+
+_DIALECT = sqlite.dialect(paramstyle="qmark")
+
+
+class Query:
+    """A statement that is built and compiled at its first use."""
+
+    def __init__(self, build: Callable[[], Executable]) -> None:
+        self._build = build
+
+    @cached_property
+    def compiled(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+        """The SQL, the names of its parameters in their order, and the constants that SQLAlchemy adds to them."""
+        compiled: Any = self._build().compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+        constants = {name: value for name, value in compiled.params.items() if value is not None}
+        return str(compiled), tuple(compiled.positiontup or ()), constants
+
+    def __call__(self, connection: sqlite3.Connection, **given: Any) -> sqlite3.Cursor:
+        sql, names, constants = self.compiled
+        if constants:
+            given |= constants
+        return connection.execute(sql, [given[name] for name in names])
+
+
+def _query(build: Callable[[], Executable]) -> Query:
+    return Query(build)
+
+
+def _is(column: ColumnElement[str], *states: StepState) -> ColumnElement[bool]:
+    """`column` is one of `states`, as literals: only so does the planner see that a partial index fits."""
+    literals: list[ColumnElement[str]] = [literal_column(f"'{StepState(state).value}'") for state in states]
+    return column == literals[0] if len(literals) == 1 else column.in_(literals)
+
+
+_WAITING = _is(STEP.c.state, StepState.WAITING)
+_UNSUCCESSFUL_STATES = (StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED)
+_UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
+_this_run = bindparam("run", type_=Integer)
+
+
+def _listed(name: str) -> Any:
+    """The numbers of a JSON array that is given as one parameter: any length, one statement."""
+    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
+
+
+# ---- runs -----------------------------------------------------------------------------------
+
+RUN_COLUMNS = (
+    *(RUN.c.number, RUN.c.id, RUN.c.workflow, RUN.c.state, RUN.c.token, RUN.c.next_seq, RUN.c.body_closed),
+    *(RUN.c.created_at, RUN.c.started_at, RUN.c.finished_at, RUN.c.cancel_requested_at),
+    *(RUN.c.entry, RUN.c.facts, RUN.c.inputs, RUN.c.result_inputs),
+    *(RUN.c.failure, RUN.c.failure_pickled, RUN.c.call, RUN.c.result_call),
+    *(PROCESS.c.id, PROCESS.c.host, PROCESS.c.boot_id, PROCESS.c.pid, PROCESS.c.start_time, PROCESS.c.started_at),
+)
+
+
+def _runs() -> Select[Any]:
+    return select(*RUN_COLUMNS).select_from(RUN.outerjoin(PROCESS, PROCESS.c.id == RUN.c.owner))
+
+
+@_query
+def run_by_id() -> Executable:
+    """`id`: the whole id."""
+    return _runs().where(RUN.c.id == bindparam("id"))
+
+
+@_query
+def runs_by_prefix() -> Executable:
+    """Ids from `low` to before `high`, at most `limit`."""
+    found = _runs().where(RUN.c.id >= bindparam("low"), RUN.c.id < bindparam("high"))
+    return found.order_by(RUN.c.id).limit(bindparam("limit"))
+
+
+@cache
+def runs_listed(by_state: bool, by_name: bool) -> Query:
+    """Runs created since `since`, newest first, at most `limit`; of one `state` and one `name`, if asked for."""
+
+    def build() -> Executable:
+        found = _runs().where(RUN.c.created_at >= bindparam("since"))
+        if by_state:
+            found = found.where(RUN.c.state == bindparam("state"))
+        if by_name:
+            found = found.where(RUN.c.workflow == bindparam("name"))
+        return found.order_by(RUN.c.created_at.desc(), RUN.c.number.desc()).limit(bindparam("limit"))
+
+    return Query(build)
+
+
+# ---- what is left of a run ------------------------------------------------------------------
+
+
+@_query
+def next_numbers() -> Executable:
+    return select(RUN.c.next_seq, RUN.c.next_order).where(RUN.c.number == _this_run)
+
+
+@_query
+def waiting_steps() -> Executable:
+    columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.attempts)
+    found = select(*columns, STEP.c.items_first, STEP.c.items_count)
+    return found.where(STEP.c.run == _this_run, _WAITING).order_by(STEP.c.seq)
+
+
+@_query
+def waiting_edges() -> Executable:
+    read = and_(EDGE.c.run == STEP.c.run, EDGE.c.child == STEP.c.seq)
+    found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size).select_from(STEP.join(EDGE, read))
+    return found.where(STEP.c.run == _this_run, _WAITING).order_by(STEP.c.seq, EDGE.c.position)
+
+
+@_query
+def waiting_attempts() -> Executable:
+    """Of each waiting step that has attempts: how many have ended, and the greatest number."""
+    tried = and_(ATTEMPT.c.run == STEP.c.run, ATTEMPT.c.seq == STEP.c.seq)
+    found = select(STEP.c.seq, func.count(ATTEMPT.c.outcome), func.max(ATTEMPT.c.number))
+    return found.select_from(STEP.join(ATTEMPT, tried)).where(STEP.c.run == _this_run, _WAITING).group_by(STEP.c.seq)
+
+
+@_query
+def ended_inputs() -> Executable:
+    """The ended steps that a waiting one reads, with their states; once for each that reads them."""
+    parent = STEP.alias("parent")
+    found = select(EDGE.c.parent, parent.c.state).select_from(
+        STEP.join(EDGE, and_(EDGE.c.run == STEP.c.run, EDGE.c.child == STEP.c.seq)).join(
+            parent, and_(parent.c.run == EDGE.c.run, parent.c.seq == EDGE.c.parent)
+        )
+    )
+    return found.where(STEP.c.run == _this_run, _WAITING, parent.c.state != literal_column("'waiting'"))
+
+
+@_query
+def ended_between() -> Executable:
+    """The ended steps `first` … `last`, with their states."""
+    found = select(STEP.c.seq, STEP.c.state).where(STEP.c.run == _this_run)
+    found = found.where(STEP.c.seq.between(bindparam("first"), bindparam("last")))
+    return found.where(STEP.c.state != literal_column("'waiting'"))
+
+
+# ---- steps by number ------------------------------------------------------------------------
+
+
+@_query
+def values() -> Executable:
+    columns = (STEP.c.seq, STEP.c.value_digest, STEP.c.value_size, STEP.c.value, STEP.c.items_first, STEP.c.items_count)
+    found = select(*columns).where(STEP.c.run == _this_run, STEP.c.seq.in_(_listed("seqs")))
+    return found.where(STEP.c.state == literal_column("'succeeded'"))
+
+
+@_query
+def failures() -> Executable:
+    columns = (STEP.c.seq, STEP.c.state, STEP.c.failure, STEP.c.failure_pickled)
+    found = select(*columns).where(STEP.c.run == _this_run, STEP.c.seq.in_(_listed("seqs")))
+    return found.where(STEP.c.failure.is_not(None))
+
+
+@_query
+def finish_order() -> Executable:
+    found = select(STEP.c.seq, STEP.c.finish_order).where(STEP.c.run == _this_run, STEP.c.seq.in_(_listed("seqs")))
+    return found.where(STEP.c.finish_order.is_not(None))
+
+
+@_query
+def recorded_calls() -> Executable:
+    """A page: at most `limit` steps from `first` on."""
+    columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.state, STEP.c.handled)
+    found = select(*columns).where(STEP.c.run == _this_run, STEP.c.seq >= bindparam("first"))
+    return found.order_by(STEP.c.seq).limit(bindparam("limit"))
+
+
+@_query
+def edges_between() -> Executable:
+    """The inputs of the steps `first` … `last`."""
+    found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size).where(EDGE.c.run == _this_run)
+    found = found.where(EDGE.c.child.between(bindparam("first"), bindparam("last")))
+    return found.order_by(EDGE.c.child, EDGE.c.position)
+
+
+# ---- for people -----------------------------------------------------------------------------
+
+
+@cache
+def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Query:
+    """Steps with the names of their functions, in the order of seq, at most `limit`. `states`: a tuple."""
+
+    def build() -> Executable:
+        columns = (
+            *(STEP.c.seq, STEP.c.key, STEP.c.kind, DEFINITION.c.name, STEP.c.definition, STEP.c.state, STEP.c.attempts),
+            *(STEP.c.failure, STEP.c.value_digest, STEP.c.value_size, STEP.c.created_at, STEP.c.finished_at),
+        )
+        of = and_(DEFINITION.c.run == STEP.c.run, DEFINITION.c.number == STEP.c.definition)
+        found = select(*columns).select_from(STEP.outerjoin(DEFINITION, of)).where(STEP.c.run == _this_run)
+        if by_key:
+            found = found.where(STEP.c.key == bindparam("key"))
+        if by_seq:
+            found = found.where(STEP.c.seq.in_(_listed("seqs")))
+        if states:
+            found = found.where(_is(STEP.c.state, *states))
+        if states and set(states) <= set(_UNSUCCESSFUL_STATES):
+            found = found.where(_UNSUCCESSFUL)  # implied, but the planner has to see the index's own condition
+        return found.order_by(STEP.c.seq).limit(bindparam("limit"))
+
+    return Query(build)
+
+
+@_query
+def step_counts() -> Executable:
+    counted = (
+        select(STEP.c.definition, STEP.c.state, func.count().label("steps"))
+        .where(STEP.c.run == _this_run)
+        .group_by(STEP.c.definition, STEP.c.state)
+        .subquery()
+    )
+    of = and_(DEFINITION.c.run == _this_run, DEFINITION.c.number == counted.c.definition)
+    found = select(DEFINITION.c.name, counted.c.state, func.sum(counted.c.steps))
+    return found.select_from(counted.outerjoin(DEFINITION, of)).group_by(DEFINITION.c.name, counted.c.state)
+
+
+@cache
+def attempts_listed(by_step: bool, open_only: bool) -> Query:
+    """Attempts in the order of (seq, number); of step `seq`, and those without an outcome, if asked for."""
+
+    def build() -> Executable:
+        columns = [column for column in ATTEMPT.c if column is not ATTEMPT.c.run]
+        found = select(*columns).where(ATTEMPT.c.run == _this_run)
+        if by_step:
+            found = found.where(ATTEMPT.c.seq == bindparam("seq"))
+        if open_only:
+            found = found.where(ATTEMPT.c.outcome.is_(None))
+        return found.order_by(ATTEMPT.c.seq, ATTEMPT.c.number)
+
+    return Query(build)
+
+
+@_query
+def definitions() -> Executable:
+    columns = (DEFINITION.c.number, DEFINITION.c.name, DEFINITION.c.reference, DEFINITION.c.options)
+    return select(*columns).where(DEFINITION.c.run == _this_run).order_by(DEFINITION.c.number)
+
+
+@_query
+def events() -> Executable:
+    columns = (EVENT.c.at, EVENT.c.kind, EVENT.c.seq, EVENT.c.data)
+    return select(*columns).where(EVENT.c.run == _this_run).order_by(EVENT.c.number)
+
+
+@_query
+def totals() -> Executable:
+    """How many runs there are, and how many steps they have."""
+    return select(func.count(), func.coalesce(func.sum(RUN.c.next_seq), 0)).select_from(RUN)
