@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Literal, TypeVar, overload
 
 from dagengine.errors import BadArguments
-from dagengine.refs import Ref
+from dagengine.refs import Ref, body_of
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ async def get(ref: Any) -> Any:
 
 async def _value(item: Any) -> Any:
     if isinstance(item, Ref):
-        return await item._body.wait_async(item)
+        return await body_of(item).wait_async(item)
     return await item if isinstance(item, Coroutine) else item
 
 
@@ -43,7 +43,7 @@ async def gather(refs: Iterable[Any], *, return_exceptions: bool = False) -> lis
     items = await _value(refs) if isinstance(refs, Ref) else list(refs)
     waiting = [item for item in items if isinstance(item, Ref)]
     if waiting:
-        await waiting[0]._body.waiter(waiting).all_async()
+        await body_of(waiting[0]).waiter(waiting).all_async()
     results: list[Any] = []
     for item in items:
         try:
@@ -63,7 +63,7 @@ async def as_completed(refs: Iterable[T]) -> AsyncIterator[T]:
             yield await _value(item)
     waiting = [item for item in items if isinstance(item, Ref)]
     if waiting:
-        waiter = waiting[0]._body.waiter(waiting)
+        waiter = body_of(waiting[0]).waiter(waiting)
         while waiter.left:
             yield (await waiter.next_async()).value()
 

@@ -19,12 +19,12 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from dagengine.calls import check_ref, encode_call, same_call, set_aside, show_call
+from dagengine.calls import encode_call, same_call, set_aside, show_call
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
 from dagengine.model import Failure, NewStep, RecordedCall, StepKind, StepState
-from dagengine.refs import Ref
+from dagengine.refs import Ref, body_of
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, branch_factory
 
@@ -74,7 +74,7 @@ class Waiter:
         self._body = body
         self._refs: dict[int, list[Ref]] = {}
         for ref in refs:
-            check_ref(ref, body)
+            body_of(ref)  # raises, if it is not this body's
             self._refs.setdefault(ref._seq, []).append(ref)
         self.left = len(refs)
         self._ready: deque[Outcome] = deque()

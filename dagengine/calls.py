@@ -74,16 +74,11 @@ def set_aside(value: Any, what: str, keep: Keep) -> Any:
 
 def _input(found: Placeholder, body: Body | None) -> Input:
     if isinstance(found, Ref):
-        check_ref(found, body)
+        if found._body is not body:
+            raise BadArguments(f"{found!r} belongs to another run. Use it in the body that made it.")
         return StepInput(found._seq)
     assert isinstance(found, LargeArgument)
     return found.payload
-
-
-def check_ref(ref: Ref, body: Body | None) -> None:
-    """Raises BadArguments if the ref was not made by this call of this run's body."""
-    if ref._body is not body:
-        raise BadArguments(f"{ref!r} belongs to another run. A ref is of use in the body that made it only.")
 
 
 def _encode(args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Encoded:

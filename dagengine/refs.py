@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dagengine.errors import RefMisuse
+from dagengine.errors import BadArguments, RefMisuse
+from dagengine.scopes import current_scope
 from dagengine.values import Placeholder
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Ref(Placeholder):
         return f"<ref {self._key}>"
 
     def __await__(self) -> Generator[Any, None, Any]:
-        awaited: Generator[Any, None, Any] = self._body.wait_async(self).__await__()
+        awaited: Generator[Any, None, Any] = body_of(self).wait_async(self).__await__()
         return awaited
 
     def __hash__(self) -> int:
@@ -59,6 +60,19 @@ class Ref(Placeholder):
 
     def _misused(self, what: str, *_: object) -> NoReturn:
         raise RefMisuse(self._hint(what))
+
+
+def body_of(ref: Ref) -> Body:
+    """The body that made the ref, which has to be the one that calls this.
+
+    Raises BadArguments in the body of another run, after the run, and in threads, which have no part in the run.
+    """
+    scope = current_scope.get()
+    if scope is None or scope.body is not ref._body:
+        raise BadArguments(
+            f"{ref!r} belongs to another run, or to no thread of this one. Use it in the body that made it."
+        )
+    return scope.body
 
 
 def _misuse(what: str) -> Any:

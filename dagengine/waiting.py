@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Literal, TypeVar, overload
 
 from dagengine.errors import BadArguments
-from dagengine.refs import Ref
+from dagengine.refs import Ref, body_of
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def get(ref: Any) -> Any:
 
     A value that is not a ref is returned as it is. In an async body this blocks the other branches: use `aio.get`.
     """
-    return ref._body.wait([ref])[0].value() if isinstance(ref, Ref) else ref
+    return body_of(ref).wait([ref])[0].value() if isinstance(ref, Ref) else ref
 
 
 @overload
@@ -38,9 +38,9 @@ def gather(refs: Iterable[Any], *, return_exceptions: bool = False) -> list[Any]
 
     Raises the first failed step's exception, or with `return_exceptions` puts the exceptions in the places of values.
     """
-    items = refs._body.wait([refs])[0].value() if isinstance(refs, Ref) else list(refs)
+    items = body_of(refs).wait([refs])[0].value() if isinstance(refs, Ref) else list(refs)
     waiting = [item for item in items if isinstance(item, Ref)]
-    outcomes = iter(waiting[0]._body.wait(waiting)) if waiting else iter(())
+    outcomes = iter(body_of(waiting[0]).wait(waiting)) if waiting else iter(())
     return [
         (next(outcomes).value_or_exception() if return_exceptions else next(outcomes).value())
         if isinstance(item, Ref)
@@ -59,7 +59,7 @@ class as_completed(Iterator[T]):  # noqa: N801 - reads as the function that it i
         items = list(refs)
         self._known = [item for item in items if not isinstance(item, Ref)]
         waiting = [item for item in items if isinstance(item, Ref)]
-        self._waiter = waiting[0]._body.waiter(waiting) if waiting else None
+        self._waiter = body_of(waiting[0]).waiter(waiting) if waiting else None
 
     def __iter__(self) -> Iterator[T]:
         return self

@@ -62,6 +62,22 @@ def fail(text: str = "no") -> int:
 
 
 STOLEN: list[Any] = []
+"""Refs that left the body that made them."""
+
+
+@workflow
+def steal() -> None:
+    STOLEN.append(increment(1))
+
+
+@workflow
+def get_stolen() -> int:
+    return int(get(STOLEN[0]))
+
+
+@workflow
+def pass_stolen() -> int:
+    return increment(STOLEN[0])
 
 
 def run(engine: Engine, body: Workflow[..., Any] | Callable[..., Any], *args: Any) -> Any:
@@ -483,11 +499,11 @@ def test_context_tells_a_task_where_it_runs(engine: Engine) -> None:
 
 def test_a_ref_of_another_run_is_refused(engine: Engine) -> None:
     """It would name a step of this one."""
-    run(engine, lambda: STOLEN.append(increment(1)))
+    run(engine, steal)
     with pytest.raises(RunFailed, match="belongs to another run"):
-        run(engine, lambda: get(STOLEN[0]))
+        run(engine, get_stolen)
     with pytest.raises(RunFailed, match="belongs to another run"):
-        run(engine, lambda: increment(STOLEN[0]))
+        run(engine, pass_stolen)
 
 
 def test_calls_in_an_engine_that_is_closed_are_refused(engine: Engine) -> None:
