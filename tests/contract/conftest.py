@@ -1,0 +1,26 @@
+"""The stores that have to keep the store's promises. Another one joins by a line in STORES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dagengine.storage.interface import Store
+from dagengine.storage.memory import MemoryStore
+from dagengine.storage.sqlite import SqliteStore
+from tests.storage.kit import NOW
+
+STORES: dict[str, Callable[[Path], Store]] = {
+    "sqlite": lambda folder: SqliteStore(str(folder / "store.db"), clock=lambda: NOW),
+    "memory": lambda folder: MemoryStore(clock=lambda: NOW),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """An empty store."""
+    opened = STORES[request.param](tmp_path)
+    yield opened
+    opened.close()
