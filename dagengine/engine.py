@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dagengine import config
 from dagengine.calls import encode_call
 from dagengine.control import ControlServer
+from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
 from dagengine.driver import Driver
 from dagengine.errors import (
@@ -107,18 +108,21 @@ class Engine:
         self._broken: BaseException | None = None
         self._opened = False
         self._thread = threading.Thread(target=self._main, name="dagengine", daemon=True)
+        self._control_folder = settings.control
         self._control = ControlServer(settings.control, self.process.id, self._asked)
 
     # ---- life ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Start what costs something, on the first run."""
+        """Start what costs something, on the first run; and clear away what dead processes left."""
         with self._lock:
             if self._closed:
                 raise RuntimeStopped("this engine is closed. Open a new one.")
             if self._opened:
                 return
             self._opened = True
+            sweep_sockets(self._control_folder)
+            self.artifacts.sweep()
             self.runtime.open(self._from_runtime)
             self._thread.start()
             self._control.start()
