@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dagengine.body import Body, Waiter
@@ -56,6 +57,7 @@ from dagengine.model import (
 from dagengine.options import Options
 from dagengine.progress import NOTICES_MAX, Progress, TaskCount
 from dagengine.reading import Reader
+from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import (
     Dropped,
     Failed,
@@ -613,5 +615,4 @@ _DEFAULT = Resources()
 
 
 def _refusal(error: DagengineError) -> Failure:
-    kind = type(error)
-    return Failure("error", f"{kind.__module__}.{kind.__qualname__}", str(error), retriable=False)
+    return replace(describe_failure(error), retriable=False)

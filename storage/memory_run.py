@@ -104,12 +104,12 @@ class Run:
                 if step is None or step.state is not StepState.WAITING or step.new.kind is not StepKind.MAP:
                     raise Misfit("it expands a step that is not a waiting map")
                 _change(step, undo, items=(first, count))
-            case HandleFailures(seqs):
+            case HandleFailures(seqs, handled):
                 for seq in seqs:
                     step = self.steps.get(seq)
                     if step is None or step.state not in UNSUCCESSFUL:
                         raise Misfit("it handles the failure of a step that did not fail")
-                    _change(step, undo, handled=True)
+                    _change(step, undo, handled=handled)
             case CloseBody(call, inputs):
                 self._change_record(undo, body_closed=True, result_call=call, result_inputs=inputs)
             case FinishRun(state, at, failure):

@@ -127,7 +127,7 @@ _INSERT_EVENTS = Bulk("INSERT INTO event (run, at, kind, seq, data) VALUES {rows
 # ---- statements for one ---------------------------------------------------------------------
 
 _HANDLE_FAILURES = """
-    UPDATE step SET handled = 1
+    UPDATE step SET handled = ?
     WHERE run = ? AND seq IN (SELECT value FROM json_each(?)) AND state IN ('failed', 'skipped', 'cancelled')
 """
 _CLOSE_BODY = "UPDATE run SET body_closed = 1, result_call = ?, result_inputs = ? WHERE number = ?"
@@ -153,7 +153,7 @@ class Plan:
         self._edges: list[tuple[Any, ...]] = []
         self._expanded: list[tuple[Any, ...]] = []
         self._finished: list[tuple[Any, ...]] = []
-        self._handled: list[tuple[int, tuple[int, ...]]] = []
+        self._handled: list[tuple[int, tuple[int, ...], bool]] = []
         self._attempts: dict[tuple[int, int, int], tuple[Any, ...]] = {}
         self._run_changes: list[tuple[str, tuple[Any, ...]]] = []
         self._events: list[tuple[Any, ...]] = []
@@ -178,8 +178,8 @@ class Plan:
                         raise OutOfOrder
                     self._expanded.append((run, seq, first, count))
                     self._touch(run, seq)
-                case HandleFailures(seqs):
-                    self._handled.append((run, seqs))
+                case HandleFailures(seqs, handled):
+                    self._handled.append((run, seqs, handled))
                     for seq in seqs:
                         self._given.add((run, seq))
                         self._touch(run, seq)
@@ -209,9 +209,9 @@ class Plan:
             _FINISH_STEPS(connection, self._finished)
             if connection.total_changes - before != len(self._finished):
                 raise Refused("it ends a step that is not waiting; what is recorded is never replaced")
-        for run, seqs in self._handled:
+        for run, seqs, handled in self._handled:
             before = connection.total_changes
-            connection.execute(_HANDLE_FAILURES, (run, json.dumps(seqs)))
+            connection.execute(_HANDLE_FAILURES, (int(handled), run, json.dumps(seqs)))
             if connection.total_changes - before != len(set(seqs)):
                 raise Refused("it handles the failure of a step that did not fail")
         if self._attempts:
