@@ -1,4 +1,4 @@
-"""What the running task may know of itself. The workflow layer reads it (`dagengine.context.context()`).
+"""What the running task may know of itself. The workflow layer reads it (`dagengine.contexts.context()`).
 
 A module of its own, so that reading it costs no more than a context variable. Imports nothing of ours.
 """

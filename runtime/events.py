@@ -20,7 +20,7 @@ def run_message(spec: TaskSpec) -> Run:
         spec.function,
         spec.call,
         [pack_input(given) for given in spec.inputs],
-        spec.context,
+        spec.context or None,
         spec.log,
         spec.mode == "expand",
     )

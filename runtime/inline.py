@@ -1,4 +1,4 @@
-"""Tasks one after the other on one thread of this process: for tests and for debugging with breakpoints and prints.
+"""Tasks one after the other on a thread of this process: for tests and for debugging with breakpoints and prints.
 
 Values go through the same bytes as with worker processes, so what can't cross between processes fails here, too. What
 needs a process of its own is not there: timeouts are not enforced, a running task can't be ended, output goes where
@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from queue import SimpleQueue
 from typing import Any
 
 from dagengine.errors import Infeasible, InternalError, RuntimeStopped
@@ -34,20 +35,23 @@ class InlineRuntime:
         self._defined: set[int] = set()
         self._changed = threading.Condition()
         self._tasks: deque[TaskSpec] = deque()
-        self._told: list[RuntimeEvent] = []
-        self._thread: threading.Thread | None = None
-        self._sink: Sink | None = None
+        # A thread of its own tells, so that what is dropped while a task runs is told while it runs. None: the end.
+        self._told: SimpleQueue[list[RuntimeEvent] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._closed = False
 
     # ---- any thread ---------------------------------------------------------------------------
 
     def open(self, sink: Sink) -> None:
         with self._changed:
-            if self._thread is not None or self._closed:
+            if self._threads or self._closed:
                 raise RuntimeStopped("the runtime was opened before: make a new one")
-            self._sink = sink
-            self._thread = threading.Thread(target=self._run, name="dagengine-inline", daemon=True)
-            self._thread.start()
+            self._threads = [
+                threading.Thread(target=self._run, name="dagengine-inline", daemon=True),
+                threading.Thread(target=self._tell, args=(sink,), name="dagengine-inline-events", daemon=True),
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def define(self, function: int, reference: dict[str, Any], retry_on: str | None = None) -> None:
         self._executor.define(Define(function, reference))
@@ -81,36 +85,36 @@ class InlineRuntime:
                 self._closed = True
                 self._drop(list(self._tasks))
                 self._tasks.clear()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+                self._changed.notify()
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join()
 
     def _check_open(self) -> None:
-        if self._closed or self._thread is None:
-            raise RuntimeStopped("the runtime is not open: it was closed, or one of its processes died")
+        if self._closed or not self._threads:
+            raise RuntimeStopped("the runtime is not open: it was closed, or was never opened")
 
     def _drop(self, specs: list[TaskSpec]) -> None:
-        self._told += [Dropped(spec.id, started=False) for spec in specs]
-        self._changed.notify()
+        if specs:
+            self._told.put([Dropped(spec.id, started=False) for spec in specs])
 
-    # ---- the runtime's thread -----------------------------------------------------------------
+    # ---- the runtime's threads ----------------------------------------------------------------
+
+    def _tell(self, sink: Sink) -> None:
+        while (events := self._told.get()) is not None:
+            sink(events)
 
     def _run(self) -> None:
-        sink = self._sink
-        assert sink is not None
         while True:
             with self._changed:
-                while not self._tasks and not self._told and not self._closed:
+                while not self._tasks and not self._closed:
                     self._changed.wait()
-                told, self._told = self._told, []
-                spec = self._tasks.popleft() if self._tasks else None
-                if spec is None and not told:
-                    return
-            if spec is not None:
-                told.append(Started(spec.id, 0, os.getpid(), time.time()))
-            sink(told)
-            if spec is not None:
-                sink([self._attempt(spec)])
+                if not self._tasks:
+                    break
+                spec = self._tasks.popleft()
+            self._told.put([Started(spec.id, 0, os.getpid(), time.time())])
+            self._told.put([self._attempt(spec)])
+        self._told.put(None)
 
     def _attempt(self, spec: TaskSpec) -> RuntimeEvent:
         folder = os.open(".", os.O_RDONLY | os.O_CLOEXEC)

@@ -154,6 +154,8 @@ class Pool:
             self._selector.modify(worker.link, events, key.data)
 
     def _worker_ready(self, worker: WorkerProcess, mask: int) -> None:
+        if worker.number not in self.workers:
+            return  # The forker's report of its end came first in the same turn.
         if mask & selectors.EVENT_WRITE:
             try:
                 if worker.link.flush():

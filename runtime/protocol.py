@@ -65,7 +65,7 @@ class TaskSpec:
     function: the number of a function that `define` has announced
     call: the encoded ((args), {kwargs}); its placeholder i stands for inputs[i]
     timeout: seconds from start, or None
-    context: handed to the task as it is (`dagengine.context.context()` reads it): strings and ints only
+    context: handed to the task as it is (`dagengine.contexts.context()` reads it): strings and ints only
     log: path that gets what the task prints, or None; the file exists only if it printed something
     mode: "call", or "expand": the call's first argument is a list; instead of calling the function, encode one call
         for each of its items (the item takes the first argument's place)

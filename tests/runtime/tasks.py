@@ -1,0 +1,324 @@
+"""Tasks that the runtime's tests have run. Loaded by path, in workers and in the test's own process."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dagengine.runtime.current import context
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def add(left: Any, right: Any = 0) -> Any:
+    return left + right
+
+
+def total(values: list[Any]) -> Any:
+    return sum(values)
+
+
+async def add_later(left: int, right: int) -> int:
+    import asyncio
+
+    await asyncio.sleep(0)
+    return left + right
+
+
+def current_context() -> dict[str, Any] | None:
+    return context.get()
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+# ---- failing --------------------------------------------------------------------------------
+
+
+def fail(text: str = "no luck") -> NoReturn:
+    raise ValueError(text)
+
+
+def fail_deeper(text: str) -> None:
+    try:
+        fail(text)
+    except ValueError as error:
+        raise KeyError("deeper") from error
+
+
+async def fail_later() -> None:
+    fail("later")
+
+
+def leave(status: int) -> NoReturn:
+    sys.exit(status)
+
+
+def interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text for you")
+
+
+def fail_unspeakably() -> NoReturn:
+    raise Unspeakable
+
+
+class NeedsTwo(Exception):
+    """Pickles, and does not come back: unpickling calls it with one argument."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def fail_needing_two() -> NoReturn:
+    raise NeedsTwo("a", "b")
+
+
+def fail_at_length(characters: int) -> NoReturn:
+    raise ValueError("x" * characters)
+
+
+def unpicklable_result() -> Any:
+    return {"fine": 1, "bad": [1, threading.Lock()]}
+
+
+def unpicklable_generator() -> Iterator[int]:
+    yield 1
+
+
+def fail_unpicklably() -> NoReturn:
+    raise ValueError("holds a lock", threading.Lock())
+
+
+class Decorated:
+    """As a decorator of the workflow layer leaves a function: the plain one inside, and a say about retries."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> NoReturn:
+        raise AssertionError("the plain function is to be called")
+
+    def is_retriable(self, error: BaseException) -> bool:
+        if isinstance(error, ZeroDivisionError):
+            raise TypeError("a broken predicate")
+        return not isinstance(error, ValueError)
+
+
+@Decorated
+def divide(left: int, right: int) -> float:
+    if left < 0:
+        raise ValueError("negative")
+    if right == 1:
+        raise OSError("busy")
+    return left / right
+
+
+# ---- dying ----------------------------------------------------------------------------------
+
+
+def exit_hard(status: int) -> NoReturn:
+    os._exit(status)
+
+
+def crash() -> int:
+    return ctypes.string_at(0)[0]
+
+
+def kill_self(number: int) -> NoReturn:
+    os.kill(os.getpid(), number)
+    raise AssertionError("still here")
+
+
+def touch_and_hang(path: str) -> NoReturn:
+    """Say that it runs, by a file that appears whole, then wait for a signal that does not come."""
+    announce(path)
+    while True:
+        signal.pause()
+
+
+def announce(path: str) -> None:
+    part = Path(f"{path}.part")
+    part.write_text(str(os.getpid()))
+    part.rename(path)
+
+
+def touch_and_wait(path: str, gate: str) -> str:
+    """Say that it runs, then wait until someone opens the named pipe `gate` for writing."""
+    announce(path)
+    with open(gate) as file:
+        return file.read()
+
+
+def ignore_sigterm_and_hang(path: str) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    touch_and_hang(path)
+
+
+def print_and_hang(path: str, text: str) -> NoReturn:
+    print(text)
+    touch_and_hang(path)
+
+
+def print_and_exit(text: str) -> NoReturn:
+    print(text)
+    os._exit(3)
+
+
+def print_and_fail(text: str) -> NoReturn:
+    print(text)
+    raise ValueError("after printing")
+
+
+def start_child(path: str) -> NoReturn:
+    """Start a process that only ends when it is killed, and hang."""
+    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    Path(f"{path}.child").write_text(str(child.pid))
+    touch_and_hang(path)
+
+
+# ---- rude -----------------------------------------------------------------------------------
+
+
+def print_all_ways(text: str) -> None:
+    print(text, "print")
+    print(text, "error", file=sys.stderr)
+    os.write(1, f"{text} write\n".encode())
+    subprocess.run([sys.executable, "-c", f"print({text!r}, 'child')"], check=True)
+    libc = ctypes.CDLL(None)
+    libc.printf(f"{text} printf\n".encode())
+
+
+def print_bytes() -> None:
+    os.write(1, bytes(range(256)))
+    print("\udc80")
+
+
+def print_much(size: int) -> int:
+    chunk = "x" * 1023
+    for _ in range(size // 1024):
+        print(chunk)
+    return size
+
+
+def close_streams() -> None:
+    os.close(1)
+    os.close(2)
+
+
+def close_stdout_object() -> None:
+    sys.stdout.close()
+
+
+def replace_stdout(path: str) -> None:
+    sys.stdout = open(path, "w")  # noqa: SIM115 - the rudeness is the point
+
+
+def close_everything() -> None:
+    os.closerange(0, 64)
+
+
+def change_folder(path: str) -> str:
+    before = str(Path.cwd())
+    os.chdir(path)
+    return before
+
+
+def folder() -> str:
+    return str(Path.cwd())
+
+
+_variable: ContextVar[int] = ContextVar("count", default=0)
+
+
+def count_in_context() -> int:
+    _variable.set(_variable.get() + 1)
+    return _variable.get()
+
+
+def fork_and_return() -> int:
+    """Both processes return from this."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+    return 7
+
+
+def leave_thread() -> int:
+    threading.Thread(target=threading.Event().wait, daemon=False).start()
+    return threading.active_count()
+
+
+def read_stdin() -> str:
+    with contextlib.suppress(ValueError):
+        return sys.stdin.read()
+    return ""
+
+
+def settings() -> dict[str, Any]:
+    return {
+        "threads": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
+        "interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "terminate": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+        "leads": os.getpgrp() == os.getpid(),
+        "name": Path("/proc/self/comm").read_text().strip(),
+        "parent_threads": len(list(Path(f"/proc/{os.getppid()}/task").iterdir())),
+        "descriptors": sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir()),
+        "path": sys.path,
+    }
+
+
+# ---- large ----------------------------------------------------------------------------------
+
+
+def array(count: int) -> Any:
+    import numpy
+
+    return numpy.arange(count, dtype="f8")
+
+
+def look_at_array(values: Any) -> dict[str, Any]:
+    import numpy
+
+    address = values.__array_interface__["data"][0]
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [(line.split()[0].split("-"), line) for line in lines]
+    mapping = next(line for (low, high), line in spans if int(low, 16) <= address < int(high, 16))
+    return {"sum": float(numpy.sum(values)), "writeable": values.flags.writeable, "mapping": mapping}
+
+
+def table(rows: int) -> Any:
+    import pyarrow
+
+    return pyarrow.table({"number": list(range(rows))})
+
+
+def random_numbers() -> Any:
+    import numpy
+
+    return float(numpy.random.random())
+
+
+def work(seconds: float) -> float:
+    """Use the processor for a while."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+    return seconds
