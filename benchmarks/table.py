@@ -1,0 +1,48 @@
+"""Results as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.measure import Result
+
+COLUMNS = ("workload", "n", "median", "min to max", "unit", "beside it")
+
+
+def number(value: float) -> str:
+    """Three digits that matter."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def lines(results: Sequence[Result], peers: Sequence[Result] = ()) -> list[str]:
+    """A line for each result; below it, indented, each peer's, with how many times better ours is."""
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for ours in results:
+        rows.append(_row(ours.workload, ours, _facts(ours)))
+        same = [peer for peer in peers if peer.workload == ours.workload]
+        rows += [_row(f"  {peer.facts[-1]['peer']}", peer, _ratio(ours, peer)) for peer in same]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    left = (0, 4, 5)  # words; the numbers stand under each other on the right
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _row(name: str, result: Result, beside: str) -> tuple[str, ...]:
+    spread = f"{number(min(result.runs))} to {number(max(result.runs))}"
+    return name, f"{result.n:,}", number(result.median), spread, result.unit, beside
+
+
+def _facts(result: Result) -> str:
+    """What came with the figures: of several runs, the worst."""
+    worst = {name: max(facts[name] for facts in result.facts) for name in result.facts[-1]}
+    return ", ".join(f"{name} {value:,}" for name, value in worst.items())
+
+
+def _ratio(ours: Result, peer: Result) -> str:
+    better, worse = (peer.median, ours.median) if ours.lower_is_better else (ours.median, peer.median)
+    return f"ours is {number(better / worse)} times better" if worse else "ours is 0"
