@@ -245,8 +245,8 @@ def layer(blocks: list[Block], slow: float) -> Layers:
         level[list(members)] = depth
     edges = np.array(merged.edges, np.int32).T
     edges = edges[:, np.lexsort((edges[0], edges[1], level[edges[1]]))]
-    groups = (sorted(members) for _, members in merged.nodes(data="members") if len(members) > 1)
-    cycles = sorted(groups, key=lambda group: (-len(group), group))
+    groups = (sorted(merged.nodes[at]["members"]) for at in merged)
+    cycles = sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group))
     return Layers(component, level, edges[0], edges[1], cycles)
 
 
