@@ -72,7 +72,8 @@ WORLD = {
 """What a pure core must not see: clocks, chance, files, processes, threads."""
 
 PURE = {
-    "dagengine.core": ("dagengine.core", "dagengine.options"),
+    # What can be written is the store's vocabulary; the core asks for it in these words.
+    "dagengine.core": ("dagengine.core", "dagengine.options", "dagengine.storage.interface"),
     "dagengine.runtime.scheduler": ("dagengine.runtime.scheduler", "dagengine.runtime.protocol"),
 }
 """The pure cores, and what they may import beside the base."""
