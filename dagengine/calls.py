@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dagengine.errors import BadArguments
 from dagengine.model import INLINE_LIMIT, Input, PayloadInput, StepInput
 from dagengine.refs import Ref
-from dagengine.values import Encoded, Placeholder, decode, encode
+from dagengine.values import Encoded, Placeholder, decode, encode, encode_plain
 
 if TYPE_CHECKING:
     from dagengine.body import Body
@@ -46,6 +46,9 @@ def encode_call(
 
     Raises Unpicklable with the path to the offending part; BadArguments if an argument mixes refs with much data.
     """
+    fast = _encode_small(args, kwargs, body)
+    if fast is not None:
+        return fast
     encoded = None
     if not any(_surely_large(value) for value in args) and not any(_surely_large(value) for value in kwargs.values()):
         encoded = _encode(args, kwargs, what)
@@ -58,6 +61,26 @@ def encode_call(
                 f"{what}: {encoded.size:,} bytes of arguments are mixed with refs. Pass the data as an argument of its own."
             )
     return encoded.to_bytes(), tuple(_input(found, body) for found in encoded.placeholders)
+
+
+def _encode_small(
+    args: tuple[Any, ...], kwargs: dict[str, Any], body: Body | None
+) -> tuple[bytes, tuple[Input, ...]] | None:
+    """Most calls by far: refs, numbers and short texts. A third of the time of the general way."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(value)
+        if kind not in _SMALL and not (kind in _TEXTS and len(value) <= _SHORT):
+            return None
+    if len(args) + len(kwargs) > _FEW:
+        return None
+    encoded = encode_plain((args, kwargs))
+    return encoded.to_bytes(), tuple([_input(found, body) for found in encoded.placeholders])
+
+
+_SMALL = frozenset({Ref, int, float, bool, type(None)})
+_TEXTS = frozenset({str, bytes})
+_SHORT = 1_000  # characters; with at most _FEW arguments the call stays below INLINE_LIMIT (an int may be long, too:
+_FEW = 4  # one of 16 KiB has 39,000 digits, and does no harm inline)
 
 
 def set_aside(value: Any, what: str, keep: Keep) -> Any:
@@ -86,6 +109,8 @@ def _encode(args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Encoded
 
 
 def _surely_large(value: Any) -> bool:
+    if isinstance(value, Placeholder):
+        return False
     size = getattr(value, "nbytes", 0) if not isinstance(value, (str, bytes)) else len(value)
     return isinstance(size, int) and size > INLINE_LIMIT
 

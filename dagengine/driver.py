@@ -74,7 +74,7 @@ from dagengine.runtime.protocol import (
     TimedOut,
 )
 from dagengine.storage.interface import AddEvent, Write
-from dagengine.values import Encoded
+from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
@@ -239,7 +239,14 @@ class Driver:
         return self.reader.call(self.record.call, self.record.inputs)
 
     def read_steps(self, seqs: list[int]) -> dict[int, Any]:
-        return self.reader.steps(seqs) if seqs else {}
+        found, rest = {}, []
+        for seq in seqs:
+            cached = self._cache.get(seq)
+            if isinstance(cached, InlineInput):
+                found[seq] = decode(cached.data)
+            else:
+                rest.append(seq)
+        return {**found, **self.reader.steps(rest)} if rest else found
 
     def failure_of(self, seq: int) -> tuple[StepState, Failure]:
         return self.engine.store.failures(self.claim.run_number, [seq])[seq]

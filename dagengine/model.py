@@ -1,6 +1,8 @@
 """The words of the record: frozen facts that storage returns and the workflow layer decides on.
 
-Imports nothing of ours. Times are seconds since the epoch (float); sizes are bytes; digests are SHA-256 in hex.
+Imports nothing of ours. What is made for each step by the thousand is a NamedTuple: as unchangeable as a frozen
+dataclass, and made in a quarter of the time. Times are seconds since the epoch (float); sizes are bytes; digests are
+SHA-256 in hex.
 A step is addressed by `seq`, its number in its run (0, 1, 2, … in the order of recording), and known to people by `key`.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 INLINE_LIMIT = 16 * 1024
 """Bytes. Encoded values up to this size sit in their row, larger ones are artifacts. SQLite reads a row of this
@@ -54,8 +56,7 @@ class StepKind(StrEnum):
     MAP = "map"  # a fan-out over a value that was not known when it was called; its items are steps of their own
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A recorded value: its bytes in the row (`inline`), under its digest among the artifacts, or as a list of steps.
 
     `items`: for a map over a ref, (first seq, count): the value is the list of these steps' values.
@@ -96,15 +97,13 @@ class Definition:
     options: dict[str, Any]  # JSON of dagengine.options.Options without its defaults
 
 
-@dataclass(frozen=True, slots=True)
-class StepInput:
+class StepInput(NamedTuple):
     """The value of step `seq` of the same run."""
 
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadInput:
+class PayloadInput(NamedTuple):
     """A large argument, already durable among the artifacts."""
 
     digest: str
@@ -114,8 +113,7 @@ class PayloadInput:
 Input = StepInput | PayloadInput
 
 
-@dataclass(frozen=True, slots=True)
-class NewStep:
+class NewStep(NamedTuple):
     """A step to record. `call` is the encoded ((args), {kwargs}); its placeholder number i stands for `inputs[i]`."""
 
     seq: int
@@ -238,8 +236,7 @@ class RecordedCall:
     handled: bool  # its failure was given to the body, which went on
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
+class AttemptRecord(NamedTuple):
     """One try at a step. `outcome` is None while it runs, and for ever if its process vanished."""
 
     seq: int

@@ -56,6 +56,7 @@ class Task(Generic[P, R_co]):
         self.function = function
         self.settings = options
         self.name = options.name or function.__name__
+        self._fitting: set[tuple[int | str, ...]] = set()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
@@ -96,10 +97,14 @@ class Task(Generic[P, R_co]):
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises BadArguments if a call with these would not fit the signature."""
+        shape = (len(args), *kwargs)  # whether a call fits depends on no more than this
+        if shape in self._fitting:
+            return
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise BadArguments(f"{self.name}{self.signature}: {error}.") from None
+        self._fitting.add(shape)
 
     def __reduce__(self) -> Any:
         if named_by_itself(self):

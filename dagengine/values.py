@@ -163,6 +163,17 @@ def encode(value: Any, what: str = "the value", path: str = "value") -> Encoded:
     return Encoded(_lay_out(stream, buffers), found)
 
 
+def encode_plain(value: Any) -> Encoded:
+    """As `encode`, for a value made of nothing but scalars, tuples, dicts and placeholders: no other checks."""
+    outer, found = _encoding.found, []  # type: tuple[list[Placeholder] | None, list[Placeholder]]
+    _encoding.found = found
+    try:
+        stream = pickle.dumps(value, 5)
+    finally:
+        _encoding.found = outer
+    return Encoded([_HEADER.pack(MAGIC, 0, len(stream)) + stream], found)
+
+
 def _dump(pickler: type[_Pickler] | None, value: Any) -> tuple[bytes, list[memoryview]]:
     file = io.BytesIO()
     views: list[pickle.PickleBuffer] = []

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dagengine.errors import InternalError, StoreError
 from dagengine.model import (
@@ -59,15 +59,13 @@ class RecordSteps:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class RecordAttempt:
+class RecordAttempt(NamedTuple):
     """An attempt that started or ended: replaces what is there for the same (seq, number)."""
 
     attempt: AttemptRecord
 
 
-@dataclass(frozen=True, slots=True)
-class FinishStep:
+class FinishStep(NamedTuple):
     """A step's end: recorded once. `order` is its place in the run's order of completion (0, 1, 2, …).
 
     `attempts`: attempts that ended. A step that is not WAITING refuses it: InternalError, because a recorded result

@@ -95,7 +95,7 @@ class Run:
                 self._record_steps(write, undo)
             case RecordAttempt(attempt):
                 if attempt.failure is not None:
-                    attempt = replace(attempt, failure=replace(attempt.failure, pickled=None))
+                    attempt = attempt._replace(failure=replace(attempt.failure, pickled=None))
                 _put(self.attempts.setdefault(attempt.seq, {}), attempt.number, attempt, undo)
             case FinishStep():
                 self._finish_step(write, undo)
@@ -139,7 +139,7 @@ class Run:
         if value is not None:
             bytes.fromhex(value.digest)  # raises ValueError for what is no digest
             items = value.items or items
-            value = replace(value, items=items)
+            value = value._replace(items=items)
         _change(
             step,
             undo,
@@ -165,6 +165,9 @@ class Run:
 
     def in_order(self) -> Iterable[Step]:
         return (self.steps[seq] for seq in sorted(self.steps))
+
+    def definitions_in_order(self) -> tuple[Definition, ...]:
+        return tuple(definition for _, definition in sorted(self.definitions.items()))
 
     def tried(self, seq: int) -> list[AttemptRecord]:
         """The step's attempts, by their numbers."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import replace
 
 from dagengine.errors import InternalError, StoreError
 from dagengine.model import (
@@ -106,7 +105,7 @@ def attempt(seq: int, number: int = 1, outcome: str | None = None) -> RecordAtte
     if outcome is None:
         return RecordAttempt(began)
     why = failure() if outcome == "failed" else None
-    return RecordAttempt(replace(began, finished_at=NOW + 1, outcome=outcome, failure=why))
+    return RecordAttempt(began._replace(finished_at=NOW + 1, outcome=outcome, failure=why))
 
 
 def event(kind: str, seq: int | None = None) -> AddEvent:
