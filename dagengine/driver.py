@@ -111,7 +111,7 @@ class Driver:
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = workflow
         self._body: Body | None = None
-        self._core = RunCore(engine.window)
+        self._core = RunCore(engine.window, engine.host)
         self._abandoned = False
         # the body's side
         self._posted: deque[tuple[Definition | None, NewStep] | Event | tuple[list[int], Waiter]] = deque()
@@ -501,19 +501,23 @@ class Driver:
         if isinstance(event, Started):
             _, seq, number = event.id
             self._count_start(seq)
-            return AttemptStarted(seq, number, event.worker, event.pid, self.engine.host, event.at)
+            return AttemptStarted(seq, number, event.worker, event.pid, event.at)
         if isinstance(event, Succeeded):
             return self._succeeded(event)
         if isinstance(event, Failed):
             _, seq, number = event.id
             self._count_stop(seq)
-            return AttemptFailed(seq, number, event.started_at, event.finished_at, event.failure, random.random())
+            return AttemptFailed(
+                seq, number, event.worker, event.started_at, event.finished_at, event.failure, random.random()
+            )
         if isinstance(event, TimedOut):
             return self._timed_out(event)
         if isinstance(event, Lost):
             _, seq, number = event.id
             self._count_stop(seq)
-            return AttemptLost(seq, number, event.started_at, event.finished_at, event.failure, random.random())
+            return AttemptLost(
+                seq, number, event.worker, event.started_at, event.finished_at, event.failure, random.random()
+            )
         if isinstance(event, Dropped):
             _, seq, number = event.id
             self._count_stop(seq)
@@ -526,21 +530,21 @@ class Driver:
             self._count_stop(seq)
             self._count(seq).total += len(event.calls)
             first = self.take_seqs(len(event.calls))
-            return AttemptExpanded(seq, number, event.started_at, event.finished_at, event.calls, first)
+            return AttemptExpanded(seq, number, event.worker, event.started_at, event.finished_at, event.calls, first)
         if event.shared is not None:
             self.engine.keep_later(self, event)
             return None
         self._count_stop(seq, event.finished_at - event.started_at)
         value = Value(event.digest, event.size, event.data)
         self._cached(seq, value)
-        return AttemptSucceeded(seq, number, event.started_at, event.finished_at, value)
+        return AttemptSucceeded(seq, number, event.worker, event.started_at, event.finished_at, value)
 
     def kept(self, event: Succeeded) -> Event:
         """The artifact of this result is durable."""
         _, seq, number = event.id
         self._count_stop(seq, event.finished_at - event.started_at)
         value = Value(event.digest, event.size)
-        return AttemptSucceeded(seq, number, event.started_at, event.finished_at, value)
+        return AttemptSucceeded(seq, number, event.worker, event.started_at, event.finished_at, value)
 
     def _timed_out(self, event: TimedOut) -> Event:
         _, seq, number = event.id
@@ -549,7 +553,7 @@ class Driver:
         timeout = self._core.options[step.definition].timeout or 0.0
         message = f"{step.key} ran longer than its timeout of {timeout:g} s, and was ended"
         failure = Failure("timeout", "dagengine.errors.StepTimeout", message, facts={"timeout": timeout})
-        return AttemptFailed(seq, number, event.started_at, event.finished_at, failure, random.random())
+        return AttemptFailed(seq, number, event.worker, event.started_at, event.finished_at, failure, random.random())
 
     # ---- counts and notices -----------------------------------------------------------------------
 

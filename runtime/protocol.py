@@ -101,7 +101,7 @@ class SharedObject(Protocol):
 
 @dataclass(slots=True)
 class Started:
-    """The attempt runs (or is next on a worker that is about to run it)."""
+    """The attempt runs (or is next on a worker that is about to run it). Left out of attempts that end at once."""
 
     id: TaskId
     worker: int

@@ -53,6 +53,10 @@ from dagengine.runtime.scheduler_model import (
 )
 from dagengine.runtime.shared import SharedFile
 
+STARTED_DELAY = 0.01
+"""Seconds. Attempts that end sooner are not told as started: nobody could have looked, and for the smallest tasks the
+news would cost as much as the task."""
+
 
 class Shell:
     """`inbox`: takes what other threads have handed over; readable when there is something.
@@ -81,6 +85,8 @@ class Shell:
         self._timer: float | None = None
         self._events: deque[Event] = deque()
         self._told: list[RuntimeEvent] = []
+        self._fresh: dict[TaskId, Started] = {}  # attempts that began, and may end before anybody has to know
+        self._fresh_until = 0.0
         self._results: dict[TaskId, tuple[Result, SharedFile | None]] = {}
         self._dying: WorkerProcess | None = None
         self._broken: Failure | None = None
@@ -113,7 +119,8 @@ class Shell:
             self._end()
 
     def _turn(self) -> None:
-        timeout = None if self._timer is None else max(0.0, self._timer - time.monotonic())
+        due = [at for at in (self._timer, self._fresh_until if self._fresh else None) if at is not None]
+        timeout = max(0.0, min(due) - time.monotonic()) if due else None
         for key, mask in self._selector.select(timeout):
             if key.data is not None:
                 key.data(mask)
@@ -123,6 +130,9 @@ class Shell:
         if self._timer is not None and time.monotonic() >= self._timer:
             self._timer = None
             self._happen(Tick())
+        if self._fresh and time.monotonic() >= self._fresh_until:
+            self._told.extend(self._fresh.values())
+            self._fresh.clear()
         self._tell()
 
     def _tell(self) -> None:
@@ -230,10 +240,13 @@ class Shell:
 
     def _begun(self, pool: Pool, action: Begun) -> None:
         task = action.task
-        self._told.append(Started(task.id, task.worker, pool.workers[task.worker].pid, time.time()))
+        if not self._fresh:
+            self._fresh_until = time.monotonic() + STARTED_DELAY
+        self._fresh[task.id] = Started(task.id, task.worker, pool.workers[task.worker].pid, time.time())
 
     def _ended(self, pool: Pool, action: Ended) -> None:
         task = action.task
+        self._fresh.pop(task.id, None)
         if task.state is TaskState.FINISHED:
             self._told.append(result_event(task.worker, *self._results.pop(task.id)))
             return

@@ -71,6 +71,9 @@ LOSS_DELAY = 0.2
 """Seconds before a step whose worker died is tried again; doubled each time. Long enough for memory to be given back."""
 
 
+Ended = AttemptSucceeded | AttemptExpanded | AttemptFailed | AttemptLost
+
+
 class Step:
     """An unfinished step, or the little that is kept of one that ended (`call` and `inputs` are let go)."""
 
@@ -130,11 +133,13 @@ class _Batch:
 class RunCore:
     """The state of one run in the hands of its owner.
 
-    `window`: attempts that the runtime may have at a time; the others stay here, where they cost less.
+    window: attempts that the runtime may have at a time; the others stay here, where they cost less
+    host: where attempts run, for the record
     """
 
-    def __init__(self, window: int = 512) -> None:
+    def __init__(self, window: int = 512, host: str = "") -> None:
         self.window = window
+        self.host = host
         self.steps: dict[int, Step] = {}
         self.options: dict[int, Options] = {}
         self.ended_before: dict[int, StepState] = {}
@@ -275,7 +280,7 @@ class RunCore:
         if step is None or step.phase is not Phase.SUBMITTED:
             return
         self._go(step, Phase.RUNNING)
-        record = AttemptRecord(event.seq, event.number, event.worker, event.pid, event.host, event.at)
+        record = AttemptRecord(event.seq, event.number, event.worker, event.pid, self.host, event.at)
         self._started[event.seq] = record
         self._to_write[event.seq] = record
 
@@ -286,24 +291,30 @@ class RunCore:
             return None
         return step
 
-    def _close_attempt(self, step: Step, started_at: float, at: float, outcome: str, failure: Failure | None) -> None:
+    def _close_attempt(self, step: Step, event: Ended, outcome: str, failure: Failure | None = None) -> None:
+        """Write the attempt's end. One that ended at once was never told as started: its process is not known."""
         started = self._started.pop(step.seq, None)
         self._to_write.pop(step.seq, None)
-        worker, pid, host = (started.worker, started.pid, started.host) if started else (None, None, "")
-        record = AttemptRecord(step.seq, step.attempt, worker, pid, host, started_at, at, outcome, failure)
-        self._actions.writes.append(RecordAttempt(record))
+        pid = started.pid if started is not None else None
+        self._actions.writes.append(
+            RecordAttempt(
+                AttemptRecord(
+                    step.seq, step.attempt, event.worker, pid, self.host, event.started_at, event.at, outcome, failure
+                )
+            )
+        )
 
     def _attempt_succeeded(self, event: AttemptSucceeded, now: float) -> None:
         step = self._current(event.seq, event.number)
         if step is not None:
-            self._close_attempt(step, event.started_at, event.at, "succeeded", None)
+            self._close_attempt(step, event, "succeeded")
             self._end(step, StepState.SUCCEEDED, event.at, value=event.value)
 
     def _attempt_expanded(self, event: AttemptExpanded, now: float) -> None:
         step = self._current(event.seq, event.number)
         if step is None:
             return
-        self._close_attempt(step, event.started_at, event.at, "succeeded", None)
+        self._close_attempt(step, event, "succeeded")
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
             return
@@ -327,7 +338,7 @@ class RunCore:
         if step is None:
             return
         outcome = "timeout" if event.failure.kind == "timeout" else "failed"
-        self._close_attempt(step, event.started_at, event.at, outcome, event.failure)
+        self._close_attempt(step, event, outcome, event.failure)
         options = self.options[step.definition]
         step.failures += 1
         if self.stop == Stop.CANCEL:
@@ -341,7 +352,7 @@ class RunCore:
         step = self._current(event.seq, event.number)
         if step is None:
             return
-        self._close_attempt(step, event.started_at, event.at, "lost", event.failure)
+        self._close_attempt(step, event, "lost", event.failure)
         step.losses += 1
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
@@ -360,14 +371,13 @@ class RunCore:
         step = self._current(event.seq, event.number)
         if step is None:
             return
-        if event.started:
-            started = self._started.get(step.seq)
-            began = started.started_at if started else event.at
-            self._close_attempt(step, began, event.at, "cancelled", None)
-        else:
+        started = self._started.pop(step.seq, None)
+        self._to_write.pop(step.seq, None)
+        if event.started and started is not None:
+            ended = started._replace(finished_at=event.at, outcome="cancelled")
+            self._actions.writes.append(RecordAttempt(ended))
+        elif not event.started:
             step.attempt -= 1  # it never was one
-            self._started.pop(step.seq, None)
-            self._to_write.pop(step.seq, None)
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
         else:

@@ -26,7 +26,6 @@ class AttemptStarted:
     number: int
     worker: int
     pid: int
-    host: str
     at: float
 
 
@@ -36,6 +35,7 @@ class AttemptSucceeded:
 
     seq: int
     number: int
+    worker: int
     started_at: float
     at: float
     value: Value
@@ -50,6 +50,7 @@ class AttemptExpanded:
 
     seq: int
     number: int
+    worker: int
     started_at: float
     at: float
     calls: list[bytes]
@@ -62,6 +63,7 @@ class AttemptFailed:
 
     seq: int
     number: int
+    worker: int
     started_at: float
     at: float
     failure: Failure
@@ -74,6 +76,7 @@ class AttemptLost:
 
     seq: int
     number: int
+    worker: int
     started_at: float
     at: float
     failure: Failure

@@ -295,18 +295,14 @@ def test_an_expansion_of_nothing_and_of_no_list(harness: Harness) -> None:
 # ---- life -----------------------------------------------------------------------------------
 
 
-def test_an_attempt_is_started_before_it_ends(harness: Harness) -> None:
-    """Each attempt is told as started, with its worker's process, and then as ended."""
-    task = harness.start("pid")
-    pid = harness.result(task)
-    events = [
-        event for event in harness.events if not isinstance(event, (Dropped,)) and getattr(event, "id", 0) == task
-    ]
-    started, ended = events
-    assert isinstance(started, Started)
-    assert isinstance(ended, Succeeded)
-    assert started.worker == ended.worker
-    assert started.pid == pid
+def test_an_attempt_that_takes_its_time_is_told_as_started(harness: Harness, tmp_path: Path) -> None:
+    """While it runs, with the worker that its end names, too."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    task = harness.start("touch_and_wait", str(tmp_path / "touched"), str(gate))
+    started = harness.wait_started(task)
+    gate.write_text("go on")
+    assert harness.end(task, Succeeded).worker == started.worker
 
 
 def test_thousands_of_tasks_all_end(harness: Harness) -> None:

@@ -72,13 +72,13 @@ def returned() -> BodyReturned:
 
 def succeed(core: RunCore, seq: int) -> Actions:
     """The current attempt at the step succeeds, and its end is recorded."""
-    go(core, AttemptSucceeded(seq, core.steps[seq].attempt, 0.0, 1.0, VALUE))
+    go(core, AttemptSucceeded(seq, core.steps[seq].attempt, 0, 0.0, 1.0, VALUE))
     return go(core, Recorded())
 
 
 def fail(core: RunCore, seq: int, *, retriable: bool = False) -> Actions:
     failure = Failure("error", "ValueError", "no", retriable=retriable)
-    return go(core, AttemptFailed(seq, core.steps[seq].attempt, 0.0, 1.0, failure))
+    return go(core, AttemptFailed(seq, core.steps[seq].attempt, 0, 0.0, 1.0, failure))
 
 
 def ends(actions: Actions) -> dict[int, StepState]:
@@ -99,7 +99,7 @@ def test_a_dependent_waits_for_the_durable_end_of_its_input() -> None:
     core = RunCore()
     go(core, called(new(0), new(1, 0)))
     assert go(core, Recorded()).submit == [(0, 1)]
-    actions = go(core, AttemptSucceeded(0, 1, 0.0, 1.0, VALUE))
+    actions = go(core, AttemptSucceeded(0, 1, 0, 0.0, 1.0, VALUE))
     assert actions.submit == []
     assert ends(actions) == {0: StepState.SUCCEEDED}
     actions = go(core, Recorded())
@@ -114,7 +114,7 @@ def test_the_run_finishes_in_the_batch_of_its_last_step() -> None:
     go(core, Recorded())
     go(core, returned())
     go(core, Recorded())
-    actions = go(core, AttemptSucceeded(0, 1, 0.0, 1.0, VALUE))
+    actions = go(core, AttemptSucceeded(0, 1, 0, 0.0, 1.0, VALUE))
     assert isinstance(actions.writes[-1], FinishRun)
     assert actions.writes[-1].state is RunState.SUCCEEDED
     assert go(core, Recorded()).finished is RunState.SUCCEEDED
@@ -187,12 +187,12 @@ def test_lost_workers_have_a_budget_of_their_own() -> None:
     go(core, called(new(0)))
     go(core, Recorded())
     for loss in range(WORKER_LOSSES):
-        actions = go(core, AttemptLost(0, loss + 1, 0.0, 1.0, LOST))
+        actions = go(core, AttemptLost(0, loss + 1, 0, 0.0, 1.0, LOST))
         assert ends(actions) == {}
         go(core, Recorded(), DelayOver(0, loss + 1))
     fail(core, 0, retriable=True)
     go(core, Recorded(), DelayOver(0, WORKER_LOSSES + 1))
-    actions = go(core, AttemptLost(0, WORKER_LOSSES + 2, 0.0, 1.0, LOST))
+    actions = go(core, AttemptLost(0, WORKER_LOSSES + 2, 0, 0.0, 1.0, LOST))
     assert ends(actions) == {0: StepState.FAILED}
 
 
@@ -201,9 +201,9 @@ def test_news_of_an_old_attempt_is_ignored() -> None:
     core = RunCore()
     go(core, called(new(0)))
     go(core, Recorded())
-    go(core, AttemptLost(0, 1, 0.0, 1.0, LOST))
+    go(core, AttemptLost(0, 1, 0, 0.0, 1.0, LOST))
     go(core, Recorded(), DelayOver(0, 1))
-    assert go(core, AttemptSucceeded(0, 1, 0.0, 1.0, VALUE)).writes == []
+    assert go(core, AttemptSucceeded(0, 1, 0, 0.0, 1.0, VALUE)).writes == []
     assert core.steps[0].phase is Phase.SUBMITTED
 
 
@@ -213,7 +213,7 @@ def test_a_map_records_its_items_and_ends_with_them() -> None:
     go(core, called(new(0), NewStep(1, "w/f.map[0]", StepKind.MAP, 0, b"", (StepInput(0),)), new(2, 1)), returned())
     go(core, Recorded())
     succeed(core, 0)
-    actions = go(core, AttemptExpanded(1, 1, 0.0, 1.0, [b"a", b"b"], 3))
+    actions = go(core, AttemptExpanded(1, 1, 0, 0.0, 1.0, [b"a", b"b"], 3))
     recorded = [write for write in actions.writes if isinstance(write, RecordSteps)]
     assert [step.key for step in recorded[0].steps] == ["w/f.map[0]/f[0]", "w/f.map[0]/f[1]"]
     assert ExpandStep(1, 3, 2) in actions.writes
@@ -231,7 +231,7 @@ def test_a_map_over_nothing_is_an_empty_list() -> None:
     core = RunCore()
     go(core, called(NewStep(0, "w/f.map[0]", StepKind.MAP, 0, b"", ())), returned())
     go(core, Recorded())
-    actions = go(core, AttemptExpanded(0, 1, 0.0, 1.0, [], 1))
+    actions = go(core, AttemptExpanded(0, 1, 0, 0.0, 1.0, [], 1))
     assert ends(actions) == {0: StepState.SUCCEEDED}
 
 
@@ -240,7 +240,7 @@ def test_a_failed_item_skips_the_map_and_spares_its_siblings() -> None:
     core = RunCore()
     go(core, called(NewStep(0, "w/f.map[0]", StepKind.MAP, 0, b"", ())), returned())
     go(core, Recorded())
-    go(core, AttemptExpanded(0, 1, 0.0, 1.0, [b"a", b"b"], 1))
+    go(core, AttemptExpanded(0, 1, 0, 0.0, 1.0, [b"a", b"b"], 1))
     go(core, Recorded())
     assert ends(fail(core, 1)) == {1: StepState.FAILED, 0: StepState.SKIPPED}
     go(core, Recorded())
@@ -257,7 +257,7 @@ def test_an_interrupt_drains_and_leaves_the_rest_for_later() -> None:
     assert actions.drop == [(0, 1), (1, 1)]
     go(core, AttemptDropped(1, 1, False, 0.0))
     assert core.steps[1].attempt == 0
-    actions = go(core, AttemptSucceeded(0, 1, 0.0, 1.0, VALUE))
+    actions = go(core, AttemptSucceeded(0, 1, 0, 0.0, 1.0, VALUE))
     assert isinstance(actions.writes[-1], FinishRun)
     assert actions.writes[-1].state is RunState.INTERRUPTED
     assert core.steps[2].end is None
@@ -282,7 +282,7 @@ def test_a_chain_of_100_000_steps_is_skipped_without_recursion() -> None:
     count = 100_000
     core.apply([called(*(new(seq, *([seq - 1] if seq else [])) for seq in range(count)))], 0.0)
     core.apply([Recorded()], 0.0)
-    actions = core.apply([AttemptFailed(0, 1, 0.0, 0.0, Failure("error", "E", "", retriable=False))], 0.0)
+    actions = core.apply([AttemptFailed(0, 1, 0, 0.0, 0.0, Failure("error", "E", "", retriable=False))], 0.0)
     assert len(ends(actions)) == count
     check(core)
 
@@ -366,12 +366,12 @@ class World:
         if seq in self.maps and roll < 0.8:
             count = self.random.randrange(4)
             first, self.next_seq = self.next_seq, self.next_seq + count
-            return AttemptExpanded(seq, number, 0.0, 0.0, [b""] * count, first)
+            return AttemptExpanded(seq, number, 0, 0.0, 0.0, [b""] * count, first)
         if roll < 0.75:
-            return AttemptSucceeded(seq, number, 0.0, 0.0, VALUE)
+            return AttemptSucceeded(seq, number, 0, 0.0, 0.0, VALUE)
         if roll < 0.9:
-            return AttemptFailed(seq, number, 0.0, 0.0, Failure("error", "E", "", retriable=roll < 0.85), roll)
-        return AttemptLost(seq, number, 0.0, 0.0, LOST, roll)
+            return AttemptFailed(seq, number, 0, 0.0, 0.0, Failure("error", "E", "", retriable=roll < 0.85), roll)
+        return AttemptLost(seq, number, 0, 0.0, 0.0, LOST, roll)
 
     def step(self, event: Event) -> None:
         actions = self.core.apply([event], 0.0)
@@ -402,7 +402,7 @@ class World:
             started = [n for n in self.submitted if self.core.steps[n[0]].phase is Phase.SUBMITTED]
             if started and self.random.random() < 0.3:
                 seq, number = self.random.choice(started)
-                self.step(AttemptStarted(seq, number, 0, 1, "h", 0.0))
+                self.step(AttemptStarted(seq, number, 0, 1, 0.0))
             elif self.batches and (not self.events or self.random.random() < 0.5):
                 self.batches.pop(0)
                 self.step(Recorded())

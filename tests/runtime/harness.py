@@ -72,6 +72,8 @@ class Harness:
                     self.broken = event
                 elif isinstance(event, Started):
                     self._started.add(event.id)
+                    if event.id in self.ends:
+                        self.problems.append(f"{event.id} was started after it had ended")
                 else:
                     self._end(event)
             self._changed.notify_all()
@@ -79,9 +81,6 @@ class Harness:
     def _end(self, event: End) -> None:
         if event.id in self.ends:
             self.problems.append(f"{event.id} ended twice: {event}")
-        ran = not isinstance(event, Dropped) or event.started
-        if ran and event.id not in self._started:
-            self.problems.append(f"{event.id} ended and was not started")
         self.ends[event.id] = event
 
     # ---- what tests do ------------------------------------------------------------------------
