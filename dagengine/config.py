@@ -181,7 +181,8 @@ def _place(name: str, picked: Setting[Any], file: Path) -> str:
     if is_url(value):
         return value
     path = _expand(value)
-    return str(_absolute(file.parent / path if picked.origin == str(file) else path))
+    whole = str(_absolute(file.parent / path if picked.origin == str(file) else path))
+    return f"{whole}/" if value.endswith("/") and whole != "/" else whole  # a folder that need not exist yet
 
 
 def _expand(path: str | Path) -> Path:
@@ -229,7 +230,7 @@ def store_path(store: str) -> Path | None:
         path = Path("/" + rest.partition("?")[0].lstrip("/"))
     else:
         path = Path(store)
-    return path / "store.db" if path.is_dir() else path
+    return path / "store.db" if store.endswith("/") or path.is_dir() else path
 
 
 def store_folder(store: str, home: Path) -> Path:

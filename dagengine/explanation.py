@@ -99,7 +99,7 @@ class _Story:
             asked = _at(self.run.cancel_requested_at)
             lines = [f"the run was cancelled{asked} before the step had ended", f"to go on: {self.resume}"]
         elif not self.inputs:
-            lines = [f"it reads no other step: it could run from its call on{_at(this.record.created_at)}"]
+            lines = [f"it reads no other step: it was ready when it was called{_at(this.record.created_at, ',')}"]
         elif self.waits:
             lines = self.waiting()
         else:
@@ -243,8 +243,8 @@ def _said(failure: Failure | None) -> str:
     return f": {name}: {text}" if text else f": {name}"
 
 
-def _at(when: float | None) -> str:
-    return "" if when is None else time.strftime(" at %H:%M:%S", time.localtime(when))
+def _at(when: float | None, before: str = "") -> str:
+    return "" if when is None else before + time.strftime(" at %H:%M:%S", time.localtime(when))
 
 
 def _seconds(seconds: float) -> str:

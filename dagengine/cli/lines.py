@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Protocol
@@ -82,7 +83,5 @@ def _ended(task: TaskProgress) -> str:
 
 
 def _print(text: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # whoever read this has gone; the run goes on
         print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # whoever read this has gone; the run goes on

@@ -60,7 +60,7 @@ def _reader(store: Store, settings: Settings, run: RunRecord) -> Any:
         # Classes of a workflow's file are found under the file's name once it is loaded. Without it, plain values
         # can still be read; and if they can't, the error below says what was missing.
         resolve(Reference.from_json(run.entry))
-    artifacts = open_artifacts(settings.artifacts.value)
+    artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
     try:
         yield Reader(store, artifacts, run.number)
     finally:
@@ -95,7 +95,7 @@ def shown(value: Any, limit: int | None = TEXT_LIMIT) -> str:
 
 def as_json(value: Any, path: str = "", depth: int = 0) -> Any:
     """The value in what JSON knows. Raises NoJson, which names the part that has no such form."""
-    if value is None or isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum)):
         return int(value) if type(value) not in (bool, int, str, type(None)) and isinstance(value, int) else value
     if isinstance(value, float):
         if not math.isfinite(value):

@@ -1,0 +1,62 @@
+"""`dagengine db`: the store itself."""
+
+from __future__ import annotations
+
+import click
+
+from dagengine.cli.app import Invocation, common
+from dagengine.cli.terminal import clean, mark, plural, print_json, size
+from dagengine.config import store_path
+from dagengine.errors import StoreUnavailable
+
+
+@click.group("db", short_help="Check the store, or bring it up to date.")
+def command() -> None:
+    """Check the store, or bring it up to date."""
+
+
+@command.command("check")
+@common
+@click.pass_obj
+def check(invocation: Invocation) -> int:
+    """Look whether the store is sound: its schema, and every page of it. Exit status 5 if it is not."""
+    from dagengine.storage import open_store
+
+    place = invocation.settings().store.value
+    path = store_path(place)
+    if path is not None and not path.exists():
+        raise StoreUnavailable(f"there is no store at {path}. The first run makes it.", store=place)
+    store = open_store(place)
+    try:
+        found = store.check()
+    finally:
+        store.close()
+    sound = found["integrity"] == "ok"
+    if invocation.json:
+        print_json({"store": store.url, "sound": sound, **found})
+    else:
+        click.echo(f"{mark('succeeded' if sound else 'failed')} {clean(store.url, 500)}")
+        click.echo(f"  schema {found['revision']}, {size(found['bytes'])}")
+        click.echo(f"  {plural(found['runs'], 'run')} with {plural(found['steps'], 'step')}")
+        click.echo(f"  integrity: {clean(found['integrity'], 2000)}")
+    return 0 if sound else 5
+
+
+@command.command("upgrade")
+@common
+@click.pass_obj
+def upgrade(invocation: Invocation) -> None:
+    """Bring an older store to the schema of this version. Makes it, if there is none."""
+    from dagengine.config import create_private
+    from dagengine.storage import upgrade as upgrade_store
+
+    settings = invocation.settings()
+    if settings.store.origin == "default":
+        create_private(settings.home.value)
+    before, after = upgrade_store(settings.store.value)
+    if invocation.json:
+        print_json({"store": settings.store.value, "before": before, "after": after})
+    elif before == after:
+        click.echo(f"the store is up to date: schema {after}")
+    else:
+        click.echo(f"the store has schema {after} now; before: {before}")

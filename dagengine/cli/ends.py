@@ -1,0 +1,90 @@
+"""Waiting for the end of a run that another process works on, without polling where that can be had.
+
+    owner on this machine    asked over its control socket, which answers when the run ends
+    it does not answer       its pidfd, which becomes readable when the process ends
+    owner elsewhere          the store, read again every two seconds: nothing here can hear of the end
+
+The store alone says how the run ended; all of these only say when to look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import select
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from dagengine.control import NoAnswer, ask, process_ends
+from dagengine.model import RunRecord, RunState
+from dagengine.views import run_state
+
+if TYPE_CHECKING:
+    from dagengine.config import Settings
+    from dagengine.storage.interface import Store
+
+ASK_AGAIN = 30.0
+"""Seconds of one wait at the socket. The owner can't see that a client went away; so its waits end by themselves."""
+
+LOOK_AGAIN = 2.0
+"""Seconds between two looks at a run whose owner can't be heard of."""
+
+
+def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float | None = None) -> RunRecord:
+    """The run as it is when nobody works on it any more. Raises TimeoutError after `timeout` seconds."""
+    until = None if timeout is None else time.monotonic() + timeout
+    answered = False
+    while True:
+        run = store.find_run(run_id)
+        if run_state(run) is not RunState.RUNNING or run.owner is None:
+            return run
+        left = ASK_AGAIN if until is None else until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        left = min(left, ASK_AGAIN)
+        if run.owner.host != platform.node():
+            time.sleep(min(left, LOOK_AGAIN))
+        elif answered or not _ask(settings, run, left):
+            # It answers, and yet the record says that it works on the run: it let go of it without being able to say so.
+            _wait_for_process(run, min(left, LOOK_AGAIN) if answered else left)
+            answered = False
+        else:
+            answered = True
+
+
+def _ask(settings: Settings, run: RunRecord, seconds: float) -> bool:
+    """Whether the owner says that it has ended its work on the run; False also when nobody answers."""
+    assert run.owner is not None
+    began = time.monotonic()
+    try:
+        ask(settings.control, run.owner.id, {"verb": "wait", "run": run.id, "timeout": seconds}, seconds + 5.0)
+    except (NoAnswer, TimeoutError):
+        return False
+    return time.monotonic() - began < seconds
+
+
+def _wait_for_process(run: RunRecord, seconds: float) -> None:
+    assert run.owner is not None
+    watch = process_ends(run.owner.pid, run.owner.start_time)
+    if watch is None:
+        time.sleep(min(seconds, LOOK_AGAIN))
+        return
+    try:
+        select.select([watch], [], [], seconds)
+    finally:
+        os.close(watch)
+
+
+def ending(store: Store, settings: Settings, run_id: str) -> threading.Event:
+    """An event that is set when nobody works on the run any more, or that can't be known."""
+    over = threading.Event()
+
+    def wait() -> None:
+        with contextlib.suppress(Exception):  # a store that is closed under us: the command has ended
+            wait_for_end(store, settings, run_id)
+        over.set()
+
+    threading.Thread(target=wait, name="ending", daemon=True).start()
+    return over

@@ -1,0 +1,121 @@
+"""`dagengine ls`: the runs of the store."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from dagengine.cli.app import Invocation, common, short
+from dagengine.cli.terminal import ago, clean, duration, mark, note, number, print_json, state_text, table
+from dagengine.model import RunRecord, RunState
+from dagengine.storage.interface import RunFilter
+from dagengine.views import run_state, seconds_of
+
+if TYPE_CHECKING:
+    from dagengine.storage.interface import Store
+
+MANY = 100_000
+"""Runs looked through for crashed ones: the store can't tell them from those that run."""
+
+_AGE = re.compile(r"(\d{1,9})\s*(s|min|m|h|d|w)")
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class Age(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.2
+    """A time before now, as 90s, 30m, 12h, 2d or 1w, or a date."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        age = _AGE.fullmatch(text)
+        if age is not None:
+            return time.time() - int(age[1]) * _SECONDS[age[2]]
+        try:
+            return datetime.datetime.fromisoformat(text).astimezone().timestamp()
+        except (ValueError, OverflowError, OSError):
+            return self.fail(f"{text!r} is no age. Say 30m, 12h, 2d, or a date as 2024-12-31.", param, ctx)
+
+
+@click.command("ls", short_help="List runs, the newest first.")
+@common
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice([str(state) for state in RunState]),
+    multiple=True,
+    help="Only in this state.",
+)
+@click.option("--name", metavar="WORKFLOW", help="Only of this workflow.")
+@click.option("--since", type=Age(), metavar="AGE|DATE", help="Only begun since: 30m, 12h, 2d, 2024-12-31.")
+@click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.pass_obj
+def command(
+    invocation: Invocation, *, states: tuple[str, ...], name: str | None, since: float | None, limit: int
+) -> None:
+    """List runs, the newest first."""
+    with invocation.reading() as store:
+        runs = _matching(store, [RunState(state) for state in states], name, since, limit + 1)
+        more, runs = len(runs) > limit, runs[:limit]
+        done = {run.id: _done(store, run) for run in runs}
+    if invocation.json:
+        print_json([_object(run, done[run.id]) for run in runs])
+        return
+    if not runs:
+        filtered = bool(states or name or since)
+        note("no run fits." if filtered else "no runs yet. `dagengine run FILE.py:WORKFLOW` makes one.")
+        return
+    rows = []
+    for run in runs:
+        state = run_state(run)
+        rows.append(
+            (
+                short(run.id),
+                clean(run.workflow, 40),
+                f"{mark(state)} {state_text(state)}",
+                f"{number(done[run.id])}/{number(run.steps)}",
+                ago(run.created_at),
+                duration(seconds_of(run, time.time())) if state is not RunState.CRASHED else "–",
+            )
+        )
+    click.echo(table(("run", "workflow", "state", "steps", "begun", "took"), rows, right=(3, 5)))
+    if more:
+        note(
+            f"there are more. To see them: --limit {limit * 5}, --since 2d, --state failed, --name {clean(runs[0].workflow)}"
+        )
+
+
+def _matching(
+    store: Store, states: Sequence[RunState], name: str | None, since: float | None, limit: int
+) -> list[RunRecord]:
+    stored = tuple({RunState.RUNNING if state is RunState.CRASHED else state for state in states})
+    derived = bool({RunState.RUNNING, RunState.CRASHED} & set(states))
+    runs = store.runs(RunFilter(stored, name, since, MANY if derived else limit))
+    return [run for run in runs if not states or run_state(run) in states][:limit]
+
+
+def _done(store: Store, run: RunRecord) -> int:
+    if run.state is RunState.SUCCEEDED:
+        return run.steps
+    return sum(count for (_, state), count in store.counts(run.number).items() if state == "succeeded")
+
+
+def _object(run: RunRecord, done: int) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "workflow": run.workflow,
+        "state": str(run_state(run)),
+        "steps": run.steps,
+        "steps_succeeded": done,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "seconds": seconds_of(run, time.time()),
+    }

@@ -1,0 +1,120 @@
+"""`dagengine resume`: go on with a run that has not succeeded."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dagengine.cli.app import Invocation, common, complete_run, find_run, short
+from dagengine.cli.work import modules_from_here, work_on
+from dagengine.model import RunRecord, RunState
+
+if TYPE_CHECKING:
+    from dagengine.config import Settings
+    from dagengine.engine import Engine
+    from dagengine.run import Run
+    from dagengine.storage.interface import Store
+
+
+@click.command("resume", short_help="Go on with a run that has not succeeded; finished steps are not repeated.")
+@common
+@click.argument("run", metavar="[RUN]", required=False, shell_complete=complete_run)
+@click.option("-w", "--workers", type=int, metavar="N", help="Worker processes, instead of one for each CPU.")
+@click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
+@click.option("--detach", is_flag=True, help="Let it run in the background.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("--ready-fd", type=int, hidden=True)
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    run: str | None,
+    *,
+    workers: int | None,
+    artifacts: str | None,
+    detach: bool,
+    quiet: bool,
+    ready_fd: int | None,
+) -> int:
+    """Go on with a run that has failed, was interrupted or cancelled, or whose process died.
+
+    Finished steps are not repeated; failed ones get new attempts. Without RUN: the only run that can be resumed.
+    """
+    settings = invocation.settings(workers=workers, artifacts=artifacts)
+    with invocation.reading() as store:
+        record = _only_one(store) if run is None else find_run(store, run)
+        if record.state is RunState.SUCCEEDED:
+            from dagengine.cli.results import read_result
+            from dagengine.cli.summary import print_end
+
+            _find_modules(record)
+            print(f"run {short(record.id)} has already succeeded; nothing is left to do", file=sys.stderr)
+            print_end(store, settings, record, invocation.json, read_result(store, settings, record))
+            return 0
+        if detach:
+            _refuse_live(record)
+    _find_modules(record)
+    if detach:
+        from dagengine.cli.detached import spawn
+
+        spawn(settings, record.id)
+        click.echo(record.id)
+        return 0
+
+    def begin(engine: Engine) -> Run[Any]:
+        resumed = engine.resume(record.id)
+        if ready_fd is not None:
+            from dagengine.cli.detached import tell_ready
+
+            tell_ready(ready_fd)
+        return resumed
+
+    return work_on(
+        settings, begin, quiet=quiet, as_object=invocation.json, began=time.time(), verb=_verb(record, settings)
+    )
+
+
+def _find_modules(record: RunRecord) -> None:
+    """A workflow of a module, not of a file, is looked for here and where it was started."""
+    if not record.entry.get("file"):
+        modules_from_here(str(record.facts.get("cwd", "")))
+
+
+def _verb(record: RunRecord, settings: Settings) -> str:
+    return (
+        "started"
+        if record.state is RunState.PENDING
+        else f"resumed at step {record.steps:,}"
+        if record.steps
+        else "resumed"
+    )
+
+
+def _refuse_live(record: RunRecord) -> None:
+    from dagengine.errors import RunOwned
+    from dagengine.views import run_state
+
+    if run_state(record) is RunState.RUNNING and record.owner is not None:
+        owner = f"process {record.owner.pid} on {record.owner.host}"
+        raise RunOwned(
+            f"run {short(record.id)} is being worked on by {owner}. Wait for it, or stop it first.",
+            run_id=record.id,
+            owner=owner,
+        )
+
+
+def _only_one(store: Store) -> RunRecord:
+    from dagengine.storage.interface import RunFilter
+    from dagengine.views import resumable
+
+    runs = [run for run in store.runs(RunFilter(limit=200)) if resumable(run)]
+    if len(runs) == 1:
+        return runs[0]
+    if not runs:
+        raise click.UsageError("no run is left to be resumed. `dagengine ls` lists them all.")
+    names = ", ".join(f"{short(run.id)} ({run.workflow})" for run in runs[:5])
+    raise click.UsageError(
+        f"{len(runs)} runs can be resumed: {names}{', …' if len(runs) > 5 else ''}. Name one, or say @last."
+    )

@@ -1,0 +1,79 @@
+"""`dagengine run`: record a run, work on it, and show how it goes. `--detach` leaves the work to a process of its own."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from dagengine.cli.app import Invocation, common, short
+from dagengine.cli.work import load_workflow, work_on
+
+
+def _complete(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[click.shell_completion.CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+@click.command("run", short_help="Run a workflow, and follow it to its end.")
+@common
+@click.argument("workflow", metavar="FILE.py:WORKFLOW", shell_complete=_complete)
+@click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--run-id", metavar="ID", help="The run's id, instead of one that is made up.")
+@click.option("-w", "--workers", type=int, metavar="N", help="Worker processes, instead of one for each CPU.")
+@click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
+@click.option("--detach", is_flag=True, help="Print the run's id, and let it run in the background.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    workflow: str,
+    arguments: tuple[str, ...],
+    *,
+    run_id: str | None,
+    workers: int | None,
+    artifacts: str | None,
+    detach: bool,
+    quiet: bool,
+) -> int:
+    """Run a workflow, and follow it to its end.
+
+    The workflow is FILE.py:NAME or package.module:NAME. Its arguments are KEY=VALUE, typed by its signature; lists and
+    objects are JSON; @FILE.json takes a value, or all of them, from a file.
+
+    Ctrl-C lets running steps end, and stops; a second one stops at once. Nothing that has ended is lost: go on with
+    `dagengine resume`.
+
+    \b
+    dagengine run nightly.py:nightly year=2013
+    dagengine run reports.weekly:weekly days='[1,2,3]' config=@config.json
+    """
+    if run_id is not None and not run_id.strip():
+        raise click.UsageError("--run-id is empty. Leave it out, or give an id.")
+    settings = invocation.settings(workers=workers, artifacts=artifacts)
+    found = load_workflow(workflow)
+    from dagengine.cli.arguments import bind
+
+    args, kwargs = bind(found.name, found.signature, found.function, arguments)
+    if detach:
+        from dagengine.cli.detached import record, spawn
+
+        recorded = record(settings, found, args, kwargs, run_id)
+        spawn(settings, recorded)
+        if invocation.json:
+            click.echo(f'{{"id": "{recorded}", "workflow": "{found.name}", "state": "running"}}')
+        else:
+            click.echo(recorded)
+            print(f"it runs in the background. To see how it goes: dagengine show {short(recorded)}", file=sys.stderr)
+        return 0
+    return work_on(
+        settings,
+        lambda engine: engine.begin(found, args, kwargs, run_id),
+        quiet=quiet,
+        as_object=invocation.json,
+        began=time.time(),
+    )

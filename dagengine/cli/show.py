@@ -1,0 +1,106 @@
+"""`dagengine show`: one run at a glance."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import click
+
+from dagengine.cli.app import Invocation, common, find_run, run_argument, short
+from dagengine.cli.summary import command as typed
+from dagengine.cli.summary import failure_lines
+from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
+from dagengine.model import RunRecord, RunState, StepState
+from dagengine.views import entry_text, resumable, run_state, run_view, seconds_of
+
+if TYPE_CHECKING:
+    from dagengine.config import Settings
+    from dagengine.storage.interface import Store
+
+RUNNING_SHOWN = 10
+
+
+@click.command("show", short_help="Show a run: its state, tasks, failures.")
+@common
+@run_argument
+@click.pass_obj
+def command(invocation: Invocation, run: str) -> None:
+    """Show a run: its state, tasks, what runs now, what failed. With --json all its steps, too."""
+    settings = invocation.settings()
+    with invocation.reading() as store:
+        record = find_run(store, run)
+        if invocation.json:
+            print_json(run_view(store, record))
+            return
+        for line in _lines(store, settings, record):
+            click.echo(line)
+
+
+def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
+    now = time.time()
+    state = run_state(run)
+    lines = [f"{mark(state)} {paint(clean(run.workflow), 'bold')}  {clean(run.id)}  {state_text(state)}", ""]
+    facts = {
+        "workflow": clean(entry_text(run), 500),
+        "begun": f"{clock(run.created_at)} ({ago(run.created_at, now)})",
+        "took": duration(seconds_of(run, now)) if state is not RunState.CRASHED else "",
+        "owner": _owner(run, state),
+        "cancel": f"asked for at {clock(run.cancel_requested_at)}" if run.cancel_requested_at else "",
+        "store": clean(store.url, 500),
+    }
+    lines += [f"  {name:<10}{value}" for name, value in facts.items() if value]
+    lines += ["", *_tasks(store, run), *_running(store, run, state, now)]
+    if run.failure is not None and state in (RunState.FAILED, RunState.MISMATCH):
+        lines += ["", *(f"  {line}" for line in failure_lines(run.failure))]
+        lines += [f"  details:  {typed(settings, 'errors', short(run.id))}"]
+    if resumable(run):
+        lines += ["", f"  to go on: {typed(settings, 'resume', short(run.id))}"]
+    return lines
+
+
+def _owner(run: RunRecord, state: RunState) -> str:
+    if run.owner is None or state not in (RunState.RUNNING, RunState.CRASHED):
+        return ""
+    dead = ", which is dead" if state is RunState.CRASHED else ""
+    return f"process {run.owner.pid} on {clean(run.owner.host)}{dead}"
+
+
+def _tasks(store: Store, run: RunRecord) -> list[str]:
+    counts: dict[str, dict[StepState, int]] = defaultdict(dict)
+    for (task, state), count in store.counts(run.number).items():
+        counts[task][state] = count
+    if not counts:
+        return ["  no steps yet"]
+    others = [
+        s for s in (StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED, StepState.WAITING) if _any(counts, s)
+    ]
+    names = {StepState.WAITING: "unfinished"}
+    rows = []
+    for task, of in counts.items():
+        total, done = sum(of.values()), of.get(StepState.SUCCEEDED, 0)
+        row = [f"  {clean(task, 40)}", number(total), number(done)]
+        rows.append(row + [number(of[state]) if state in of else "" for state in others])
+    header = ("  task", "steps", "done", *(names.get(state, str(state)) for state in others))
+    return table(header, rows, right=range(1, len(header))).splitlines()
+
+
+def _any(counts: dict[str, dict[StepState, int]], state: StepState) -> bool:
+    return any(state in of for of in counts.values())
+
+
+def _running(store: Store, run: RunRecord, state: RunState, now: float) -> list[str]:
+    if state is not RunState.RUNNING or run.owner is None:
+        return []
+    since = run.owner.started_at
+    attempts = [attempt for attempt in store.attempts(run.number, open_only=True) if attempt.started_at >= since]
+    keys = {step.seq: step.key for step in store.steps(run.number, seqs=[a.seq for a in attempts[:RUNNING_SHOWN]])}
+    lines = [
+        f"  {mark(StepState.RUNNING)} {clean(keys.get(attempt.seq, '?'))} for {duration(now - attempt.started_at)}"
+        + (f", attempt {attempt.number}" if attempt.number > 1 else "")
+        for attempt in attempts[:RUNNING_SHOWN]
+    ]
+    if len(attempts) > RUNNING_SHOWN:
+        lines.append(f"  … and {len(attempts) - RUNNING_SHOWN} more")
+    return ["", *lines] if lines else []
