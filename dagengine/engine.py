@@ -231,7 +231,7 @@ class Engine:
         if request.get("verb") == "cancel":
             self.tell(driver, [CancelRequested()])
         elif request.get("verb") == "wait":
-            driver.ended.wait()
+            driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
         else:
             return {"error": "unknown verb"}
         return {"state": str(driver.state)}
