@@ -176,7 +176,7 @@ class MemoryStore:
                 if seq in run.steps and run.steps[seq].state is not StepState.WAITING
             }
             steps = tuple(run.pending(step) for step in waiting)
-            return Frontier(steps, ended, run.record.steps, run.next_order, tuple(run.definitions.values()))
+            return Frontier(steps, ended, run.record.steps, run.next_order, run.definitions_in_order())
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
         with self._reading():
@@ -273,7 +273,7 @@ class MemoryStore:
     def definitions(self, run_number: int) -> list[Definition]:
         with self._reading():
             run = self._by_number.get(run_number)
-            return list(run.definitions.values()) if run else []
+            return list(run.definitions_in_order()) if run else []
 
     def events(self, run_number: int) -> list[EventRecord]:
         with self._reading():

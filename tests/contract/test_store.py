@@ -17,7 +17,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, Store
+from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, Store, Write
 from tests.storage.kit import (
     DEFINITION,
     ME,
@@ -115,7 +115,7 @@ def test_of_two_claimants_of_a_dead_owner_one_wins(store: Store) -> None:
     results: list[Claim | RunOwned] = []
 
     def claim(name: str) -> None:
-        waited = []
+        waited: list[ProcessRecord] = []
 
         def lives(owner: ProcessRecord) -> bool:
             if not waited:
@@ -335,7 +335,7 @@ def test_a_batch_is_all_or_nothing(store: Store) -> None:
     assert (frontier.next_seq, frontier.next_order, frontier.definitions) == (0, 0, ())
 
 
-MISFITS = {
+MISFITS: dict[str, list[Write]] = {
     "a result that is recorded": [succeed(0, 2, value(b"another"))],
     "the failure of a step that is recorded": [fail(0, 2)],
     "a step that is not there": [succeed(9, 2)],
