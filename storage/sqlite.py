@@ -50,7 +50,8 @@ _CLAIM_RUN = """
 """
 _FORGET_CANCEL = "UPDATE run SET cancel_requested_at = NULL WHERE number = ?"
 _REOPEN_STEPS = """
-    UPDATE step SET state = 'waiting', finish_order = NULL, finished_at = NULL, failure = NULL, failure_pickled = NULL
+    UPDATE step INDEXED BY step_unsuccessful
+    SET state = 'waiting', finish_order = NULL, finished_at = NULL, failure = NULL, failure_pickled = NULL
     WHERE run = ? AND state IN ('failed', 'skipped', 'cancelled') AND handled = 0
 """
 _REQUEST_CANCEL = "UPDATE run SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE number = ?"

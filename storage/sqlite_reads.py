@@ -12,11 +12,11 @@ import json
 import os
 import sqlite3
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 from dagengine.errors import RunNotFound, StoreUnavailable
 from dagengine.model import (
@@ -29,6 +29,7 @@ from dagengine.model import (
     PendingStep,
     RecordedCall,
     RunRecord,
+    StepInput,
     StepKind,
     StepRecord,
     StepState,
@@ -133,24 +134,29 @@ class Reads:
             numbers = statements.next_numbers(connection, run=run_number).fetchone()
             if numbers is None:
                 raise RunNotFound(f"there is no run number {run_number} in {url_of(self._path)}", run_id="")
-            inputs = _inputs_by_step(statements.waiting_edges(connection, run=run_number))
-            attempts = {seq: greatest for seq, _, greatest in statements.waiting_attempts(connection, run=run_number)}
+            edges = statements.waiting_edges(connection, run=run_number).fetchall()
+            inputs = _inputs_by_step(edges)
+            states = {seq: state for _, seq, _, _, state in edges if state is not None and state != "waiting"}
+            attempts = {
+                seq: greatest
+                for seq, _, greatest in statements.waiting_attempts(connection, run=run_number)
+                if greatest
+            }
             steps = tuple(
                 PendingStep(
-                    seq=seq,
-                    key=key,
-                    kind=_KINDS[kind],
-                    definition=definition,
-                    call=call,
-                    inputs=inputs.get(seq, ()),
-                    attempts=max(ended, attempts.get(seq, 0)),
-                    items=None if first is None else (first, count),
+                    seq,
+                    key,
+                    _KINDS[kind],
+                    definition,
+                    call,
+                    inputs.get(seq, ()),
+                    max(ended, attempts[seq]) if seq in attempts else ended,
+                    None if first is None else (first, count),
                 )
                 for seq, key, kind, definition, call, ended, first, count in statements.waiting_steps(
                     connection, run=run_number
                 )
             )
-            states = dict(statements.ended_inputs(connection, run=run_number).fetchall())
             for step in steps:
                 if step.items is not None:
                     first, count = step.items
@@ -305,9 +311,10 @@ _STATES = {state.value: state for state in StepState}
 _KINDS = {kind.value: kind for kind in StepKind}
 
 
-def _inputs_by_step(rows: sqlite3.Cursor) -> dict[int, tuple[Input, ...]]:
-    """From (child, parent, digest, size) in the order of child and position."""
-    found: defaultdict[int, list[Input]] = defaultdict(list)
-    for child, *read in rows:
-        found[child].append(edge_input(*read))
-    return {child: tuple(inputs) for child, inputs in found.items()}
+def _inputs_by_step(rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[Input, ...]]:
+    """From (child, parent, digest, size, …) in the order of child and position."""
+    found: dict[int, tuple[Input, ...]] = {}
+    for child, edges in groupby(rows, itemgetter(0)):
+        if child is not None:
+            found[child] = tuple([StepInput(edge[1]) if edge[2] is None else edge_input(*edge[1:4]) for edge in edges])
+    return found

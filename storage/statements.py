@@ -15,14 +15,31 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, Integer, Select, and_, bindparam, func, literal_column, select
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.sql.base import Executable
 
 from dagengine.model import StepState
 from dagengine.storage.schema import ATTEMPT, DEFINITION, EDGE, EVENT, PROCESS, RUN, STEP
 
+
+class _Compiler(SQLiteCompiler):
+    """SQLite's compiler, which leaves out hints, with hints."""
+
+    def get_from_hint_text(self, table: FromClause, text: str | None) -> str | None:
+        return text
+
+
 _DIALECT = sqlite.dialect(paramstyle="qmark")
+_DIALECT.statement_compiler = _Compiler
+
+# The planner knows nothing of how many rows there are. It prefers the primary key, whose rows are at hand, to a partial
+# index, and so would pass all that is done in order to find what is left. These make it an error not to use the index;
+# and where steps are joined to others, outer joins fix the order of the loops.
+_BY_WAITING = (STEP, "INDEXED BY step_waiting", "sqlite")
+_BY_UNSUCCESSFUL = (STEP, "INDEXED BY step_unsuccessful", "sqlite")
+_BY_OPEN = (ATTEMPT, "INDEXED BY attempt_open", "sqlite")
 
 
 class Query:
@@ -120,35 +137,28 @@ def next_numbers() -> Executable:
 @_query
 def waiting_steps() -> Executable:
     columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.attempts)
-    found = select(*columns, STEP.c.items_first, STEP.c.items_count)
+    found = select(*columns, STEP.c.items_first, STEP.c.items_count).with_hint(*_BY_WAITING)
     return found.where(STEP.c.run == _this_run, _WAITING).order_by(STEP.c.seq)
 
 
 @_query
 def waiting_edges() -> Executable:
+    """The inputs of waiting steps, with the states of the steps that they read; a row of nulls for each without any."""
+    parent = STEP.alias("parent")
     read = and_(EDGE.c.run == STEP.c.run, EDGE.c.child == STEP.c.seq)
-    found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size).select_from(STEP.join(EDGE, read))
+    is_read = and_(parent.c.run == EDGE.c.run, parent.c.seq == EDGE.c.parent)
+    found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size, parent.c.state)
+    found = found.select_from(STEP.outerjoin(EDGE, read).outerjoin(parent, is_read)).with_hint(*_BY_WAITING)
     return found.where(STEP.c.run == _this_run, _WAITING).order_by(STEP.c.seq, EDGE.c.position)
 
 
 @_query
 def waiting_attempts() -> Executable:
-    """Of each waiting step that has attempts: how many have ended, and the greatest number."""
+    """Of each waiting step: how many attempts have ended, and the greatest number of one, if there is any."""
     tried = and_(ATTEMPT.c.run == STEP.c.run, ATTEMPT.c.seq == STEP.c.seq)
     found = select(STEP.c.seq, func.count(ATTEMPT.c.outcome), func.max(ATTEMPT.c.number))
-    return found.select_from(STEP.join(ATTEMPT, tried)).where(STEP.c.run == _this_run, _WAITING).group_by(STEP.c.seq)
-
-
-@_query
-def ended_inputs() -> Executable:
-    """The ended steps that a waiting one reads, with their states; once for each that reads them."""
-    parent = STEP.alias("parent")
-    found = select(EDGE.c.parent, parent.c.state).select_from(
-        STEP.join(EDGE, and_(EDGE.c.run == STEP.c.run, EDGE.c.child == STEP.c.seq)).join(
-            parent, and_(parent.c.run == EDGE.c.run, parent.c.seq == EDGE.c.parent)
-        )
-    )
-    return found.where(STEP.c.run == _this_run, _WAITING, parent.c.state != literal_column("'waiting'"))
+    found = found.select_from(STEP.outerjoin(ATTEMPT, tried)).with_hint(*_BY_WAITING)
+    return found.where(STEP.c.run == _this_run, _WAITING).group_by(STEP.c.seq)
 
 
 @_query
@@ -219,7 +229,8 @@ def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Que
         if states:
             found = found.where(_is(STEP.c.state, *states))
         if states and set(states) <= set(_UNSUCCESSFUL_STATES):
-            found = found.where(_UNSUCCESSFUL)  # implied, but the planner has to see the index's own condition
+            # Implied, but the planner has to see the index's own condition.
+            found = found.where(_UNSUCCESSFUL).with_hint(*_BY_UNSUCCESSFUL)
         return found.order_by(STEP.c.seq).limit(bindparam("limit"))
 
     return Query(build)
@@ -248,7 +259,7 @@ def attempts_listed(by_step: bool, open_only: bool) -> Query:
         if by_step:
             found = found.where(ATTEMPT.c.seq == bindparam("seq"))
         if open_only:
-            found = found.where(ATTEMPT.c.outcome.is_(None))
+            found = found.where(ATTEMPT.c.outcome.is_(None)).with_hint(*_BY_OPEN)
         return found.order_by(ATTEMPT.c.seq, ATTEMPT.c.number)
 
     return Query(build)

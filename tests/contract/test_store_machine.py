@@ -138,7 +138,11 @@ class AllStoresAgree(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.stores = {name: make(Path(self.folder.name)) for name, make in STORES.items()}
         self.anchors = {name: begin(store, "anchor") for name, store in self.stores.items()}
-        self.claims = {run_id: self.all(lambda store, run_id=run_id: begin(store, run_id)) for run_id in RUNS}
+        self.claims = {run_id: self._begin(run_id) for run_id in RUNS}
+
+    def _begin(self, run_id: str) -> Claim:
+        claim: Claim = self.all(lambda store: begin(store, run_id))
+        return claim
 
     def teardown(self) -> None:
         for store in self.stores.values():
@@ -196,7 +200,11 @@ class AllStoresAgree(RuleBasedStateMachine):
     def _burst(self, name: str, batches: Sequence[tuple[Claim, list[Write]]]) -> list[type]:
         store = self.stores[name]
         handed_over = threading.Event()
-        store.write(self.anchors[name], [event("hold")], lambda _: handed_over.wait(PATIENCE) and None)
+
+        def hold(_: object) -> None:
+            handed_over.wait(PATIENCE)
+
+        store.write(self.anchors[name], [event("hold")], hold)
         outcomes = [Outcome() for _ in batches]
         for (claim, batch), outcome in zip(batches, outcomes, strict=True):
             store.write(claim, batch, outcome)
@@ -218,23 +226,24 @@ class AllStoresAgree(RuleBasedStateMachine):
     @invariant()
     def every_answer_is_the_same(self) -> None:
         """All that can be asked of a run."""
-        if not hasattr(self, "claims"):
-            return
-        for run_id in RUNS:
-            number = self.claims[run_id].run_number
-            self.all(lambda store, run_id=run_id: store.find_run(run_id))
-            self.all(lambda store, number=number: store.frontier(number))
-            self.all(lambda store, number=number: list(store.recorded_calls(number)))
-            self.all(lambda store, number=number: store.steps(number))
-            self.all(lambda store, number=number: store.values(number, range(10)))
-            self.all(lambda store, number=number: store.failures(number, range(10)))
-            self.all(lambda store, number=number: store.finish_order(number, range(10)))
-            self.all(lambda store, number=number: store.counts(number))
-            self.all(lambda store, number=number: list(store.edges(number)))
-            self.all(lambda store, number=number: store.attempts(number))
-            self.all(lambda store, number=number: store.attempts(number, open_only=True))
-            self.all(lambda store, number=number: store.events(number))
-            self.all(lambda store, number=number: store.definitions(number))
+        if hasattr(self, "claims"):
+            for run_id in RUNS:
+                self._compare(run_id, self.claims[run_id].run_number)
+
+    def _compare(self, run_id: str, number: int) -> None:
+        self.all(lambda store: store.find_run(run_id))
+        self.all(lambda store: store.frontier(number))
+        self.all(lambda store: list(store.recorded_calls(number)))
+        self.all(lambda store: store.steps(number))
+        self.all(lambda store: store.values(number, range(10)))
+        self.all(lambda store: store.failures(number, range(10)))
+        self.all(lambda store: store.finish_order(number, range(10)))
+        self.all(lambda store: store.counts(number))
+        self.all(lambda store: list(store.edges(number)))
+        self.all(lambda store: store.attempts(number))
+        self.all(lambda store: store.attempts(number, open_only=True))
+        self.all(lambda store: store.events(number))
+        self.all(lambda store: store.definitions(number))
 
     @invariant()
     def every_store_is_sound(self) -> None:
