@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from typing import Any, Final
 
 from dagengine.model import Failure
+
+FAILED: Final = 70
+"""The exit status of a worker that fails by itself (EX_SOFTWARE)."""
 
 _HINTS = {
     "SIGSEGV": "a fault in native code",
@@ -27,7 +30,13 @@ def lost_failure(status: int, out_of_memory: bool) -> Failure:
     code = os.waitstatus_to_exitcode(status)
     facts: dict[str, Any]
     if code >= 0:
-        facts, text = {"exit": code}, f"the worker exited with status {code} while it ran this: something called exit"
+        facts, text = {"exit": code}, f"the worker exited with status {code} while it ran this"
+        if code == FAILED:
+            text += (
+                ": it could not go on, and its log says why (did the task close descriptors that it had not opened?)"
+            )
+        else:
+            text += ": something called os._exit, or exit in native code"
     else:
         name = signal_name(-code)
         facts = {"signal": name}

@@ -32,6 +32,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from dagengine.runtime.deaths import FAILED
 from dagengine.runtime.frames import Link
 from dagengine.runtime.messages import Exited, Fork, Forked, FromForker, Kill, NotForked, ToForker
 from dagengine.runtime.worker import run_worker
@@ -208,7 +209,7 @@ class Forker:
                 os.close(descriptor)
             _name_process("dag-worker")
         except BaseException:
-            os._exit(70)
+            os._exit(FAILED)
         run_worker(socket.socket(fileno=sock), permits, output)
 
     def _signal(self, worker: int, number: int) -> None:

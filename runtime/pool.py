@@ -103,12 +103,19 @@ class Pool:
     # ---- orders -------------------------------------------------------------------------------
 
     def start_worker(self, number: int) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            ours.setblocking(False)
-            worker = WorkerProcess(number, Link(ours, FromWorker), Permits(), new_output(self._scratch))
-            self.workers[number] = worker
-            given = [os.dup(own) for own in (theirs.fileno(), worker.permits.descriptor, worker.output)]
+        with contextlib.ExitStack() as undo:
+            output = new_output(self._scratch)
+            undo.callback(os.close, output)
+            permits = Permits()
+            undo.callback(permits.close)
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                ours.setblocking(False)
+                given = [os.dup(own) for own in (theirs.fileno(), permits.descriptor, output)]
+            undo.pop_all()
+        worker = WorkerProcess(number, Link(ours, FromWorker), permits, output)
+        self.workers[number] = worker
         self._selector.register(worker.link, selectors.EVENT_READ, lambda mask: self._worker_ready(worker, mask))
         self._order(Fork(number), given)
 
@@ -163,16 +170,17 @@ class Pool:
             except (BrokenPipeError, ConnectionResetError):
                 self._watch(worker, selectors.EVENT_READ)
         if mask & selectors.EVENT_READ and not self._read(worker):
-            # It dies, or has closed its socket and can't work any more.
+            # It dies, or its task has closed its socket, and it will as soon as it has a result to send.
             self._selector.unregister(worker.link)
-            self.signal(worker, hard=True)
 
     def _read(self, worker: WorkerProcess) -> bool:
         """Read once. False if nothing more can come."""
         try:
             messages = worker.link.receive()
         except InternalError:
-            return False  # The task wrote into our socket: the process is not to be trusted any more.
+            # The task wrote into our socket: the process can't be understood any more.
+            self.signal(worker, hard=True)
+            return False
         if messages is None:
             return False
         results: list[Result] = []
@@ -238,9 +246,8 @@ class Pool:
 
     # ---- the end ------------------------------------------------------------------------------
 
-    def close(self) -> int | None:
-        """Kill what is left, wait until it is gone, and let go of everything. The forker's status if it had died."""
-        died = self._forker.poll()
+    def close(self) -> int:
+        """Kill what is left, wait until it is gone, and let go of everything. The forker's exit code."""
         # Its end of the control socket closes: the forker kills all workers, reaps them and ends.
         self._control.close()
         try:
@@ -259,4 +266,4 @@ class Pool:
                 poll.poll(WAIT_SECONDS * 1000)
             worker.close()
         self.workers.clear()
-        return died
+        return self._forker.returncode

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from dagengine.errors import InternalError
 from dagengine.model import Failure
 from dagengine.runtime.deaths import lost_failure, signal_name
 from dagengine.runtime.events import Sink, result_event, run_message
@@ -90,6 +89,7 @@ class Shell:
         self._results: dict[TaskId, tuple[Result, SharedFile | None]] = {}
         self._dying: WorkerProcess | None = None
         self._broken: Failure | None = None
+        self._forker_gone = False
         self._over = False
         self._carry_out: dict[type, Callable[[Pool, Any], None]] = {
             StartWorker: self._start_worker,
@@ -110,10 +110,13 @@ class Shell:
             self._pool = Pool(self._selector, self._scratch, self)
             self._selector.register(self._wake, selectors.EVENT_READ, None)
             self._perform(self._core.start())
-            while not self._over and self._broken is None:
+            while not (self._over or self._forker_gone or self._broken):
                 self._turn()
+        except OSError as error:
+            # No room for output, no descriptors left: nothing of ours, and the operator is told by the event.
+            self._broken = _stopped(f"the runtime can't go on: {error}")
         except Exception as error:
-            self._broken = _internal(error)
+            self._broken = Failure("internal", type(error).__qualname__, f"the runtime failed: {error}")
             raise
         finally:
             self._end()
@@ -143,9 +146,9 @@ class Shell:
     def _end(self) -> None:
         try:
             if self._pool is not None:
-                died = self._pool.close()
-                if self._broken is not None and died is not None:
-                    self._broken = Failure("internal", "dagengine.errors.RuntimeStopped", _forker_died(died))
+                status = self._pool.close()
+                if self._forker_gone:
+                    self._broken = _stopped(_forker_died(status))
         finally:
             self._selector.close()
             for _, shared in self._results.values():
@@ -188,7 +191,7 @@ class Shell:
         self._dying = None
 
     def forker_gone(self) -> None:
-        self._broken = Failure("internal", "dagengine.errors.RuntimeStopped", "the parent of the workers died")
+        self._forker_gone = True
 
     # ---- actions out --------------------------------------------------------------------------
 
@@ -229,11 +232,7 @@ class Shell:
 
     def _give_up(self, pool: Pool, action: GiveUp) -> None:
         reason = pool.trouble or "they die before they are up"
-        self._broken = Failure(
-            "internal",
-            "dagengine.errors.RuntimeStopped",
-            f"no worker can be started: {reason}. Look at what they print.",
-        )
+        self._broken = _stopped(f"no worker can be started: {reason}")
 
     def _all_gone(self, pool: Pool, action: AllGone) -> None:
         self._over = True
@@ -274,9 +273,8 @@ def _spec(task: Task) -> TaskSpec:
     return spec
 
 
-def _internal(error: BaseException) -> Failure:
-    kind = InternalError if isinstance(error, InternalError) else type(error)
-    return Failure("internal", f"{kind.__module__}.{kind.__qualname__}", f"the runtime failed: {error}")
+def _stopped(message: str) -> Failure:
+    return Failure("internal", "dagengine.errors.RuntimeStopped", message)
 
 
 def _forker_died(status: int) -> str:

@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from typing import NoReturn
 
+from dagengine.runtime.deaths import FAILED
 from dagengine.runtime.execution import Executor
 from dagengine.runtime.frames import Link
 from dagengine.runtime.messages import Acknowledge, Define, FromWorker, Hello, Revoke, Run, ToWorker
@@ -28,23 +29,30 @@ from dagengine.runtime.shared import SharedFile
 
 def run_worker(sock: socket.socket, permits: int, output: int) -> NoReturn:
     """The whole life of a worker in a process that was just forked. Never returns."""
+    status = FAILED
     try:
-        link: Link[ToWorker] = Link(sock, ToWorker)
-        try:
-            worker = Worker(link, Permits(permits), output)
-        except BaseException as error:
-            link.send([Hello(f"{type(error).__name__}: {error}")])
-            os._exit(1)
-        link.send([Hello()])
-        worker.loop()
-        sys.stdout.flush()
-        os._exit(0)
+        _work(sock, permits, output)
+        status = 0
     except (BrokenPipeError, ConnectionResetError):
-        os._exit(0)  # The controller is gone: there is nobody to work for.
+        status = 0  # The controller is gone: there is nobody to work for.
     except BaseException:
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
-        os._exit(70)
+    finally:
+        # Whatever else goes wrong: what is above this on the stack belongs to the parent.
+        os._exit(status)
+
+
+def _work(sock: socket.socket, permits: int, output: int) -> None:
+    link: Link[ToWorker] = Link(sock, ToWorker)
+    try:
+        worker = Worker(link, Permits(permits), output)
+    except BaseException as error:
+        link.send([Hello(f"{type(error).__name__}: {error}")])
+        raise
+    link.send([Hello()])
+    worker.loop()
+    sys.stdout.flush()
 
 
 class Worker:

@@ -59,10 +59,13 @@ class Harness:
 
     def __exit__(self, *_: object) -> None:
         self.runtime.close(force=True)
+        for end in self.ends.values():
+            if isinstance(end, Succeeded) and end.shared is not None:
+                end.shared.close()
         missing = self._submitted - set(self.ends)
         if self.broken is None and missing:
             self.problems.append(f"no end of {sorted(missing)[:5]}")
-        assert not self.problems
+        assert not self.problems, self.problems
 
     def sink(self, events: list[RuntimeEvent]) -> None:
         with self._changed:

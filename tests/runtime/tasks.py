@@ -322,3 +322,27 @@ def work(seconds: float) -> float:
     while time.perf_counter() < end:
         pass
     return seconds
+
+
+def touch_and_wait_if(path: str, gate: str) -> str:
+    """Quick, unless it is given paths."""
+    return touch_and_wait(path, gate) if path else ""
+
+
+def exit_if_negative(number: int) -> int:
+    if number < 0:
+        os._exit(9)
+    return number
+
+
+def ignore_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def loaded(names: list[str]) -> list[str]:
+    return [name for name in names if name in sys.modules]
+
+
+def append(path: str, text: str) -> None:
+    with open(path, "a") as file:
+        file.write(f"{text}\n")
