@@ -37,7 +37,7 @@ from dagengine.core.events import (
     StepsCalled,
 )
 from dagengine.core.states import STATE_OF, Phase
-from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, RuntimeStopped, StoreError
+from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, InternalError, RuntimeStopped, StoreError
 from dagengine.functions import Reference, refer
 from dagengine.model import (
     Claim,
@@ -354,7 +354,7 @@ class Driver:
             self._finish(actions.finished)
 
     def _write(self, writes: list[Write]) -> None:
-        def done(error: StoreError | None) -> None:
+        def done(error: StoreError | InternalError | None) -> None:
             self.engine.tell(self, Recorded() if error is None else error)
 
         self.engine.store.write(self.claim, writes, done)
@@ -602,7 +602,7 @@ class Driver:
     def _extra_batch(self, writes: list[Write]) -> None:
         """Writes that the core does not wait for."""
 
-        def done(error: StoreError | None) -> None:
+        def done(error: StoreError | InternalError | None) -> None:
             if error is not None:
                 self.engine.tell(self, error)
 

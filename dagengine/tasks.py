@@ -56,7 +56,7 @@ class Task(Generic[P, R_co]):
         self.function = function
         self.settings = options
         self.name = options.name or function.__name__
-        self._fitting: set[tuple[int | str, ...]] = set()
+        self._fitting: set[tuple[object, ...]] = set()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()

@@ -197,7 +197,7 @@ def _lay_out(stream: bytes, buffers: list[memoryview]) -> list[bytes | memoryvie
     return segments
 
 
-def decode(data: bytes | memoryview, inputs: Sequence[Any] = (), digest: str | None = None) -> Any:
+def decode(data: bytes | bytearray | memoryview, inputs: Sequence[Any] = (), digest: str | None = None) -> Any:
     """The value. Its buffers are views on `data`, which they keep alive.
 
     `inputs` take the places of the placeholders. With `digest`, the bytes are checked against it first.

@@ -66,6 +66,11 @@ STOLEN: list[Any] = []
 
 
 @workflow
+def needs_one(x: int) -> int:
+    return x
+
+
+@workflow
 def steal() -> None:
     STOLEN.append(increment(1))
 
@@ -83,6 +88,15 @@ def pass_stolen() -> int:
 def run(engine: Engine, body: Workflow[..., Any] | Callable[..., Any], *args: Any) -> Any:
     flow = body if isinstance(body, Workflow) else workflow(body)
     return engine.start(flow, *args).result()
+
+
+def only(function: Callable[[], Any]) -> Workflow[[], Any]:
+    """A workflow that calls this and nothing else."""
+
+    def calls_it() -> Any:
+        return function()
+
+    return workflow(calls_it)
 
 
 def keys(engine: Engine, body: Callable[..., Any], *args: Any) -> list[str]:
@@ -374,7 +388,7 @@ def test_retries_until_it_works(engine: Engine, tmp_path: Any) -> None:
             raise OSError("again")
         return 7
 
-    started = engine.start(workflow(lambda: flaky()))
+    started = engine.start(only(flaky))
     assert started.result() == 7
     assert marks.read_text().split() == ["1", "2", "3"]
     assert [step.attempts for step in started.steps()] == [3]
@@ -387,7 +401,7 @@ def test_retry_on_is_asked_next_to_the_exception(engine: Engine) -> None:
     def picky() -> int:
         raise ValueError("never mind")
 
-    started = engine.start(workflow(lambda: picky()))
+    started = engine.start(only(picky))
     started.wait()
     assert [step.attempts for step in started.steps()] == [1]
 
@@ -407,9 +421,9 @@ def test_what_cannot_be_pickled_is_named_with_the_step_and_the_path(engine: Engi
         run(engine, argument)
     assert isinstance(caught.value.__cause__, Unpicklable)
     with pytest.raises(RunFailed, match=r"result\['it'\]"):
-        run(engine, lambda: lock())
+        run(engine, only(lock))
     with pytest.raises(RunFailed, match="can't be pickled"):
-        run(engine, lambda: threading.Lock())
+        run(engine, only(threading.Lock))
 
 
 def test_misusing_a_ref_fails_the_run_with_advice(engine: Engine) -> None:
@@ -428,7 +442,7 @@ def test_wrong_arguments_are_named_before_anything_runs(engine: Engine) -> None:
     with pytest.raises(RunFailed, match=r"increment\(x: 'int', by: 'int' = 1\).*unexpected keyword argument 'bye'"):
         run(engine, lambda: increment(1, bye=2))  # type: ignore[call-arg]
     with pytest.raises(BadArguments, match="missing a required argument"):
-        engine.start(workflow(lambda x: x))
+        engine.start(needs_one)
 
 
 # ---- scopes, ids, handles -----------------------------------------------------------------------
@@ -458,7 +472,7 @@ def test_starting_a_run_in_a_body_is_refused_with_a_way_out(engine: Engine) -> N
     """It would start another one on each replay."""
     child = workflow(lambda: increment(1))
     with pytest.raises(RunFailed, match="to make it part of this run"):
-        run(engine, lambda: child.start())
+        run(engine, only(child.start))
 
 
 def test_run_and_start_use_the_engine_that_is_open(engine: Engine) -> None:
@@ -510,7 +524,7 @@ def test_calls_in_an_engine_that_is_closed_are_refused(engine: Engine) -> None:
     """One line, and what to do."""
     engine.close()
     with pytest.raises(Exception, match="Open a new one"):
-        engine.start(workflow(lambda: 1))
+        engine.start(steal)
 
 
 def test_a_lambda_can_be_no_task_by_accident() -> None:
