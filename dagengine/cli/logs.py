@@ -54,7 +54,7 @@ def command(
 
             print_json([logs.to_json(one) for one in logs.present()])
             return
-        printer = Printer(logs, raw)
+        printer = Printer(logs, raw, patient=follow)
         if follow:
             _follow(store, settings, record, logs, printer)
         else:
@@ -158,9 +158,10 @@ def _output_of(attempt: AttemptRecord) -> Path | None:
 class Printer:
     """Prints of each output what is new, under a heading where the attempt changes."""
 
-    def __init__(self, logs: Logs, raw: bool, write: Callable[[bytes], None] | None = None) -> None:
+    def __init__(self, logs: Logs, raw: bool, *, patient: bool, write: Callable[[bytes], None] | None = None) -> None:
         self._logs = logs
         self._raw = raw
+        self._patient = patient
         self._write = write or _to_stdout
         self._offsets: dict[Attempt, int] = {}
         self._seen_live: set[Attempt] = set()
@@ -169,9 +170,9 @@ class Printer:
 
     def print_new(self, output: Output) -> None:
         offset = self._offsets.get(output.attempt, 0)
-        if output.live and output.attempt not in self._seen_live:
-            # The first look only remembers it. The worker may have gone on to another step just now, whose output this
-            # would be; then the record says so by the next look.
+        if self._patient and output.live and output.attempt not in self._seen_live:
+            # The first of many looks only remembers it. The worker may have gone on to another step just now, whose
+            # output this would be; then the record says so by the next look.
             self._seen_live.add(output.attempt)
             if not offset:
                 return

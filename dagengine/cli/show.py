@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import click
@@ -68,9 +67,10 @@ def _owner(run: RunRecord, state: RunState) -> str:
 
 
 def _tasks(store: Store, run: RunRecord) -> list[str]:
-    counts: dict[str, dict[StepState, int]] = defaultdict(dict)
+    # In the order in which the body first called them, which is the order in which they are known.
+    counts: dict[str, dict[StepState, int]] = {definition.name: {} for definition in store.definitions(run.number)}
     for (task, state), count in store.counts(run.number).items():
-        counts[task][state] = count
+        counts.setdefault(task, {})[state] = count
     if not counts:
         return ["  no steps yet"]
     others = [
