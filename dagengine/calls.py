@@ -99,7 +99,7 @@ def _input(found: Placeholder, body: Body | None) -> Input:
     if isinstance(found, Ref):
         if found._body is not body:
             raise BadArguments(f"{found!r} belongs to another run. Use it in the body that made it.")
-        return StepInput(found._seq)
+        return found._input
     assert isinstance(found, LargeArgument)
     return found.payload
 

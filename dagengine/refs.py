@@ -2,7 +2,7 @@
 
 To a type checker a call of a task *is* the value; at run time it is a ref, to be handed to other tasks (in any
 container) or waited for. Using it as the value is a mistake that Python would often let pass in silence (`if ref`,
-f-strings), so each such use says what to do instead. May import errors, values and scopes.
+f-strings), so each such use says what to do instead. May import errors, model, values and scopes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagengine.errors import BadArguments, RefMisuse
+from dagengine.model import StepInput
 from dagengine.scopes import current_scope
 from dagengine.values import Placeholder
 
@@ -25,12 +26,13 @@ class _Misuse(RefMisuse, AttributeError):
 class Ref(Placeholder):
     """The value that step `_key` of `_body`'s run will have."""
 
-    __slots__ = ("__weakref__", "_body", "_key", "_seq")
+    __slots__ = ("__weakref__", "_body", "_input", "_key", "_seq")
 
     def __init__(self, body: Body, seq: int, key: str) -> None:
         self._body = body
         self._seq = seq
         self._key = key
+        self._input = StepInput(seq)  # one for all the steps that read it
 
     def __repr__(self) -> str:
         return f"<ref {self._key}>"

@@ -30,7 +30,7 @@ class Actions:
     drop: (seq, attempt number) to take back from it
     force_drop: the same, ending the workers that run them
     timers: (seconds from now, seq, number) after which to send DelayOver
-    ended: (seq, state, order) of steps whose end is durable now
+    ended: (seq, state, definition) of steps whose end is durable now, in the order of completion
     flush: whether to send FlushAttempts after a while
     stop_body: whether to let go of the body
     finished: the run's state, once it is durable

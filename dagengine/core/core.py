@@ -75,7 +75,9 @@ Ended = AttemptSucceeded | AttemptExpanded | AttemptFailed | AttemptLost
 
 
 class Step:
-    """An unfinished step, or the little that is kept of one that ended (`call` and `inputs` are let go)."""
+    """An unfinished step, or one that ended without success. Of one that succeeded, nothing is kept: a seq that is known
+    to be recorded, is not among the steps and not in `ended_before`, has succeeded.
+    """
 
     __slots__ = (
         "attempt",
@@ -461,7 +463,7 @@ class RunCore:
             if state is None:
                 raise InternalError(f"{step.key} ended without a state")
             self._go(step, ENDS[state])
-            self._actions.ended.append((seq, state, step.order))
+            self._actions.ended.append((seq, state, step.definition))
             if state is StepState.SUCCEEDED:
                 for dependent_seq in step.dependents or ():
                     dependent = self.steps[dependent_seq]
@@ -470,6 +472,8 @@ class RunCore:
             step.dependents = None
             step.call = None
             step.inputs = ()
+            if state is StepState.SUCCEEDED:
+                del self.steps[seq]
         if batch.finished is not None:
             self._actions.finished = batch.finished
 
