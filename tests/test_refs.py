@@ -38,7 +38,6 @@ def ref(seq: int = 1) -> Any:
         lambda r: [*r],
         lambda r: [0, 1][r],
         lambda r: r @ r,
-        "".join,
         round,
     ],
 )

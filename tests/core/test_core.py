@@ -441,7 +441,6 @@ def test_every_run_ends_whatever_the_order_of_events(
     maps = set(data.draw(st.lists(st.integers(0, len(graph) - 1), max_size=2, unique=True)))
     world = World(seed, graph, maps)
     world.run(disturbance)
-    core = world.core
     assert world.finished is not None
     if world.finished is RunState.SUCCEEDED:
         assert set(world.durable.values()) == {StepState.SUCCEEDED}
