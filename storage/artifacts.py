@@ -105,8 +105,7 @@ class LocalArtifacts:
             with self._step("write"):
                 _allocate(descriptor, size)
                 written = _copy(source, descriptor, size) if isinstance(source, int) else _write_all(descriptor, source)
-            if written != size:
-                raise InternalError(f"an artifact of {size:,} bytes was given {written:,}")
+            check_given(size, written)
             with self._step("fsync"):
                 os.fsync(descriptor)
         finally:
@@ -227,6 +226,12 @@ def writer_is_dead(name: str) -> bool:
 
 
 # ---- errors ---------------------------------------------------------------------------------
+
+
+def check_given(size: int, given: int) -> None:
+    """Raise InternalError if the caller did not give the bytes that it had announced."""
+    if given != size:
+        raise InternalError(f"an artifact of {size:,} bytes was given {given:,}")
 
 
 def check_size(digest: str, size: int, found: int | None, where: str) -> None:

@@ -16,7 +16,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from dagengine.errors import InternalError, StoreError, StoreUnavailable
-from dagengine.storage.artifacts import CHUNK, LocalArtifacts, check_size, chunks_of, writer_is_dead, writer_mark
+from dagengine.storage.artifacts import (
+    CHUNK,
+    LocalArtifacts,
+    check_given,
+    check_size,
+    chunks_of,
+    writer_is_dead,
+    writer_mark,
+)
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2"})
 
@@ -99,12 +107,13 @@ class FsspecArtifacts:
             return None
 
     def _upload(self, place: str, size: int, source: bytes | int) -> None:
+        if not isinstance(source, int):
+            check_given(size, len(source))
         written = 0
         with self._files.open(place, "wb") as target:
             for chunk in chunks_of(source, size):
                 written += target.write(chunk)
-        if written != size:
-            raise InternalError(f"an artifact of {size:,} bytes was given {written:,}")
+        check_given(size, written)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
