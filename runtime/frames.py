@@ -24,7 +24,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from dagengine.errors import InternalError
-from dagengine.runtime.messages import Packed
+from dagengine.runtime.messages import Packed, descriptors_of
 from dagengine.runtime.shared import mapped, share
 
 PACK_LIMIT: Final = 256 * 1024
@@ -180,16 +180,19 @@ class Link(Generic[M]):
         return messages
 
     def _unpack(self, messages: list[M]) -> list[M]:
-        # A frame that holds Packed holds nothing else, and what is packed owns no descriptors: order is kept.
+        # What is packed owns no descriptors; those of messages before it are still to be taken, and come first.
         unpacked: list[M] = []
+        before = 0
         for message in messages:
             if isinstance(message, Packed):
-                descriptor = self.descriptors.popleft()
+                descriptor = self.descriptors[before]
+                del self.descriptors[before]
                 with mapped(descriptor, message.size) as view:
                     unpacked += self._frames.unpack(view)
                 os.close(descriptor)
             else:
                 unpacked.append(message)
+                before += descriptors_of(message)
         return unpacked
 
 

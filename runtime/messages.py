@@ -133,6 +133,13 @@ FromForker = Packed | Forked | NotForked | Exited
 Result = Done | Expanded | Erred
 
 
+def descriptors_of(message: object) -> int:
+    """How many descriptors the message owns."""
+    if isinstance(message, Done):
+        return int(message.data is None)
+    return 3 if isinstance(message, Fork) else 0
+
+
 def pack_input(given: TaskInput) -> Any:
     """A task's input for the wire: bytes, or (path, size, digest, verify) of a file, or {"items": [...]}."""
     if isinstance(given, InlineInput):

@@ -4,11 +4,12 @@ A memfd on Linux, elsewhere an unlinked file in the temporary folder. The pages 
 and written through `pwrite`: when there is no room, that is an OSError in the process that wanted it, never a SIGBUS.
 Only readers map the bytes.
 
-May import nothing of ours but values.
+May import nothing of ours but values and runtime.memory.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -17,10 +18,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from dagengine.runtime.memory import available_memory
 from dagengine.values import Encoded
 
 _CHUNK: Final = 1 << 20
 """Bytes. What is hashed is still in the cache when it is written."""
+
+_LARGE: Final = 64 << 20
+"""Bytes. Below it, asking how much memory there is costs more than it can save."""
 
 
 class SharedFile:
@@ -50,6 +55,9 @@ class SharedFile:
 
 def anonymous_file(size: int) -> int:
     """A descriptor of a new, nameless file with room for `size` bytes. Raises OSError if there is none."""
+    if size > _LARGE and size > (there := available_memory()):
+        # A memfd has no limit of its own: the kernel would rather kill processes than refuse the pages.
+        raise OSError(errno.ENOSPC, f"{size:,} bytes of shared memory are needed, and {there:,} are available")
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("dagengine", os.MFD_CLOEXEC)
     else:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -541,3 +543,30 @@ def test_cancelling_what_was_sent_ahead_takes_it_back(harness: Harness, tmp_path
     harness.result(slow.id)
     harness.ends_of([spec.id for spec in behind])
     assert (tmp_path / "ran").read_text().split() == [str(number) for number in range(1, 20, 2)]
+
+
+def test_every_attempt_ends_once_while_workers_are_killed_all_the_time(open_harness: Open, tmp_path: Path) -> None:
+    """Workers die at any moment; what succeeded ran exactly once, what was lost at most once, and all else never died."""
+    ran = tmp_path / "ran"
+    ran.touch()
+    harness = open_harness(3)
+    for _ in range(3):
+        harness.run("append", str(ran), "warm")
+    specs = [harness.spec("append", str(ran), str(number)) for number in range(3000)]
+    chance = random.Random(1)
+    harness.submit(*specs)
+    for done in range(100, 3000, 150):
+        harness.wait(lambda done=done: len(harness.ends) >= done)  # type: ignore[misc]
+        workers = [pid for pid in children_of(forker_pid(harness)) if name_of(pid) == "dag-worker"]
+        if workers:
+            os.kill(chance.choice(workers), signal.SIGKILL)
+    ends = harness.ends_of([spec.id for spec in specs])
+    times = Counter(ran.read_text().split())
+    for number, end in enumerate(ends):
+        if isinstance(end, Succeeded):
+            assert times[str(number)] == 1
+        else:
+            assert isinstance(end, Lost)
+            assert times[str(number)] <= 1
+    lost = sum(isinstance(end, Lost) for end in ends)
+    assert lost <= 20

@@ -1,0 +1,193 @@
+"""The wire: whatever pieces the stream comes in, the same messages come out, with their descriptors."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dagengine.errors import InternalError
+from dagengine.model import Failure
+from dagengine.runtime.frames import FRAME_LIMIT, PACK_LIMIT, Frames, Link, frame
+from dagengine.runtime.messages import (
+    Acknowledge,
+    Define,
+    Done,
+    Erred,
+    Expanded,
+    FromWorker,
+    Hello,
+    Packed,
+    Revoke,
+    Run,
+    ToWorker,
+    pack_input,
+)
+from dagengine.runtime.protocol import FileInput, InlineInput, ListInput
+from dagengine.runtime.shared import share
+
+SENT: list[ToWorker] = [
+    Define(3, {"module": "m", "qualname": "f"}),
+    Run((1, 2, 3), 3, b"call", [b"x", ("/a", 5, "d", True), {"items": [b"y"]}], {"a": 1, "b": None}, "/log", False),
+    Revoke(2),
+]
+ANSWERS: list[FromWorker] = [
+    Hello(),
+    Done((1, 2, 3), 1.5, 2.5, "d", 4, b"data"),
+    Done((1, 2, 3), 1.5, 2.5, "d", 1 << 40, None),
+    Expanded((0, 0, 1), 0.0, 1.0, [b"a", b""]),
+    Erred((0, 0, 1), 0.0, 1.0, Failure("error", "E", "é\n", "t", b"p", False, {"exit": 3})),
+    Acknowledge(),
+]
+
+
+def as_bytes(messages: object) -> bytes:
+    return msgspec.msgpack.encode(messages)
+
+
+@given(cuts=st.lists(st.integers(0, 2000), max_size=30))
+def test_a_stream_may_come_in_any_pieces(cuts: list[int]) -> None:
+    """Frames that are cut anywhere are put together again."""
+    stream = b"".join(frame(as_bytes(batch)) for batch in (ANSWERS, [], ANSWERS[:2], ANSWERS[3:]))
+    frames: Frames[FromWorker] = Frames(FromWorker)
+    found: list[FromWorker] = []
+    places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
+    for start, end in zip(places, [*places[1:], len(stream)], strict=True):
+        found += frames.feed(stream[start:end])
+    assert found == [*ANSWERS, *ANSWERS[:2], *ANSWERS[3:]]
+
+
+def test_a_frame_that_is_too_long_is_refused() -> None:
+    """A length that nobody sends means that the stream is damaged; it is not waited for."""
+    with pytest.raises(InternalError, match="damaged"):
+        Frames(FromWorker).feed(struct.pack("<I", FRAME_LIMIT + 1))
+
+
+@pytest.mark.parametrize("body", [b"\xff\xff", as_bytes([[99, 1]]), as_bytes([["x"]]), as_bytes([[5, 1]])])
+def test_a_message_that_can_not_be_read_is_refused(body: bytes) -> None:
+    """Rubbish, an unknown kind, wrong fields: an error of ours, and nothing half-read."""
+    with pytest.raises(InternalError, match="can't be read"):
+        Frames(FromWorker).feed(frame(body))
+
+
+# ---- over a socket --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def links() -> Iterator[tuple[Link[FromWorker], Link[ToWorker]]]:
+    left, right = socket.socketpair()
+    one, other = Link[FromWorker](left, FromWorker), Link[ToWorker](right, ToWorker)
+    yield one, other
+    one.close()
+    other.close()
+
+
+def test_both_directions_carry_their_messages(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
+    """What is sent in one batch arrives in order."""
+    controller, worker = links
+    assert controller.send(SENT)
+    assert worker.receive() == [
+        SENT[0],
+        Run((1, 2, 3), 3, b"call", [b"x", ["/a", 5, "d", True], {"items": [b"y"]}], {"a": 1, "b": None}, "/log", False),
+        SENT[2],
+    ]
+    assert worker.send(ANSWERS)
+    assert controller.receive() == ANSWERS
+
+
+def test_a_large_batch_goes_through_shared_memory(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
+    """Nothing large goes through the socket, so a blocking end can send it before anybody reads."""
+    controller, worker = links
+    calls = [bytes([index % 256]) * 1000 for index in range(20 * PACK_LIMIT // 1000)]
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names only
+    assert worker.send([Expanded((1, 1, 1), 0.0, 1.0, calls)])
+    assert worker.send([Hello()])
+    assert controller.receive() == [Expanded((1, 1, 1), 0.0, 1.0, calls)]
+    assert controller.receive() == [Hello()]
+    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_descriptors_arrive_in_the_order_of_their_messages(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
+    """Also between messages that have none, and large ones that have their own."""
+    controller, worker = links
+    for number in range(5):
+        descriptor = os.memfd_create(str(number))
+        os.write(descriptor, str(number).encode())
+        assert worker.send([Done((number, 0, 0), 0.0, 0.0, "", 0, None)], [descriptor])
+        assert worker.send([Expanded((number, 0, 0), 0.0, 0.0, [b"x" * (PACK_LIMIT * (number % 2))])])
+    seen: list[tuple[int, str]] = []
+    while len(seen) < 10:
+        messages = controller.receive()
+        assert messages is not None
+        for message in messages:
+            if isinstance(message, Done):
+                descriptor = controller.descriptors.popleft()
+                assert not os.get_inheritable(descriptor)
+                seen.append((message.id[0], os.pread(descriptor, 10, 0).decode()))
+                os.close(descriptor)
+            elif isinstance(message, Expanded):
+                seen.append((message.id[0], "calls"))
+    assert seen == [pair for number in range(5) for pair in ((number, str(number)), (number, "calls"))]
+    assert not controller.descriptors
+
+
+def test_a_packed_batch_does_not_take_the_descriptor_of_the_message_before_it(
+    links: tuple[Link[FromWorker], Link[ToWorker]],
+) -> None:
+    """Both may be in the stream when it is read; a descriptor that came first belongs to the message that came first."""
+    controller, _ = links
+    first, second = os.memfd_create("first"), share([as_bytes([Hello("packed")])])
+    controller.descriptors.extend([first, second])
+    size = os.fstat(second).st_size
+    assert controller._unpack([Done((0, 0, 0), 0.0, 0.0, "", 0, None), Packed(size)])[1:] == [Hello("packed")]
+    assert list(controller.descriptors) == [first]
+
+
+def test_what_a_full_socket_does_not_take_is_sent_later(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
+    """A non-blocking end queues in order, descriptors included, and never waits."""
+    controller, worker = links
+    controller.socket.setblocking(False)
+    sent = 0
+    while controller.send([Revoke(sent), Define(sent, {"x": "y" * 10_000})]):
+        sent += 1
+    for _ in range(20):
+        assert not controller.send([Revoke(-1)], [os.memfd_create("late")])
+    assert not controller.flush()
+    worker.socket.setblocking(False)
+    seen: list[ToWorker] = []
+    flushed = False
+    while not (flushed and worker.exhausted):
+        flushed = controller.flush()
+        messages = worker.receive()
+        assert messages is not None
+        seen += messages
+    revokes = [message.count for message in seen if isinstance(message, Revoke)]
+    assert revokes == [*range(sent + 1), *[-1] * 20]
+    assert len(worker.descriptors) == 20
+
+
+def test_the_end_of_the_stream_is_told_once_all_is_read(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
+    """None means that nothing can come any more; an empty list that nothing has come yet."""
+    controller, worker = links
+    controller.socket.setblocking(False)
+    assert controller.receive() == []
+    assert controller.exhausted
+    worker.send(ANSWERS)
+    worker.close()
+    assert controller.receive() == ANSWERS
+    assert not controller.exhausted
+    assert controller.receive() is None
+    with pytest.raises(OSError, match="pipe"):
+        controller.send([Revoke(1)])
+
+
+def test_inputs_are_packed_as_plain_data() -> None:
+    """Bytes for a value, four fields for a file, a mapping for a list."""
+    given = ListInput((InlineInput(b"a"), FileInput("/p", 3, "d"), ListInput(())))
+    assert pack_input(given) == {"items": [b"a", ("/p", 3, "d", False), {"items": []}]}
