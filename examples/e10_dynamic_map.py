@@ -1,6 +1,6 @@
 """`map` also fans out over a list that no one knows yet: over a ref. The body does not wait for it.
 
-Prints how often each digit of 2 to the power of 100 occurs, of those digits that do.
+Prints how often each digit of 2 to the power of 40 occurs, of those digits that do.
 """
 
 from dagengine import task, workflow
@@ -22,7 +22,7 @@ def table(counts: list[tuple[str, int]]) -> str:
 
 
 @workflow
-def digit_counts(number: int = 2**100) -> str:
+def digit_counts(number: int = 2**40) -> str:
     found = digits(number)
     counts = count.map(found, number)  # as many steps as digits() finds: one ref, to the list of their results
     return table(counts)

@@ -5,7 +5,7 @@ Returns the packages that hold up the most, and writes debian-report/ (a page, a
 
     read 16 ─▶ index ─▶ scatter 16 ─▶ assemble 16 ─┬▶ (share 16 ─▶ collect 16) × 30 rounds ─▶ checkpoint × 6 ──┐
                  │                   (16 × 16)     └▶ layer ─▶ reach 16 ───────────────────────────────────────┼▶ report
-                 └▶ featurise 16 ─▶ pool ─▶ epoch × 3, one after the other, for each of 5 held-out tenths ─────┘
+                 └▶ featurise 16 ─▶ pool ─▶ epoch × 3, one after the other, for each of 10 held-out tenths ────┘
 
 Packages are numbered by (hash of the name, name), so that each of the 16 partitions is one range of numbers and the
 parts of a vector, one after the other, are the vector. Every task is deterministic: a step that is killed and runs
@@ -499,14 +499,15 @@ def what_holds_up(
     folds: how many of ten tenths are held out, each by a classifier of its own
     slow: seconds added to every step, to have the time to kill the run
     """
+    if min(rounds, epochs, folds) < 1 or folds > 10:
+        raise ValueError("rounds, epochs and folds have to be at least 1, and folds at most 10")
+
     tables = read.map(range(PARTS), data, slow)
     packages = index(tables, slow)
     blocks = assemble.map(range(PARTS), scatter.map(tables, packages, slow), packages, slow)
 
-    examples = pool(featurise.map(tables, packages, slow), slow)
-    models = [epoch(None, examples, held_out, slow) for held_out in range(folds)]
-    for _ in range(epochs - 1):
-        models = [epoch(model, examples, held_out, slow) for held_out, model in enumerate(models)]
+    layers = layer(blocks, slow)
+    reached = reach.map(range(PARTS), packages, layers, slow)
 
     ranks = even.map(blocks, slow)
     checkpoints: list[Checkpoint] = []
@@ -516,8 +517,11 @@ def what_holds_up(
         if done % CHECKPOINT_EVERY == 0 or done == rounds:
             checkpoints.append(checkpoint(done, ranks, checkpoints[-1] if checkpoints else None, slow))
 
-    layers = layer(blocks, slow)
-    reached = reach.map(range(PARTS), packages, layers, slow)
+    examples = pool(featurise.map(tables, packages, slow), slow)
+    models = [epoch(None, examples, held_out, slow) for held_out in range(folds)]
+    for _ in range(epochs - 1):
+        models = [epoch(model, examples, held_out, slow) for held_out, model in enumerate(models)]
+
     return report(
         out, packages, blocks, checkpoints=checkpoints, layers=layers, reached=reached, models=models, slow=slow
     )

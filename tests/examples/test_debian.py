@@ -1,7 +1,11 @@
-"""The Debian example by its plain function: the answers are facts of its data, found by other means, too."""
+"""The Debian example: the answers are facts of its data, and a killed run goes on to the same ones."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,8 @@ import pytest
 from pyarrow import parquet
 
 from dagengine.functions import load_file
+from dagengine.model import StepRecord, StepState
+from dagengine.storage import open_store
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "debian" / "what_holds_up.py"
 
@@ -76,3 +82,43 @@ def test_a_step_leaves_the_value_it_was_given_as_it_was(debian: Any) -> None:
     assert len(second.accuracy) == 2
     assert np.array_equal(second.weights, again.weights)
     assert not np.array_equal(second.weights, first.weights)
+
+
+def succeeded(home: Path) -> dict[str, StepRecord]:
+    store = open_store(str(home / "store.db"))
+    try:
+        return {step.key: step for step in store.steps(store.find_run("demo").number, states=[StepState.SUCCEEDED])}
+    finally:
+        store.close()
+
+
+def test_a_run_killed_half_way_is_resumed_without_repeating_a_step(tmp_path: Path) -> None:
+    """`kill -9` once the shuffle is done; `dagengine resume` finishes, and what was recorded stays as it was."""
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "dagengine"]
+    small = ["rounds=2", "epochs=1", "folds=1", f"out={tmp_path / 'report'}"]
+    environment = {**os.environ, "DAGENGINE_HOME": str(home)}
+    with subprocess.Popen(
+        [*command, "run", "--run-id", "demo", f"{EXAMPLE}:what_holds_up", *small],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any("assemble: 16 steps done" in line for line in process.stderr)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    before = succeeded(home)
+    assert sum(key.startswith("what_holds_up/assemble") for key in before) == 16
+    assert not any(key.startswith("what_holds_up/report") for key in before)
+
+    resumed = subprocess.run(
+        [*command, "resume", "demo"], env=environment, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert resumed.returncode == 0, resumed.stderr
+    after = succeeded(home)
+    assert {key: after[key] for key in before} == before
+    assert len(after) == 6 * 16 + 2 * 32 + 6  # six tasks of 16 parts, two rounds, and six steps that join
+    ranks = parquet.read_table(tmp_path / "report" / "ranks.parquet")
+    assert ranks["package"][0].as_py() == "libc6"
