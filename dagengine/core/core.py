@@ -135,7 +135,8 @@ class _Batch:
 class RunCore:
     """The state of one run in the hands of its owner.
 
-    window: attempts that the runtime may have at a time; the others stay here, where they cost less
+    window: attempts that the runtime may have, and ends that may wait to be recorded, at a time. The other steps stay
+        here, where they cost less; and a crash can't cost more than these attempts.
     host: where attempts run, for the record
     """
 
@@ -152,6 +153,7 @@ class RunCore:
         self.next_order = 0
         self.unfinished = 0  # steps whose end was not asked for
         self.in_flight = 0  # SUBMITTED or RUNNING
+        self.unrecorded = 0  # ENDING
         self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
         self._ready: deque[int] = deque()
         self._batches: deque[_Batch] = deque()
@@ -270,7 +272,7 @@ class RunCore:
     def _submit(self) -> None:
         if self.stop:
             return
-        while self._ready and self.in_flight < self.window:
+        while self._ready and self.in_flight + self.unrecorded < self.window:
             step = self.steps[self._ready.popleft()]
             if step.phase is Phase.READY:
                 step.attempt += 1
@@ -563,6 +565,7 @@ class RunCore:
             raise InternalError(f"{step.key} can't go from {step.phase.name} to {phase.name}")
         was = step.phase in (Phase.SUBMITTED, Phase.RUNNING)
         self.in_flight += (phase in (Phase.SUBMITTED, Phase.RUNNING)) - was
+        self.unrecorded += (phase is Phase.ENDING) - (step.phase is Phase.ENDING)
         step.phase = phase
 
 

@@ -29,6 +29,7 @@ def check(core: RunCore) -> None:
         _check_step(core, step)
     steps = core.steps.values()
     _demand(core.in_flight == sum(step.phase in _OUT for step in steps), "I4: in_flight is wrong")
+    _demand(core.unrecorded == sum(step.phase is Phase.ENDING for step in steps), "I4: unrecorded is wrong")
     _demand(core.in_flight <= core.window, "I4: more in flight than the window allows")
     _demand(core.unfinished == sum(step.end is None for step in steps), "I4: unfinished is wrong")
     orders = [step.order for step in steps if step.end is not None]
