@@ -15,7 +15,7 @@ from pathlib import Path
 from dagengine.errors import StoreUnavailable
 from dagengine.storage.interface import ArtifactStore, Store
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//|$)")  # at least two letters: one is a Windows drive
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # a file that is named so can still be given as ./name:…
 _SUPPORTED = "supported are sqlite:///path/store.db, a path, and memory:"
 
 

@@ -474,12 +474,10 @@ def test_ends_are_told_apart_from_attempts_of_the_same_group(open_store: Callabl
     store = open_store()
     claim = begin(store)
     held_up = HeldUp(store)
-    batches: list[list[Write]] = [
-        [record(*(step(seq) for seq in range(100)), definitions=(DEFINITION,))],
-        *([attempt(seq)] for seq in range(100)),
-        *([attempt(seq, outcome="succeeded"), succeed(seq, seq)] for seq in range(99)),
-        [attempt(99, outcome="failed"), fail(99, 99), FinishRun(RunState.FAILED, NOW)],
-    ]
+    batches: list[list[Write]] = [[record(*(step(seq) for seq in range(100)), definitions=(DEFINITION,))]]
+    batches += [[attempt(seq)] for seq in range(100)]
+    batches += [[attempt(seq, outcome="succeeded"), succeed(seq, seq)] for seq in range(99)]
+    batches.append([attempt(99, outcome="failed"), fail(99, 99), FinishRun(RunState.FAILED, NOW)])
     outcomes = [Outcome() for _ in batches]
     for batch, outcome in zip(batches, outcomes, strict=True):
         store.write(claim, batch, outcome)
