@@ -119,7 +119,8 @@ class _Story:
         return [*lines, f"correct the cause, then: {self.resume}"]
 
     def waiting(self) -> list[str]:
-        lines = [f"it waits for {len(self.waits)} of its {_inputs(len(self.inputs))}:"]
+        some = f"{len(self.waits)} of " if len(self.waits) < len(self.inputs) else ""
+        lines = [f"it waits for {some}its {_inputs(len(self.inputs))}:"]
         lines += [f"  {step.key} {_verb(step)}" for step in self.waits[:8]]
         if len(self.waits) > 8:
             lines.append(f"  … and {len(self.waits) - 8} more")

@@ -38,13 +38,13 @@ def bind(
         key, equals, text = word.partition("=")
         if word.startswith("@") and not equals:
             for key, value in _whole_object(word).items():
-                parameter = _parameter(name, signature, key, f"{key} in {word}")
+                parameter = _parameter(name, signature, types, key, f"{key} in {word}")
                 given.setdefault(key, _converted(value, _type_of(parameter, types), f"{key} in {word}"))
             continue
         if not equals or not key:
-            hint = _words_hint(signature, word)
+            hint = _words_hint(signature, types, word)
             raise BadArguments(f"{word!r} is not key=value. {hint}")
-        parameter = _parameter(name, signature, key, key)
+        parameter = _parameter(name, signature, types, key, key)
         if key in named:
             raise BadArguments(f"{key} is given twice. Give it once.")
         named.add(key)
@@ -74,7 +74,9 @@ def _type_of(parameter: inspect.Parameter, types: dict[str, Any]) -> Any:
     return types.get(parameter.name, Any)
 
 
-def _parameter(name: str, signature: inspect.Signature, key: str, where: str) -> inspect.Parameter:
+def _parameter(
+    name: str, signature: inspect.Signature, types: dict[str, Any], key: str, where: str
+) -> inspect.Parameter:
     found = signature.parameters.get(key)
     if found is not None and found.kind not in (found.VAR_POSITIONAL, found.VAR_KEYWORD):
         return found
@@ -86,7 +88,7 @@ def _parameter(name: str, signature: inspect.Signature, key: str, where: str) ->
     if close:
         hint = f"Did you mean {close[0]}?"
     else:
-        hint = f"Its parameters: {_parameters(signature)}." if names else "It takes none."
+        hint = f"Its parameters: {_parameters(signature, types)}." if names else "It takes none."
     raise BadArguments(f"{name} has no parameter {where!r}. {hint}")
 
 
@@ -94,16 +96,22 @@ def _names(signature: inspect.Signature) -> list[str]:
     return [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _parameters(signature: inspect.Signature) -> str:
-    return ", ".join(str(signature.parameters[name]) for name in _names(signature))
+def _parameters(signature: inspect.Signature, types: dict[str, Any]) -> str:
+    """As they are written: year: int, lr: float = 0.1."""
+    parts = []
+    for name in _names(signature):
+        default = signature.parameters[name].default
+        typed = f"{name}: {type_name(types[name])}" if name in types else name
+        parts.append(typed if default is _MISSING else f"{typed} = {default!r:.40}")
+    return ", ".join(parts)
 
 
-def _words_hint(signature: inspect.Signature, word: str) -> str:
+def _words_hint(signature: inspect.Signature, types: dict[str, Any], word: str) -> str:
     names = _names(signature)
     if not names:
         return "The workflow takes no arguments."
     example = names[0] if len(names) == 1 or word in ("", "=") else "NAME"
-    return f"Say {example}={word.lstrip('=') or '…'}, with one of: {_parameters(signature)}."
+    return f"Say {example}={word.lstrip('=') or '…'}, with one of: {_parameters(signature, types)}."
 
 
 def _value(text: str, annotation: Any, key: str) -> Any:

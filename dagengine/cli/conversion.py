@@ -71,7 +71,7 @@ def parse(text: str, annotation: Any) -> Any:
             return _member(text, annotation)
         if annotation is str or annotation in _FROM_TEXT or issubclass(annotation, PurePath):
             return convert(text, annotation)
-    if _is_listing(annotation) and not text.lstrip().startswith("["):
+    if _is_listing(annotation) and not text.lstrip().startswith(("[", "{")):
         items = [item.strip() for item in text.split(",")] if text.strip() else []
         return _collected(
             [_at(i, parse, item, kind) for i, (item, kind) in enumerate(_paired(items, annotation))], annotation
@@ -129,7 +129,7 @@ def convert(value: Any, annotation: Any, depth: int = 0) -> Any:
     elif dataclasses.is_dataclass(kind) or _is_named_tuple(kind) or typing.is_typeddict(kind):
         if isinstance(value, dict):
             return _fields(value, kind, depth)
-        if isinstance(value, list) and _is_named_tuple(kind):
+        if isinstance(value, list) and _is_named_tuple(kind) and len(value) <= len(kind._fields):
             return _fields(dict(zip(kind._fields, value, strict=False)), kind, depth)
     else:
         raise Mismatch(f"a {type_name(annotation)} can't be given on the command line")
