@@ -8,6 +8,7 @@ May import nothing of ours but errors, functions, model, values and runtime modu
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextvars import copy_context
@@ -53,6 +54,7 @@ class Executor:
         self._inputs = Inputs()
 
     def define(self, message: Define) -> None:
+        sys.path += [folder for folder in message.path if folder not in sys.path]
         self._functions[message.number] = Function(Reference.from_json(message.reference))
 
     def execute(self, run: Run) -> tuple[Result, SharedFile | None]:

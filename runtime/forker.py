@@ -62,7 +62,7 @@ def start_forker() -> tuple[subprocess.Popen[bytes], socket.socket]:
             setup = {
                 "control": theirs.fileno(),
                 "controller": os.getpid(),
-                "path": [str(Path(folder).absolute()) for folder in sys.path],
+                "path": import_path(),
                 "preload": [name for name in PRELOAD if name in sys.modules],
             }
             process = subprocess.Popen(
@@ -78,6 +78,11 @@ def start_forker() -> tuple[subprocess.Popen[bytes], socket.socket]:
     return process, ours
 
 
+def import_path() -> list[str]:
+    """This process's, without relative parts: the folder may change."""
+    return [str(Path(folder).absolute()) for folder in sys.path]
+
+
 def _interpreter_flags() -> list[str]:
     """So that `-O`, `-X dev` and `-W` of the user's process hold in workers, too."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -88,6 +93,7 @@ def run_forker(setup: dict[str, Any]) -> NoReturn:
     """The process's whole life. `setup`: what `start_forker` says."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the thread that started us may have blocked some
     _name_process("dag-forker")
     _preload(setup)
     gc.collect()
@@ -208,6 +214,9 @@ class Forker:
             for descriptor in (self._wake_in, self._wake_out, self._controller):
                 os.close(descriptor)
             _name_process("dag-worker")
+            with contextlib.suppress(OSError):
+                # When memory runs out, the kernel is to take a worker, which is replaced, before the controller.
+                Path("/proc/self/oom_score_adj").write_text("500")
         except BaseException:
             os._exit(FAILED)
         run_worker(socket.socket(fileno=sock), permits, output)

@@ -14,6 +14,7 @@ May import nothing of ours but errors and runtime.{messages,shared}.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -160,7 +161,7 @@ class Link(Generic[M]):
     def receive(self) -> list[M] | None:
         """What has arrived, perhaps nothing yet; None when the other end is closed. Waits on a blocking socket."""
         try:
-            data, ancillary, _, _ = self.socket.recvmsg(_READ, _SPACE, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self.socket.recvmsg(_READ, _SPACE, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             self.exhausted = True
             return []
@@ -171,6 +172,8 @@ class Link(Generic[M]):
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
                 self.descriptors.extend(numbers)
+        if flags & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, "too many files are open: allow more (ulimit -n), or use fewer workers")
         if not data:
             return None
         self.exhausted = False

@@ -30,8 +30,11 @@ class Packed(msgspec.Struct, tag=0, array_like=True, gc=False):
 
 
 class Define(msgspec.Struct, tag=1, array_like=True):
+    """`path`: the controller's import path when the function was defined, which may have grown since the fork."""
+
     number: int
     reference: dict[str, Any]
+    path: list[str] = []
 
 
 class Run(msgspec.Struct, tag=2, array_like=True, gc=False):

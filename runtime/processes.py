@@ -16,18 +16,24 @@ May import nothing of ours but errors, model and runtime modules. Linux only.
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from dagengine.errors import Infeasible, InternalError, RuntimeStopped
 from dagengine.runtime.events import Sink
+from dagengine.runtime.forker import import_path
 from dagengine.runtime.memory import memory_capacity
+from dagengine.runtime.messages import Define
 from dagengine.runtime.protocol import Resources, TaskId, TaskSpec
 from dagengine.runtime.scheduler import Scheduler, misfit
 from dagengine.runtime.scheduler_model import UNIT, Cancelled, Closing, Event, Submitted, Task
 from dagengine.runtime.shell import Shell
+
+DESCRIPTORS: Final = 600
+"""For each worker: its own four, and one for each large result that the caller has not yet taken in."""
 
 
 class ProcessRuntime:
@@ -42,8 +48,9 @@ class ProcessRuntime:
         if workers < 1:
             raise ValueError(f"a runtime needs at least 1 worker, not {workers}")
         self._core = Scheduler(workers, memory_capacity() if memory is None else memory)
+        self._workers = workers
         self._scratch = scratch
-        self._definitions: dict[int, dict[str, Any]] = {}
+        self._definitions: dict[int, Define] = {}
         self._lock = threading.Lock()
         self._inbox: list[Event] = []
         self._wake: int | None = None
@@ -57,6 +64,7 @@ class ProcessRuntime:
         with self._lock:
             if self._thread is not None or self._closed:
                 raise RuntimeStopped("the runtime was opened before: make a new one")
+            _allow_descriptors(1024 + self._workers * DESCRIPTORS)
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             shell = Shell(
                 self._core,
@@ -70,7 +78,7 @@ class ProcessRuntime:
             self._thread.start()
 
     def define(self, function: int, reference: dict[str, Any], retry_on: str | None = None) -> None:
-        self._definitions[function] = reference
+        self._definitions[function] = Define(function, reference, import_path())
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:
         converted = []
@@ -131,3 +139,11 @@ class ProcessRuntime:
                 wake, self._wake = self._wake, None
                 if wake is not None:
                     os.close(wake)
+
+
+def _allow_descriptors(count: int) -> None:
+    """Raise this process's own limit of open files, where it may: the usual 1,024 date from the days of select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

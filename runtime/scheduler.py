@@ -124,7 +124,7 @@ class Scheduler:
             self._dispatch(now)
             self._balance(now)
         else:
-            self._wind_up()
+            self._wind_up(now)
         if self._timers and self._timers[0][0] != self._announced:
             self._announced = self._timers[0][0]
             actions.append(SetTimer(self._announced))
@@ -434,17 +434,19 @@ class Scheduler:
                     task.forced = True
             if event.force or worker.state is WorkerState.STARTING:
                 worker.state = WorkerState.ENDING
+                self._killed.add(worker.id)
                 self._actions.append(Signal(worker.id, hard=True))
             else:
                 self._revoke(worker)
             self._place(worker)
 
-    def _wind_up(self) -> None:
+    def _wind_up(self, now: float) -> None:
         for worker in self.workers.values():
             if worker.state is WorkerState.READY and not worker.tasks:
                 worker.state = WorkerState.ENDING
                 self._place(worker)
                 self._actions.append(Retire(worker.id))
+                self._wake(now + GRACE_SECONDS, _KILL, worker.id)  # it may be stopped, and not read that it may go
         if not self.workers and not self._over:
             self._over = True
             self._actions.append(AllGone())

@@ -6,7 +6,7 @@
 4. No worker has more than PREFETCH_TASKS tasks; estimated work sent ahead stays within PREFETCH_SECONDS.
 5. A worker is in `idle` exactly if it is ready, has nothing, and owes no acknowledgement; `hungry` ones have tasks.
 6. While nothing closes, the oldest queued task waits for a reason: no idle worker, or too little is free for it.
-7. A stop signal, a timeout or a forced cancel is always followed by a timer that kills.
+7. A worker that was told to end has been killed, or a timer is set that does it: nothing waits for its good will.
 
 May import nothing of ours but the scheduler modules.
 """
@@ -83,7 +83,7 @@ def _check_worker(scheduler: Scheduler, worker: Worker) -> None:
     if worker.id in scheduler.hungry:
         assert ready
         assert tasks
-    if worker.state is WorkerState.ENDING and not scheduler.closing:
+    if worker.state is WorkerState.ENDING:
         assert scheduler.will_kill(worker.id), f"worker {worker.id} was told to end, and nothing makes sure of it"
 
 

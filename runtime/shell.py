@@ -60,7 +60,7 @@ news would cost as much as the task."""
 class Shell:
     """`inbox`: takes what other threads have handed over; readable when there is something.
 
-    definitions: function number -> JSON of its reference; grows while we run
+    definitions: by the function's number; grows while we run
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Shell:
         sink: Sink,
         *,
         scratch: str | None,
-        definitions: dict[int, dict[str, Any]],
+        definitions: dict[int, Define],
         wake: int,
         inbox: Callable[[], list[Event]],
     ) -> None:
@@ -210,7 +210,7 @@ class Shell:
         for task in action.tasks:
             if task.function not in worker.defined:
                 worker.defined.add(task.function)
-                messages.append(Define(task.function, self._definitions[task.function]))
+                messages.append(self._definitions[task.function])
             messages.append(run_message(_spec(task)))
         pool.send(worker, messages, len(action.tasks))
 

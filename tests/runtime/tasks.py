@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -278,6 +279,8 @@ def settings() -> dict[str, Any]:
         "interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
         "terminate": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
         "leads": os.getpgrp() == os.getpid(),
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+        "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
         "name": Path("/proc/self/comm").read_text().strip(),
         "parent_threads": len(list(Path(f"/proc/{os.getppid()}/task").iterdir())),
         "descriptors": sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir()),
@@ -337,6 +340,10 @@ def exit_if_negative(number: int) -> int:
 
 def ignore_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def import_and_call(module: str) -> Any:
+    return importlib.import_module(module).answer()
 
 
 def loaded(names: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 from collections.abc import Iterator
@@ -170,6 +171,21 @@ def test_what_a_full_socket_does_not_take_is_sent_later(links: tuple[Link[FromWo
     revokes = [message.count for message in seen if isinstance(message, Revoke)]
     assert revokes == [*range(sent + 1), *[-1] * 20]
     assert len(worker.descriptors) == 20
+
+
+def test_too_many_open_files_are_named(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
+    """A descriptor that can't be taken in is an error with what to do, not a message without its descriptor."""
+    controller, worker = links
+    worker.send([Done((0, 0, 0), 0.0, 0.0, "", 0, None)], [os.memfd_create("one too many")])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(OSError, match="ulimit"):
+            controller.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_end_of_the_stream_is_told_once_all_is_read(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:

@@ -272,6 +272,19 @@ def test_closing_by_force_kills_what_runs(open_harness: Open, tmp_path: Path) ->
     wait_gone(worker)
 
 
+def test_closing_does_not_wait_for_a_worker_that_is_stopped(
+    open_harness: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle worker is asked to end; one that does not hear it is killed."""
+    monkeypatch.setattr("dagengine.runtime.scheduler.GRACE_SECONDS", 0.1)
+    harness = open_harness(1)
+    worker = harness.run("pid")
+    gone = pidfd(worker)
+    os.kill(worker, signal.SIGSTOP)
+    harness.runtime.close()
+    wait_gone(gone)
+
+
 def test_a_runtime_can_be_closed_before_its_workers_are_up(left: Left) -> None:
     """Opening returns at once, and so may closing follow at once."""
     for force in (False, True):
@@ -396,11 +409,33 @@ def test_a_worker_is_set_up_as_promised(harness: Harness, monkeypatch: pytest.Mo
     assert found["interrupt"]
     assert found["terminate"]
     assert found["leads"]
+    assert found["blocked"] == []
+    assert found["oom_score_adj"] >= 500
     assert found["name"] == "dag-worker"
     assert found["parent_threads"] == 1
     # Streams, socket, permits, output, folder, and the one that lists them.
     assert len(found["descriptors"]) <= 8
     assert set(map(os.path.abspath, sys.path)) <= set(found["path"])
+
+
+def test_signals_that_the_program_blocks_are_not_blocked_in_workers(open_harness: Open) -> None:
+    """A worker that blocks SIGTERM could only be killed."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        assert open_harness(1).run("settings")["blocked"] == []
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
+def test_modules_are_found_where_the_program_found_them(
+    open_harness: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a folder that joined the import path after the workers were forked."""
+    harness = open_harness(1)
+    harness.run("same", 1)
+    (tmp_path / "found_later.py").write_text("def answer(): return 42")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert harness.run("import_and_call", "found_later") == 42
 
 
 def test_the_users_thread_counts_stand(open_harness: Open, monkeypatch: pytest.MonkeyPatch) -> None:
