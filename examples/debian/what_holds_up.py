@@ -5,7 +5,7 @@ Returns the packages that hold up the most, and writes debian-report/ (a page, a
 
     read 16 ─▶ index ─▶ scatter 16 ─▶ assemble 16 ─┬▶ (share 16 ─▶ collect 16) × 30 rounds ─▶ checkpoint × 6 ──┐
                  │                   (16 × 16)     └▶ layer ─▶ reach 16 ───────────────────────────────────────┼▶ report
-                 └▶ featurise 16 ─▶ pool ─▶ epoch × 3, one after the other, for each of 10 held-out tenths ────┘
+                 └▶ featurise 16 ─▶ pool ─▶ epoch × 4, one after the other, for each of 10 held-out tenths ────┘
 
 Packages are numbered by (hash of the name, name), so that each of the 16 partitions is one range of numbers and the
 parts of a vector, one after the other, are the vector. Every task is deterministic: a step that is killed and runs
@@ -487,7 +487,7 @@ def what_holds_up(
     out: str = "debian-report",
     *,
     rounds: int = 30,
-    epochs: int = 3,
+    epochs: int = 4,
     folds: int = 10,
     slow: float = 0.0,
 ) -> Findings:
