@@ -51,7 +51,7 @@ LIBRARY_STAYS_IN = {
     "msgspec": {"runtime"},
     "click": {"cli"},
     "rich": {"cli"},
-    "networkx": {"workflow"},
+    "networkx": {"workflow", "cli"},  # a graph is what `dagengine graph` hands from the one to the other
     "airflow": {"airflow_plugin"},
 }
 """A library is known to one layer, which translates it for the others."""
@@ -128,6 +128,8 @@ def _imports(module: str) -> list[Import]:
             source = node.module or ""
             for alias in node.names:
                 whole = f"{source}.{alias.name}"
+                if whole == "dagengine.__version__":
+                    continue  # defined in the front itself, beside nothing that is heavy
                 found.append(Import(whole if whole in MODULES or whole in PACKAGES else source, module, node.lineno))
     return found
 
