@@ -134,7 +134,7 @@ class Driver:
         self._counts: dict[str, TaskCount] = {}
         self._running: set[int] = set()
         self._notices: list[str] = []
-        self._batches = 0
+        self._flush_due = False
 
     # ---- begin (the caller's thread, before the engine knows the run) -------------------------
 
@@ -281,6 +281,8 @@ class Driver:
             return
         watched = self._take_posted(events)
         if events:
+            if self._flush_due and any(type(event) is FlushAttempts for event in events):
+                self._flush_due = False
             self._act(self._core.apply(events, time.time()))
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
@@ -346,7 +348,8 @@ class Driver:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.force_drop], force=True)
         for delay, seq, number in actions.timers:
             self.engine.after(delay, self, DelayOver(seq, number))
-        if actions.flush:
+        if actions.flush and not self._flush_due:
+            self._flush_due = True
             self.engine.after(FLUSH_SECONDS, self, FlushAttempts())
         for seq, state, definition in actions.ended:
             self._counts[self._definitions[definition].name].end(state)
@@ -409,6 +412,9 @@ class Driver:
                 refused.append(AttemptRefused(seq, number, time.time(), _refusal(error)))
         try:
             self.engine.runtime.submit(specs)
+        except RuntimeStopped as error:
+            self.runtime_broke(error)
+            return
         except DagengineError:
             for spec in specs:  # one of them can't be had: find out which
                 try:

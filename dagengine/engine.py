@@ -18,6 +18,8 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
@@ -38,7 +40,7 @@ from dagengine.errors import (
 )
 from dagengine.functions import Reference, main_file, refer, resolve
 from dagengine.identity import is_alive, new_id, this_process
-from dagengine.model import NewRun, PayloadInput
+from dagengine.model import NewRun, PayloadInput, ProcessRecord
 from dagengine.run import Run
 from dagengine.runtime.protocol import Broken, RuntimeEvent, Succeeded
 from dagengine.storage import open_artifacts, open_store
@@ -142,10 +144,10 @@ class Engine:
             _current = None
         if self._opened:
             atexit.unregister(self.close)
+            drivers = list(self._by_id.values())
             self.interrupt(force)
-            for driver in list(self._drivers.values()):
+            for driver in drivers:
                 driver.ended.wait()
-            for driver in list(self._by_id.values()):
                 driver.join_body(BODY_JOIN_SECONDS)
             self._control.stop()
             self.runtime.close(force)
@@ -197,12 +199,16 @@ class Engine:
                 raise DefinitionError(f"{Reference.from_json(record.entry)} is not a workflow any more.")
             workflow = found
         self._open()
-        claim = self.store.claim(record.id, self.process, is_alive)
+        claim = self.store.claim(record.id, self.process, partial(self._works, record.id))
         record = self.store.find_run(record.id)
         frontier = self.store.frontier(claim.run_number)
         driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
         driver.load(frontier, self.store.counts(claim.run_number))
         return self._add(driver)
+
+    def _works(self, run_id: str, owner: ProcessRecord) -> bool:
+        """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""
+        return run_id in self._by_id if owner.id == self.process.id else is_alive(owner)
 
     def _add(self, driver: Driver) -> Run[Any]:
         self._by_id[driver.run_id] = driver
@@ -212,8 +218,7 @@ class Engine:
     def interrupt(self, force: bool = False) -> None:
         """Ask all runs to stop: nothing more is started, and what runs is waited for, or with `force` ended."""
         for driver in list(self._by_id.values()):
-            if not driver.ended.is_set():
-                self.tell(driver, [InterruptRequested(force)])
+            self.tell(driver, [InterruptRequested(force)])
 
     def cancel(self, run_id: str) -> None:
         """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix."""
@@ -251,6 +256,7 @@ class Engine:
 
     def forget(self, driver: Driver) -> None:
         self._drivers.pop(driver.index, None)
+        self._by_id.pop(driver.run_id, None)
 
     def function_number(self, reference: Reference) -> int:
         text = json.dumps(reference.to_json(), sort_keys=True)
@@ -301,13 +307,14 @@ class Engine:
                 if not self._collect(turns):
                     return
                 for driver, events in turns.items():
-                    self._turn(driver, events)
+                    self._guarded(driver, partial(driver.turn, events))
             except BaseException as error:
                 self._break(error)
 
-    def _turn(self, driver: Driver, events: list[Event]) -> None:
+    def _guarded(self, driver: Driver, work: Callable[[], None]) -> None:
+        """Do a driver's work. What goes wrong in it ends this process's work on that run, and on no other."""
         try:
-            driver.turn(events)
+            work()
         except StoreError as error:
             driver.abandon(error)
         except Exception as error:
@@ -348,7 +355,7 @@ class Engine:
     def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:
         if what is _BEGIN:
             self._drivers[driver.index] = driver
-            driver.begin()
+            self._guarded(driver, driver.begin)
             return
         events = turns.setdefault(driver, [])
         if what is None:

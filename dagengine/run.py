@@ -45,7 +45,11 @@ class Run(Generic[T_co]):
         Raises RunFailed with the first failed step's exception as its cause; RunCancelled; RunInterrupted;
         RunMismatch; or what made this process let go of the run (StoreError, RuntimeStopped).
         """
-        self.wait()
+        try:
+            self.wait()
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"The run goes on with: dagengine resume {self.id}")
+            raise
         if self._driver.error is not None:
             raise self._driver.error
         if self.state is not RunState.SUCCEEDED:

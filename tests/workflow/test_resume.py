@@ -23,6 +23,7 @@ from dagengine.errors import (
     RunMismatch,
     RunNotFound,
     RunOwned,
+    StoreFull,
 )
 from dagengine.identity import this_process
 from dagengine.model import RunState, StepState
@@ -377,3 +378,23 @@ def test_a_cancelled_run_can_be_resumed_too(tmp_path: Path) -> None:
             run.result()
         assert run.state is RunState.CANCELLED
     assert resumed(tmp_path, run.id) == 2
+
+
+def test_a_full_disk_stops_the_run_where_it_is_and_blames_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is the store's; with room again, the same process goes on with the run."""
+    with opened(tmp_path) as engine:
+
+        def full(digest: str, size: int, source: Any) -> None:
+            raise StoreFull("no space is left in the folder of artifacts", store=engine.store.url)
+
+        with monkeypatch.context() as disk:
+            disk.setattr(engine.artifacts, "put", full)
+            run = engine.start(large_values)
+            with pytest.raises(StoreFull, match="no space"):
+                run.result()
+        record = engine.store.find_run(run.id)
+        assert record.state is RunState.RUNNING
+        assert {step.state for step in run.steps()} == {StepState.WAITING}
+        assert engine.resume(run.id).result() == 20_000
