@@ -171,7 +171,8 @@ def _label(steps: Sequence[dict[str, Any]], workflow: str) -> str:
         where = scope.removeprefix(workflow).removeprefix("/")
         name = f"{where}/{function}" if where else function
         parts.append(f"{name}{_range(ordinals)}" + (f" ×{len(ordinals)}" if len(ordinals) > 1 else ""))
-    return ", ".join(parts) + (", …" if len(by_function) > 6 else "")
+    label = ", ".join(parts) + (", …" if len(by_function) > 6 else "")
+    return "".join(c if c.isprintable() else "�" for c in label)  # names are anybody's: none steers a terminal
 
 
 def _range(ordinals: Sequence[str]) -> str:
