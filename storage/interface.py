@@ -152,6 +152,7 @@ class Store(Protocol):
 
         Raises RunExists if the id is taken.
         """
+        ...
 
     def claim(
         self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
@@ -163,6 +164,7 @@ class Store(Protocol):
         a map keeps its items. A SUCCEEDED run is not changed, and raises RunExists. Raises RunNotFound, or RunOwned if
         the owner is `alive`.
         """
+        ...
 
     # ---- write ------------------------------------------------------------------------------
 
@@ -180,6 +182,7 @@ class Store(Protocol):
         One that no process works on (PENDING, INTERRUPTED, MISMATCH) becomes CANCELLED at once; one that has SUCCEEDED,
         FAILED or is CANCELLED stays as it is. `run_id` is the whole id.
         """
+        ...
 
     # ---- read: the engine -------------------------------------------------------------------
 
@@ -188,23 +191,29 @@ class Store(Protocol):
 
         An expanded map that is unfinished reads its items: they are among `ended_inputs`.
         """
+        ...
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
         """Recorded values of SUCCEEDED steps."""
+        ...
 
     def failures(self, run_number: int, seqs: Sequence[int]) -> dict[int, tuple[StepState, Failure]]:
         """How ended steps that did not succeed ended, `Failure.pickled` included."""
+        ...
 
     def recorded_calls(self, run_number: int) -> Iterator[RecordedCall]:
         """All recorded steps, in the order of seq, without loading them at once."""
+        ...
 
     def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:
         """Of those of `seqs` that have ended: their place in the order of completion."""
+        ...
 
     # ---- read: people -----------------------------------------------------------------------
 
     def find_run(self, prefix: str) -> RunRecord:
         """The run whose id begins with `prefix`. Raises RunNotFound, also when several do (it names them)."""
+        ...
 
     def runs(self, which: RunFilter) -> list[RunRecord]: ...
 
@@ -218,15 +227,19 @@ class Store(Protocol):
         limit: int | None = None,
     ) -> list[StepRecord]:
         """Steps in the order of seq. `key`: exactly this one; `seqs`: these."""
+        ...
 
     def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
         """(function name, stored state) -> number of steps."""
+        ...
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
         """(seq of the step that reads, seq of the step that is read), ordered, each pair once."""
+        ...
 
     def attempts(self, run_number: int, seq: int | None = None, open_only: bool = False) -> list[AttemptRecord]:
         """Attempts in the order of (seq, number), without `Failure.pickled`. `open_only`: those with no outcome."""
+        ...
 
     def definitions(self, run_number: int) -> list[Definition]: ...
 
@@ -234,6 +247,7 @@ class Store(Protocol):
 
     def check(self) -> dict[str, Any]:
         """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""
+        ...
 
 
 class ArtifactStore(Protocol):
@@ -250,10 +264,12 @@ class ArtifactStore(Protocol):
 
         Raises ArtifactMissing, or ArtifactDamaged if the size is wrong. The digest is checked by whoever maps it.
         """
+        ...
 
     def exists(self, digest: str) -> bool: ...
 
     def sweep(self) -> int:
         """Remove temporary files whose writer is dead; returns their number."""
+        ...
 
     def close(self) -> None: ...

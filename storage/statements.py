@@ -94,7 +94,7 @@ RUN_COLUMNS = (
 )
 
 
-def _runs() -> Select[Any]:
+def _runs() -> Select[*tuple[Any, ...]]:
     return select(*RUN_COLUMNS).select_from(RUN.outerjoin(PROCESS, PROCESS.c.id == RUN.c.owner))
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -474,7 +474,7 @@ def test_ends_are_told_apart_from_attempts_of_the_same_group(open_store: Callabl
     store = open_store()
     claim = begin(store)
     held_up = HeldUp(store)
-    batches: list[list[Write]] = [[record(*(step(seq) for seq in range(100)), definitions=(DEFINITION,))]]
+    batches: list[Sequence[Write]] = [[record(*(step(seq) for seq in range(100)), definitions=(DEFINITION,))]]
     batches += [[attempt(seq)] for seq in range(100)]
     batches += [[attempt(seq, outcome="succeeded"), succeed(seq, seq)] for seq in range(99)]
     batches.append([attempt(99, outcome="failed"), fail(99, 99), FinishRun(RunState.FAILED, NOW)])
