@@ -156,15 +156,17 @@ def _apply_alone(connection: sqlite3.Connection, batch: Batch) -> InternalError 
     """Apply the batch write by write, or not at all."""
     run = batch.claim.run_number
     connection.execute("SAVEPOINT batch")
-    try:
-        for write in batch.writes:
+    for write in batch.writes:
+        try:
             plan = Plan()
             plan.add(run, [write])
             plan.apply(connection)
-    except _MISFITS as error:
-        connection.execute("ROLLBACK TO batch")
-        connection.execute("RELEASE batch")
-        what = type(write).__name__ + (f" of step {write.seq}" if isinstance(write, (FinishStep, ExpandStep)) else "")
-        return InternalError(f"run {batch.claim.run_id} refuses a {what}: {error}")
+        except _MISFITS as error:
+            connection.execute("ROLLBACK TO batch")
+            connection.execute("RELEASE batch")
+            what = type(write).__name__ + (
+                f" of step {write.seq}" if isinstance(write, (FinishStep, ExpandStep)) else ""
+            )
+            return InternalError(f"run {batch.claim.run_id} refuses a {what}: {error}")
     connection.execute("RELEASE batch")
     return None

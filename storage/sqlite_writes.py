@@ -250,7 +250,7 @@ class Plan:
         self._next_seq[run] = max(next_seq, self._next_seq.get(run, 0))
 
     def _finish_step(self, run: int, write: FinishStep) -> None:
-        seq, order, value, failure = write.seq, write.order, write.value, write.failure
+        seq, state, order, attempts, at, value, failure = write
         if self._given and (run, seq) in self._given:
             raise OutOfOrder
         self._ended.add((run, seq))
@@ -265,7 +265,7 @@ class Plan:
                 first, count = value.items
         if failure is not None:
             text, pickled = failure_text(failure), failure.pickled
-        row = (run, seq, _PLAIN[write.state], write.attempts, order, write.at)
+        row = (run, seq, _PLAIN[state], attempts, order, at)
         self._finished.append((*row, size, digest, inline, first, count, text, pickled))
 
     def _record_attempt(self, run: int, write: RecordAttempt) -> None:
