@@ -242,7 +242,12 @@ def store_folder(store: str, home: Path) -> Path:
 def create_private(folder: Path) -> Path:
     """Make the folder for this user alone, with what is missing above it. Raises StoreUnavailable."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One by one: of parents that `mkdir` makes by itself, the mode is the umask's.
+        for missing in reversed([folder, *folder.parents]):
+            if not missing.exists():
+                missing.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_dir():
+            raise NotADirectoryError
     except OSError as error:
         reason = (
             "a file is in its place" if isinstance(error, (FileExistsError, NotADirectoryError)) else error.strerror

@@ -87,6 +87,7 @@ class Engine:
         settings = config.load(home=home, store=given, artifacts=artifacts, workers=workers)
         folder = settings.folder
         config.create_private(folder)
+        config.create_private(settings.logs)  # workers make the run's folder in it
         self.store: Store = (
             open_store(settings.store.value) if store is None or given is not None else cast(Store, store)
         )

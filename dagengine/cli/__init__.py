@@ -16,11 +16,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dagengine.cli.app import Invocation
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE: what a shell reports of a command whose reader went away
 OUT_OF_ORDER = 5
 OUR_BUG = 70
 INTERRUPTED = 130
+
+COMPLETE = "_DAGENGINE_COMPLETE"
+"""The variable by which a shell's completion script asks for words."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     invocation = Invocation()
     try:
+        if COMPLETE in os.environ:
+            return _complete_for_shell(os.environ[COMPLETE])
         status = _guarded(argv, invocation)
         sys.stdout.flush()
         return status
@@ -40,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _quiet_exit()
     except (ValueError, OSError):
         return OUT_OF_ORDER  # stdout or stderr is closed: nobody is left to tell
+
+
+def _complete_for_shell(instruction: str) -> int:
+    from click.shell_completion import shell_complete
+
+    from dagengine.cli.app import Invocation, app
+
+    return shell_complete(app, {"obj": Invocation()}, "dagengine", COMPLETE, instruction)
 
 
 def _quiet_exit() -> int:
@@ -54,27 +71,27 @@ def _quiet_exit() -> int:
     return PIPE_CLOSED
 
 
-def _guarded(argv: Sequence[str] | None, invocation: object) -> int:
+def _guarded(argv: Sequence[str] | None, invocation: Invocation) -> int:
     import click
+    from click.exceptions import Exit
 
-    from dagengine.cli.app import Invocation, app
+    from dagengine.cli.app import app
     from dagengine.errors import DagengineError
 
-    assert isinstance(invocation, Invocation)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = app.main(
-            args=None if argv is None else list(argv),
-            prog_name="dagengine",
-            standalone_mode=False,
-            obj=invocation,
-        )
+        # Not `app.main`: it has ideas of its own about closed pipes and Ctrl-C.
+        with app.make_context("dagengine", words, obj=invocation) as context:
+            status = app.invoke(context)
+    except Exit as end:
+        return end.exit_code
     except BrokenPipeError:
         raise
     except click.UsageError as error:
         return _complain(_usage(error), 2, invocation.debug)
     except click.ClickException as error:
         return _complain(error.format_message(), 2, invocation.debug)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt, EOFError):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except DagengineError as error:

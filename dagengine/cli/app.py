@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dagengine import __version__
 from dagengine.config import did_you_mean
 
 if TYPE_CHECKING:
@@ -179,10 +180,15 @@ def short(run_id: str) -> str:
 
 @click.group(
     cls=VerbGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="RUN is an id, its unique beginning, or @last. Exit status: 0 succeeded, 1 the run failed, 2 misuse, "
     "3 not found, 4 in conflict, 5 store unavailable.",
 )
 @common
-def app() -> None:
+@click.version_option(__version__, message="dagengine %(version)s")
+@click.pass_context
+def app(ctx: click.Context) -> None:
     """Durable workflows: killed at any moment, resumed from the command line."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

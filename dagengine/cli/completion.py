@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from dagengine.cli import COMPLETE
 from dagengine.cli.app import app, common
 
 _WHERE = {
@@ -26,5 +27,5 @@ def command(shell: str) -> None:
     complete = get_completion_class(shell)
     assert complete is not None
     # Not `source()`: click would start bash to look at its version, and warn on stdout if there is none.
-    script = complete(app, {}, "dagengine", "_DAGENGINE_COMPLETE")
+    script = complete(app, {}, "dagengine", COMPLETE)
     click.echo(script.source_template % script.source_vars())

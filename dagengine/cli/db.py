@@ -10,7 +10,7 @@ from dagengine.config import store_path
 from dagengine.errors import StoreUnavailable
 
 
-@click.group("db", short_help="Check the store, or bring it up to date.")
+@click.group("db", no_args_is_help=False, short_help="Check the store, or bring it up to date.")
 def command() -> None:
     """Check the store, or bring it up to date."""
 

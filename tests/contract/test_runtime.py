@@ -25,7 +25,6 @@ from dagengine.runtime.protocol import (
     ListInput,
     Resources,
     Runtime,
-    Started,
     Succeeded,
     TaskSpec,
 )
