@@ -114,7 +114,7 @@ class Driver:
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = workflow
         self._body: Body | None = None
-        self._core = RunCore(engine.window, engine.host)
+        self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
         self._posted: deque[tuple[Definition | None, NewStep] | Event | tuple[list[int], Waiter]] = deque()

@@ -218,7 +218,6 @@ class Frontier:
     steps: tuple[PendingStep, ...]
     ended_inputs: dict[int, StepState]
     next_seq: int
-    next_order: int
     definitions: tuple[Definition, ...]
 
 

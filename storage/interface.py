@@ -66,7 +66,8 @@ class RecordAttempt(NamedTuple):
 
 
 class FinishStep(NamedTuple):
-    """A step's end: recorded once. `order` is its place in the run's order of completion (0, 1, 2, …).
+    """A step's end: recorded once. `order` is its place in the run's order of completion: greater than those of
+    all ends before it.
 
     `attempts`: attempts that ended. A step that is not WAITING refuses it: InternalError, because a recorded result
     is never replaced.

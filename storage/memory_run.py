@@ -69,7 +69,6 @@ class Run:
 
     def __init__(self, record: RunRecord) -> None:
         self.record = record
-        self.next_order = 0
         self.definitions: dict[int, Definition] = {}
         self.steps: dict[int, Step] = {}
         self.keys: dict[str, int] = {}
@@ -151,10 +150,6 @@ class Run:
             items=items,
             failure=write.failure,
         )
-        if write.order >= self.next_order:
-            before = self.next_order
-            undo.append(lambda: setattr(self, "next_order", before))
-            self.next_order = write.order + 1
 
     def _change_record(self, undo: Undo, **fields: Any) -> None:
         before = self.record

@@ -46,7 +46,6 @@ RUN = Table(
     Column("token", Integer, nullable=False),  # the fencing token: grows with each claim
     Column("owner", Text),  # process.id
     Column("next_seq", Integer, nullable=False),
-    Column("next_order", Integer, nullable=False),
     Column("body_closed", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),

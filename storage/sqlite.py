@@ -35,9 +35,9 @@ from dagengine.storage.sqlite_reads import Reads
 from dagengine.storage.writer import GroupWriter, Refusal
 
 _INSERT_RUN = """
-    INSERT INTO run (id, workflow, state, token, owner, next_seq, next_order, body_closed, created_at, started_at,
+    INSERT INTO run (id, workflow, state, token, owner, next_seq, body_closed, created_at, started_at,
                      entry, facts, inputs, result_inputs, call)
-    VALUES (?, ?, ?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, '[]', ?)
+    VALUES (?, ?, ?, ?, ?, 0, 0, ?, ?, ?, ?, ?, '[]', ?)
 """
 _INSERT_PROCESS = """
     INSERT INTO process (id, host, boot_id, pid, start_time, started_at) VALUES (?, ?, ?, ?, ?, ?)

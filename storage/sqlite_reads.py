@@ -131,8 +131,8 @@ class Reads:
 
     def frontier(self, run_number: int) -> Frontier:
         with self._pool.reading() as connection:
-            numbers = statements.next_numbers(connection, run=run_number).fetchone()
-            if numbers is None:
+            recorded = statements.next_seq(connection, run=run_number).fetchone()
+            if recorded is None:
                 raise RunNotFound(f"there is no run number {run_number} in {url_of(self._path)}", run_id="")
             edges = statements.waiting_edges(connection, run=run_number).fetchall()
             inputs = _inputs_by_step(edges)
@@ -165,7 +165,7 @@ class Reads:
                     )
             definitions = tuple(map(definition_of, statements.definitions(connection, run=run_number)))
         ended_inputs = {seq: _STATES[state] for seq, state in states.items()}
-        return Frontier(steps, ended_inputs, numbers[0], numbers[1], definitions)
+        return Frontier(steps, ended_inputs, recorded[0], definitions)
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
         with self._pool.reading() as connection:
@@ -266,8 +266,8 @@ class Reads:
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
         with self._pool.reading() as connection:
-            numbers = statements.next_numbers(connection, run=run_number).fetchone() or (0, 0)
-        for first in range(0, numbers[0], _PAGE):
+            recorded = statements.next_seq(connection, run=run_number).fetchone() or (0,)
+        for first in range(0, recorded[0], _PAGE):
             with self._pool.reading() as connection:
                 rows = statements.edges_between(
                     connection, run=run_number, first=first, last=first + _PAGE - 1

@@ -135,7 +135,6 @@ _FINISH_RUN = """
     UPDATE run SET state = ?, finished_at = ?, failure = ?, failure_pickled = ?, owner = NULL WHERE number = ?
 """
 _COUNT_SEQ = "UPDATE run SET next_seq = max(next_seq, ?) WHERE number = ?"
-_COUNT_ORDER = "UPDATE run SET next_order = max(next_order, ?) WHERE number = ?"
 
 
 _PLAIN: dict[str, str] = {word.value: word.value for words in (StepState, StepKind, RunState) for word in words}
@@ -158,7 +157,6 @@ class Plan:
         self._run_changes: list[tuple[str, tuple[Any, ...]]] = []
         self._events: list[tuple[Any, ...]] = []
         self._next_seq: dict[int, int] = {}  # by run
-        self._next_order: dict[int, int] = {}  # by run
         self._touched: dict[int, int] = {}  # run -> the greatest seq that something was done to
         self._ended: set[tuple[int, int]] = set()  # steps that end in this plan
         self._given: set[tuple[int, int]] = set()  # steps whose failures are handled in this plan
@@ -222,8 +220,6 @@ class Plan:
             _INSERT_EVENTS(connection, self._events)
         for run, next_seq in self._next_seq.items():
             connection.execute(_COUNT_SEQ, (next_seq, run))
-        for run, next_order in self._next_order.items():
-            connection.execute(_COUNT_ORDER, (next_order, run))
 
     # ---- one kind each ------------------------------------------------------------------
 
@@ -256,8 +252,6 @@ class Plan:
         self._ended.add((run, seq))
         if seq > self._touched.get(run, -1):
             self._touched[run] = seq
-        if order >= self._next_order.get(run, 0):
-            self._next_order[run] = order + 1
         size = digest = inline = first = count = text = pickled = None
         if value is not None:
             size, digest, inline = value.size, bytes.fromhex(value.digest), value.inline

@@ -130,8 +130,8 @@ def runs_listed(by_state: bool, by_name: bool) -> Query:
 
 
 @_query
-def next_numbers() -> Executable:
-    return select(RUN.c.next_seq, RUN.c.next_order).where(RUN.c.number == _this_run)
+def next_seq() -> Executable:
+    return select(RUN.c.next_seq).where(RUN.c.number == _this_run)
 
 
 @_query

@@ -138,9 +138,11 @@ class RunCore:
     window: attempts that the runtime may have, and ends that may wait to be recorded, at a time. The other steps stay
         here, where they cost less; and a crash can't cost more than these attempts.
     host: where attempts run, for the record
+    token: of the claim. Places in the order of completion are numbered from token × 2^32, so that those of a later
+        owner are greater without anybody having to count in the store
     """
 
-    def __init__(self, window: int = 512, host: str = "") -> None:
+    def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:
         self.window = window
         self.host = host
         self.steps: dict[int, Step] = {}
@@ -150,7 +152,7 @@ class RunCore:
         self.stop = Stop.NO
         self.failure: Failure | None = None  # of the body
         self.finish_asked = False
-        self.next_order = 0
+        self.next_order = token << 32
         self.unfinished = 0  # steps whose end was not asked for
         self.in_flight = 0  # SUBMITTED or RUNNING
         self.unrecorded = 0  # ENDING
@@ -167,7 +169,6 @@ class RunCore:
     def load(self, frontier: Frontier, body_closed: bool, now: float) -> Actions:
         """Take over what is left of a recorded run."""
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
-        self.next_order = frontier.next_order
         self.ended_before = frontier.ended_inputs
         self._define(frontier.definitions)
         for pending in frontier.steps:

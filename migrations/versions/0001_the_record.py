@@ -25,7 +25,6 @@ def upgrade() -> None:
         sa.Column("token", sa.Integer, nullable=False),
         sa.Column("owner", sa.Text),
         sa.Column("next_seq", sa.Integer, nullable=False),
-        sa.Column("next_order", sa.Integer, nullable=False),
         sa.Column("body_closed", sa.Boolean, nullable=False),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("started_at", sa.Float),

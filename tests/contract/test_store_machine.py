@@ -6,9 +6,10 @@ fenced ones, and ones that do not fit.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,13 @@ class Left:
     """What would be sound to write next to a run, if all that was drawn before is recorded."""
 
     def __init__(
-        self, waiting: list[int], maps: list[int], unsuccessful: list[int], next_seq: int, next_order: int
+        self, waiting: list[int], maps: list[int], unsuccessful: list[int], next_seq: int, orders: Iterator[int]
     ) -> None:
         self.waiting = waiting
         self.maps = maps
         self.unsuccessful = unsuccessful
         self.next_seq = next_seq
-        self.next_order = next_order
+        self.orders = orders
 
     def writes(self) -> st.SearchStrategy[Write]:
         """One write, which is noted when it is drawn."""
@@ -122,11 +123,10 @@ class Left:
             self.waiting.remove(seq)
         if seq in self.maps:
             self.maps.remove(seq)
-        self.next_order += 1
         if isinstance(how, Value):
-            return succeed(seq, self.next_order - 1, how)
+            return succeed(seq, next(self.orders), how)
         self.unsuccessful.append(seq)
-        return fail(seq, self.next_order - 1, how)
+        return fail(seq, next(self.orders), how)
 
 
 class AllStoresAgree(RuleBasedStateMachine):
@@ -136,6 +136,7 @@ class AllStoresAgree(RuleBasedStateMachine):
     def open(self) -> None:
         """Every store, empty but for the runs that the rules write to, and one that holds up the writer."""
         self.folder = tempfile.TemporaryDirectory()
+        self.orders = itertools.count()
         self.stores = {name: make(Path(self.folder.name)) for name, make in STORES.items()}
         self.anchors = {name: begin(store, "anchor") for name, store in self.stores.items()}
         self.claims = {run_id: self._begin(run_id) for run_id in RUNS}
@@ -195,7 +196,7 @@ class AllStoresAgree(RuleBasedStateMachine):
         waiting = [pending.seq for pending in frontier.steps]
         maps = [pending.seq for pending in frontier.steps if pending.kind is StepKind.MAP]
         unsuccessful = [found.seq for found in store.steps(number, states=BADLY)]
-        return Left(waiting, maps, unsuccessful, frontier.next_seq, frontier.next_order)
+        return Left(waiting, maps, unsuccessful, frontier.next_seq, self.orders)
 
     def _burst(self, name: str, batches: Sequence[tuple[Claim, list[Write]]]) -> list[type]:
         store = self.stores[name]

@@ -56,14 +56,14 @@ def test_the_frontier_is_what_is_left_and_what_it_reads(store: Store) -> None:
         (4, (StepInput(3), large())),
     ]
     assert frontier.ended_inputs == {0: StepState.SUCCEEDED, 1: StepState.FAILED}
-    assert (frontier.next_seq, frontier.next_order) == (6, 4)
+    assert frontier.next_seq == 6
     assert frontier.definitions == (DEFINITION, LOAD)
 
 
 def test_the_frontier_of_a_new_run_is_empty(store: Store) -> None:
     """Nothing is left of a run that has recorded nothing, and its numbers start from 0."""
     frontier = store.frontier(begin(store).run_number)
-    assert (frontier.steps, frontier.ended_inputs, frontier.next_seq, frontier.next_order) == ((), {}, 0, 0)
+    assert (frontier.steps, frontier.ended_inputs, frontier.next_seq) == ((), {}, 0)
 
 
 def test_an_unfinished_map_reads_its_items(store: Store) -> None:
@@ -94,15 +94,6 @@ def test_an_attempt_that_vanished_keeps_its_number(store: Store) -> None:
     recorded(store, claim, record(step(0), step(1), step(2), definitions=(DEFINITION,)))
     recorded(store, claim, attempt(0, 1, "failed"), attempt(0, 2), attempt(1, 1, "lost"))
     assert [pending.attempts for pending in store.frontier(claim.run_number).steps] == [2, 1, 0]
-
-
-def test_the_next_order_is_never_one_that_was_given(store: Store) -> None:
-    """Reopening takes steps out of the order of completion, and their places are not given again."""
-    claim = begin(store)
-    recorded(store, claim, record(step(0), step(1), definitions=(DEFINITION,)), succeed(0, 0), fail(1, 1))
-    store.claim("7f3a", ME, lambda _: False)
-    frontier = store.frontier(claim.run_number)
-    assert (frontier.next_order, [pending.seq for pending in frontier.steps]) == (2, [1])
 
 
 def test_an_unknown_run_has_no_frontier(store: Store) -> None:

@@ -304,7 +304,7 @@ def test_a_resumed_run_goes_on_from_its_frontier() -> None:
         PendingStep(2, "w/f[2]", StepKind.TASK, 0, b"", (StepInput(1),), 0, None),
     )
     core = RunCore()
-    actions = core.load(Frontier(pending, {0: StepState.SUCCEEDED}, 3, 1, tuple(DEFINITIONS)), True, 0.0)
+    actions = core.load(Frontier(pending, {0: StepState.SUCCEEDED}, 3, tuple(DEFINITIONS)), True, 0.0)
     check(core)
     assert actions.submit == [(1, 3)]
     succeed(core, 1)
@@ -318,7 +318,7 @@ def test_a_resumed_map_waits_for_the_items_that_are_left() -> None:
         PendingStep(2, "w/f.map[0]/f[1]", StepKind.TASK, 0, b"", (), 0, None),
     )
     core = RunCore()
-    actions = core.load(Frontier(pending, {}, 4, 2, tuple(DEFINITIONS)), True, 0.0)
+    actions = core.load(Frontier(pending, {}, 4, tuple(DEFINITIONS)), True, 0.0)
     check(core)
     assert actions.submit == [(2, 1)]
     assert ends(succeed(core, 2)) == {0: StepState.SUCCEEDED}

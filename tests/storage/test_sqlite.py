@@ -232,10 +232,10 @@ def test_readers_and_the_writer_do_not_wait_for_each_other(open_store: Callable[
     claim = begin(store)
     recorded(store, claim, record(step(0), definitions=(DEFINITION,)))
     with store._pool.reading() as connection:
-        assert statements.next_numbers(connection, run=claim.run_number).fetchone() == (1, 0)
-        recorded(store, claim, succeed(0, 0))
-        assert statements.next_numbers(connection, run=claim.run_number).fetchone() == (1, 0)
-    assert store.frontier(claim.run_number).next_order == 1
+        assert statements.next_seq(connection, run=claim.run_number).fetchone() == (1,)
+        recorded(store, claim, record(step(1)))
+        assert statements.next_seq(connection, run=claim.run_number).fetchone() == (1,)
+    assert store.frontier(claim.run_number).next_seq == 2
 
 
 def test_many_threads_may_ask_at_once(open_store: Callable[..., SqliteStore]) -> None:
@@ -265,7 +265,7 @@ PLANS = {
     "find_run": [statements.run_by_id, statements.runs_by_prefix],
     "runs": [statements.runs_listed(by_state, by_name) for by_state in (False, True) for by_name in (False, True)],
     "frontier": [
-        *(statements.next_numbers, statements.waiting_steps, statements.waiting_edges, statements.waiting_attempts),
+        *(statements.next_seq, statements.waiting_steps, statements.waiting_edges, statements.waiting_attempts),
         *(statements.ended_between, statements.definitions),
     ],
     "values": [statements.values, statements.failures, statements.finish_order],
