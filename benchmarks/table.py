@@ -38,9 +38,12 @@ def _row(name: str, result: Result, beside: str) -> tuple[str, ...]:
 
 
 def _facts(result: Result) -> str:
-    """What came with the figures: of several runs, the worst."""
-    worst = {name: max(facts[name] for facts in result.facts) for name in result.facts[-1]}
-    return ", ".join(f"{name} {value:,}" for name, value in worst.items())
+    """What came with the figures, from the least to the most of the runs."""
+    spans = []
+    for name in result.facts[-1]:
+        least, *_, most = sorted([facts[name] for facts in result.facts] * 2)
+        spans.append(f"{name} {least:,}" + (f" to {most:,}" if most != least else ""))
+    return ", ".join(spans)
 
 
 def _ratio(ours: Result, peer: Result) -> str:
