@@ -47,5 +47,7 @@ def _facts(result: Result) -> str:
 
 
 def _ratio(ours: Result, peer: Result) -> str:
-    better, worse = (peer.median, ours.median) if ours.lower_is_better else (ours.median, peer.median)
-    return f"ours is {number(better / worse)} times better" if worse else "ours is 0"
+    if not ours.median or not peer.median:
+        return "no ratio: one is 0"
+    ratio = peer.median / ours.median if ours.lower_is_better else ours.median / peer.median
+    return f"ours is {number(ratio)} times better" if ratio >= 1 else f"ours is {number(1 / ratio)} times worse"

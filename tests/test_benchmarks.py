@@ -51,7 +51,7 @@ def test_a_typo_is_answered_with_the_names_there_are() -> None:
 
 
 def test_the_table_says_how_many_times_better_ours_is() -> None:
-    """A rate counts upward and a time downward, so that the ratio above 1 always speaks for ours."""
+    """Of rates the higher is better, of times the lower; a peer that is ahead is said to be ahead."""
     ours = [
         Result("fan", "steps/s", 10, False, [300.0, 400.0, 200.0], [{"seconds": 1.0}] * 3),
         Result("startup", "s", 1, True, [0.5], [{"new_store_s": 0.6}]),
@@ -59,14 +59,16 @@ def test_the_table_says_how_many_times_better_ours_is() -> None:
     peer = [
         Result("fan", "steps/s", 10, False, [100.0], [{"peer": "other 1.0"}]),
         Result("startup", "s", 1, True, [2.0], [{"peer": "other 1.0"}]),
+        Result("startup", "s", 1, True, [0.1], [{"peer": "bare 2.0"}]),
     ]
-    head, fan, fan_peer, startup, startup_peer = table.lines(ours, peer)
+    head, fan, fan_peer, startup, startup_peer, startup_bare = table.lines(ours, peer)
     assert head.split() == ["workload", "n", "median", "min", "to", "max", "unit", "beside", "it"]
     assert fan.split()[:6] == ["fan", "10", "300", "200", "to", "400"]
     assert fan_peer.strip().startswith("other 1.0")
     assert fan_peer.endswith("ours is 3 times better")
     assert startup.split()[0] == "startup"
     assert startup_peer.endswith("ours is 4 times better")
+    assert startup_bare.endswith("ours is 5 times worse")
 
 
 def test_a_peers_script_is_called_and_read(tmp_path: Path) -> None:
