@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dagengine.progress import Progress, TaskProgress
 
 BAR = 24  # characters
+COLUMNS = {"task": 12, "bar": BAR, "done": 9, "running": 10, "trouble": 0, "rate": 6, "left": 12}
+"""The least width of each, so that a number that comes and goes does not move the others."""
+
 RATE_WINDOW = 5.0  # seconds over which a rate is taken
 
 
@@ -63,8 +66,9 @@ class LiveDisplay:
             (duration(max(0.0, now - self._started)), "dim"),
         )
         table = Table.grid(padding=(0, 2))
-        for column in ("task", "bar", "done", "running", "failed", "rate", "left"):
-            table.add_column(column, justify="left" if column in ("task", "bar") else "right", no_wrap=True)
+        for column, least in COLUMNS.items():
+            justify: Literal["left", "right"] = "left" if column in ("task", "bar") else "right"
+            table.add_column(column, justify=justify, no_wrap=True, min_width=least)
         room = max(3, self._console.height - 4)
         shown, hidden = _most_telling(progress.tasks, room)
         for task in shown:
@@ -85,8 +89,7 @@ class LiveDisplay:
         seconds = now - rates[0][0]
         rate = (task.done - rates[0][1]) / seconds if seconds > 0.5 else 0.0
         left = task.total - ended
-        state = "failed" if task.failed else "succeeded" if not left else "running" if task.running else "waiting"
-        sign, color = MARKS[state]
+        sign, color = MARKS[_state(task, left)]
         return [
             Text.assemble((f"{sign} ", color), clean(task.task, 40)),
             _bar(task),
@@ -96,6 +99,14 @@ class LiveDisplay:
             Text(f"{rate:,.0f}/s" if rate >= 5 else f"{rate:.1f}/s" if rate >= 0.05 and left else "", "dim"),
             Text(_left(task, left, rate), "dim"),
         ]
+
+
+def _state(task: TaskProgress, left: int) -> str:
+    if task.failed:
+        return "failed"
+    if left:
+        return "running" if task.running else "waiting"
+    return "succeeded" if task.done or not task.total else "skipped"
 
 
 def _left(task: TaskProgress, left: int, rate: float) -> str:

@@ -11,11 +11,13 @@ import datetime
 import decimal
 import enum
 import math
+import pprint
+import sys
 import uuid
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from dagengine.cli.terminal import clean_block
+from dagengine.cli.terminal import clean_block, is_terminal, width
 from dagengine.errors import DagengineError, LoadError
 from dagengine.model import RunRecord, StepRecord
 
@@ -82,9 +84,11 @@ def _readable(what: str) -> Any:
 
 
 def shown(value: Any, limit: int | None = TEXT_LIMIT) -> str:
-    """The value as text, of `limit` characters at most."""
+    """The value as text, of `limit` characters at most; on a terminal one that is too wide in several lines."""
     try:
         text = value if isinstance(value, str) else repr(value)
+        if width() < len(text) <= TEXT_LIMIT and is_terminal(sys.stdout) and not isinstance(value, str):
+            text = pprint.pformat(value, width=width(), sort_dicts=False)
     except Exception as error:
         text = f"<{type(value).__qualname__}; its repr raised {type(error).__name__}>"
     text = clean_block(text)
