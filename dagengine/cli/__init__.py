@@ -103,10 +103,16 @@ def _guarded(argv: Sequence[str] | None, invocation: Invocation) -> int:
     except MemoryError:
         return _complain("out of memory. Free some, or give the workers less to do.", OUT_OF_ORDER, invocation.debug)
     except Exception as error:
+        if isinstance(error, UnicodeEncodeError) and (strange := [word for word in words if not _is_text(word)]):
+            return _complain(f"{strange[0]!r} is not text in UTF-8. Type it otherwise.", 2, invocation.debug)
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         advice = "Please report it with what you typed" + ("." if invocation.debug else "; run again with --debug.")
         return _complain(f"this is a bug of dagengine: {text}. {advice}", OUR_BUG, invocation.debug)
     return status if isinstance(status, int) else 0
+
+
+def _is_text(word: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def _usage(error: object) -> str:

@@ -168,6 +168,8 @@ def find_run(store: Store, name: str) -> RunRecord:
         if not newest:
             raise RunNotFound("there are no runs yet. `dagengine run FILE.py:WORKFLOW` makes one.", run_id=name)
         return newest[0]
+    if not name.isprintable():
+        raise RunNotFound(f"there is no run {name!r}. `dagengine ls` lists them.", run_id=name)
     if name.startswith("@"):
         raise click.UsageError(f"{name!r} is not a run. Did you mean @last?")
     return store.find_run(name)
@@ -175,7 +177,8 @@ def find_run(store: Store, name: str) -> RunRecord:
 
 def short(run_id: str) -> str:
     """What people are shown of an id: enough of it to be unique, and to be typed."""
-    return run_id[:12] if len(run_id) == 32 and run_id.isalnum() else run_id
+    shown = run_id[:12] if len(run_id) == 32 and run_id.isalnum() else run_id
+    return "".join(c for c in shown if c.isprintable())  # ids are checked when runs begin; but anybody may have written
 
 
 @click.group(
@@ -191,4 +194,4 @@ def short(run_id: str) -> str:
 def app(ctx: click.Context) -> None:
     """Durable workflows: killed at any moment, resumed from the command line."""
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        print(ctx.get_help())

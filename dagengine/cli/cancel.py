@@ -41,7 +41,7 @@ def command(invocation: Invocation, runs: tuple[str, ...]) -> int:
         print_json(objects[0] if len(objects) == 1 else objects)
     else:
         for record, state in answers:
-            click.echo(f"run {short(record.id)}: {_outcome(state)}")
+            print(f"run {short(record.id)}: {_outcome(state)}")
     stopped = (RunState.CANCELLED, RunState.RUNNING)
     return 0 if all(state in stopped for _, state in answers) else 4
 

@@ -28,4 +28,4 @@ def command(shell: str) -> None:
     assert complete is not None
     # Not `source()`: click would start bash to look at its version, and warn on stdout if there is none.
     script = complete(app, {}, "dagengine", COMPLETE)
-    click.echo(script.source_template % script.source_vars())
+    print(script.source_template % script.source_vars())

@@ -35,10 +35,10 @@ def check(invocation: Invocation) -> int:
     if invocation.json:
         print_json({"store": store.url, "sound": sound, **found})
     else:
-        click.echo(f"{mark('succeeded' if sound else 'failed')} {clean(store.url, 500)}")
-        click.echo(f"  schema {found['revision']}, {size(found['bytes'])}")
-        click.echo(f"  {plural(found['runs'], 'run')} with {plural(found['steps'], 'step')}")
-        click.echo(f"  integrity: {clean(found['integrity'], 2000)}")
+        print(f"{mark('succeeded' if sound else 'failed')} {clean(store.url, 500)}")
+        print(f"  schema {found['revision']}, {size(found['bytes'])}")
+        print(f"  {plural(found['runs'], 'run')} with {plural(found['steps'], 'step')}")
+        print(f"  integrity: {clean(found['integrity'], 2000)}")
     return 0 if sound else 5
 
 
@@ -57,6 +57,6 @@ def upgrade(invocation: Invocation) -> None:
     if invocation.json:
         print_json({"store": settings.store.value, "before": before, "after": after})
     elif before == after:
-        click.echo(f"the store is up to date: schema {after}")
+        print(f"the store is up to date: schema {after}")
     else:
-        click.echo(f"the store has schema {after} now; before: {before}")
+        print(f"the store has schema {after} now; before: {before}")

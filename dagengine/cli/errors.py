@@ -30,10 +30,10 @@ def command(invocation: Invocation, run: str) -> None:
         print_json(_object(record, failed))
         return
     for line in _lines(record, failed):
-        click.echo(line)
+        print(line)
     skipped = sum(count for (_, state), count in counts.items() if state is StepState.SKIPPED)
     if skipped:
-        click.echo(f"{mark(StepState.SKIPPED)} {plural(skipped, 'step')} skipped, because of what they depend on")
+        print(f"{mark(StepState.SKIPPED)} {plural(skipped, 'step')} skipped, because of what they depend on")
     if not failed and record.failure is None:
         note(f"nothing has failed in run {short(record.id)}")
     elif resumable(record):

@@ -27,7 +27,7 @@ def command(invocation: Invocation, run: str, step: str) -> None:
         print_json(explanation.to_json())
         return
     first, *rest = explanation.lines
-    click.echo(f"{mark(explanation.step.state)} {clean(first, 500)}")
+    print(f"{mark(explanation.step.state)} {clean(first, 500)}")
     for line in rest:
         indent = len(line) - len(line.lstrip())
-        click.echo(f"  {' ' * indent}{clean(line, 500)}")
+        print(f"  {' ' * indent}{clean(line, 500)}")

@@ -56,7 +56,7 @@ def command(invocation: Invocation, run: str, *, form: str | None, output: str |
     else:
         content = _text(graph, full, colors=output is None)
     if output is None:
-        click.echo(content)
+        print(content)
         return
     try:
         Path(output).write_text(content + "\n", encoding="utf-8")

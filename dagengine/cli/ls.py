@@ -85,7 +85,7 @@ def command(
                 duration(seconds_of(run, time.time())) if state is not RunState.CRASHED else "–",
             )
         )
-    click.echo(table(("run", "workflow", "state", "steps", "begun", "took"), rows, right=(3, 5)))
+    print(table(("run", "workflow", "state", "steps", "begun", "took"), rows, right=(3, 5)))
     if more:
         note(
             f"there are more. To see them: --limit {limit * 5}, --since 2d, --state failed, --name {clean(runs[0].workflow)}"

@@ -40,10 +40,10 @@ def command(invocation: Invocation, run: str, step: str | None, *, full: bool) -
             value = _of_step(store, settings, record, find_step(store, record, step))
         # Printed while the artifacts are mapped: a large array is a view on its file.
         if not invocation.json:
-            click.echo(shown(value, None) if full else shown(value))
+            print(shown(value, None) if full else shown(value))
             return 0
         try:
-            click.echo(json.dumps(as_json(value)))
+            print(json.dumps(as_json(value)))
         except NoJson as error:
             raise click.UsageError(f"the result can't be JSON: {error}. Leave --json out to see it as text.") from None
     return 0

@@ -14,6 +14,7 @@ import math
 import pprint
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from dagengine.model import RunRecord, StepRecord
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
+    from dagengine.reading import Reader
     from dagengine.storage.interface import Store
 
 TEXT_LIMIT = 4_000
@@ -41,19 +43,19 @@ class NoJson(ValueError):
 def read_result(store: Store, settings: Settings, run: RunRecord) -> Any:
     """What the run returned. Raises a failed input's own exception, or LoadError if this code can't read it."""
     assert run.result_call is not None
-    with _reader(store, settings, run) as reader, _readable(f"the result of run {run.id[:12]}"):
+    with _reader(store, settings, run) as reader, readable(f"the result of run {run.id[:12]}"):
         args, _ = reader.call(run.result_call, run.result_inputs)
         return args[0]
 
 
 def read_step(store: Store, settings: Settings, run: RunRecord, step: StepRecord) -> Any:
     """The value of a step that succeeded."""
-    with _reader(store, settings, run) as reader, _readable(f"the value of {step.key}"):
+    with _reader(store, settings, run) as reader, readable(f"the value of {step.key}"):
         return reader.steps([step.seq])[step.seq]
 
 
 @contextlib.contextmanager
-def _reader(store: Store, settings: Settings, run: RunRecord) -> Any:
+def _reader(store: Store, settings: Settings, run: RunRecord) -> Iterator[Reader]:
     from dagengine.functions import Reference, resolve
     from dagengine.reading import Reader
     from dagengine.storage import open_artifacts
@@ -70,7 +72,8 @@ def _reader(store: Store, settings: Settings, run: RunRecord) -> Any:
 
 
 @contextlib.contextmanager
-def _readable(what: str) -> Any:
+def readable(what: str) -> Iterator[None]:
+    """What unpickling raises, as a LoadError: the code of whoever reads is not the code of whoever wrote."""
     try:
         yield
     except (DagengineError, OSError):

@@ -60,7 +60,7 @@ def command(
         from dagengine.cli.detached import spawn
 
         spawn(settings, record.id)
-        click.echo(record.id)
+        print(record.id)
         return 0
 
     def begin(engine: Engine) -> Run[Any]:

@@ -8,7 +8,8 @@ import time
 import click
 
 from dagengine.cli.app import Invocation, common, short
-from dagengine.cli.work import load_workflow, work_on
+from dagengine.cli.terminal import print_json
+from dagengine.cli.work import load_workflow, prints_aside, work_on
 
 
 def _complete(
@@ -55,7 +56,8 @@ def command(
     if run_id is not None and not run_id.strip():
         raise click.UsageError("--run-id is empty. Leave it out, or give an id.")
     settings = invocation.settings(workers=workers, artifacts=artifacts)
-    found = load_workflow(workflow)
+    with prints_aside(invocation.json):
+        found = load_workflow(workflow)
     from dagengine.cli.arguments import bind
 
     args, kwargs = bind(found.name, found.signature, found.function, arguments)
@@ -65,9 +67,9 @@ def command(
         recorded = record(settings, found, args, kwargs, run_id)
         spawn(settings, recorded)
         if invocation.json:
-            click.echo(f'{{"id": "{recorded}", "workflow": "{found.name}", "state": "running"}}')
+            print_json({"id": recorded, "workflow": found.name, "state": "running"})
         else:
-            click.echo(recorded)
+            print(recorded)
             print(f"it runs in the background. To see how it goes: dagengine show {short(recorded)}", file=sys.stderr)
         return 0
     return work_on(

@@ -34,7 +34,7 @@ def command(invocation: Invocation, run: str) -> None:
             print_json(run_view(store, record))
             return
         for line in _lines(store, settings, record):
-            click.echo(line)
+            print(line)
 
 
 def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:

@@ -38,7 +38,7 @@ def command(invocation: Invocation, run: str, *, states: tuple[str, ...], task: 
     if not found:
         note("no step fits." if states or task else "the run has no steps.")
         return
-    click.echo(table(("step", "state", "attempts", "took", "value", "ended"), map(_row, shown), right=(2, 3, 4)))
+    print(table(("step", "state", "attempts", "took", "value", "ended"), map(_row, shown), right=(2, 3, 4)))
     if len(shown) < len(found):
         note(f"{len(found) - len(shown):,} more steps")
 

@@ -19,4 +19,4 @@ def command(invocation: Invocation) -> None:
     if invocation.json:
         print_json({"version": __version__, "python": platform.python_version(), "system": platform.system()})
     else:
-        click.echo(f"dagengine {__version__} (Python {platform.python_version()}, {platform.system()})")
+        print(f"dagengine {__version__} (Python {platform.python_version()}, {platform.system()})")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dagengine.cli.app import short
 from dagengine.cli.following import counted_signals, exit_status, follow, make_display
 from dagengine.cli.lines import Quiet
+from dagengine.cli.results import readable
 from dagengine.cli.summary import print_end
 from dagengine.cli.terminal import clean
 from dagengine.errors import LoadError, RunCancelled, RunFailed, RunInterrupted, RunMismatch
@@ -49,6 +50,11 @@ def modules_from_here(*folders: str) -> None:
             sys.path.insert(0, folder)
 
 
+def prints_aside(aside: bool) -> contextlib.AbstractContextManager[object]:
+    """What the workflow's own code prints in this process goes to stderr, where stdout is to be one JSON object."""
+    return contextlib.redirect_stdout(sys.stderr) if aside else contextlib.nullcontext()
+
+
 def work_on(
     settings: Settings,
     begin: Callable[[Engine], Run[Any]],
@@ -70,12 +76,13 @@ def work_on(
         )
         try:
             run = begin(engine)
-            display = make_display(short(run.id), began, quiet or as_object)
-            if not isinstance(display, Quiet):
-                workflow = clean(run.progress().workflow)
-                display.say(f"run {run.id} of {workflow} {verb} ({settings.workers.value} workers)")
-            follow(engine, run, display, signals)
-            value = _value(run)
+            with prints_aside(as_object):
+                display = make_display(short(run.id), began, quiet or as_object)
+                if not isinstance(display, Quiet):
+                    workflow = clean(run.progress().workflow)
+                    display.say(f"run {run.id} of {workflow} {verb} ({settings.workers.value} workers)")
+                follow(engine, run, display, signals)
+                value = _value(run)
             record = engine.store.find_run(run.id)
             print_end(engine.store, settings, record, as_object, value)
             return exit_status(run.state, signals)
@@ -86,7 +93,8 @@ def work_on(
 def _value(run: Run[Any]) -> Any:
     """What the run returned. An end of another kind is the record's to tell; a fault of this process is raised."""
     try:
-        return run.result()
+        with readable(f"the result of run {short(run.id)}"):
+            return run.result()
     except (RunFailed, RunCancelled, RunInterrupted, RunMismatch):
         if run.state is RunState.SUCCEEDED:
             raise

@@ -119,6 +119,19 @@ def test_a_run_as_json_is_one_object(world: World) -> None:
     assert world.run("result", "mine", "--json").stdout == '{"x": 2}\n'
 
 
+def test_what_the_workflow_prints_does_not_spoil_the_json(world: World) -> None:
+    """Its module and its body print in our process; with --json that goes to stderr."""
+    flow = world.folder / "chatty.py"
+    flow.write_text(
+        "from dagengine import task, workflow\nprint('loading')\n"
+        "@task\ndef f() -> int: return 1\n"
+        "@workflow\ndef chatty() -> int:\n    print('in the body')\n    return f()\n"
+    )
+    done = world.run("run", f"{flow}:chatty", "--json")
+    assert json.loads(done.stdout)["result"] == 1
+    assert done.stderr == "loading\nin the body\n"
+
+
 def test_a_failing_run_says_what_failed_where_and_what_to_type(world: World) -> None:
     """Exit status 1; the user's line of code, none of ours."""
     done = world.run("run", f"{FLOWS}:failing")
