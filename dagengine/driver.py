@@ -144,6 +144,7 @@ class Driver:
             self._next_seq = frontier.next_seq
             for definition in frontier.definitions:
                 self._learn(definition)
+                self._counts.setdefault(definition.name, TaskCount())  # in the order in which they were called
             for (task, state), count in counts.items():
                 counter = self._counts.setdefault(task, TaskCount())
                 counter.total += count
