@@ -28,4 +28,5 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         # The environment may force colours on or off, or claim a terminal; what is printed is to be the same anywhere.
         for name in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS"):
             patch.delenv(name, raising=False)
+        patch.setenv("TERM", "xterm-256color")  # tests of a terminal that can do less say so themselves
         yield
