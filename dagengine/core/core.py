@@ -14,7 +14,7 @@ May import model, options, errors and the store's vocabulary of writes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dagengine.core.actions import Actions, Notice
@@ -108,7 +108,7 @@ class Step:
         self.map = recorded.kind is StepKind.MAP
         self.phase = Phase.NEW
         self.missing = 0  # inputs (or items) whose end is not durable yet
-        self.dependents: list[int] | None = None
+        self.dependents: int | list[int] | None = None  # a list costs 88 bytes, and most steps have one reader
         self.attempt = 0  # number of the latest attempt
         self.failures = 0  # of the task's own, since the run was started or resumed
         self.losses = 0
@@ -116,6 +116,20 @@ class Step:
         self.end: StepState | None = None  # asked for, or recorded
         self.order = -1  # place in the run's order of completion
         self.root = seq  # of a skipped step: the step whose failure was the first cause
+
+    def add_dependent(self, seq: int) -> None:
+        known = self.dependents
+        if known is None:
+            self.dependents = seq
+        elif isinstance(known, int):
+            self.dependents = [known, seq]
+        else:
+            known.append(seq)
+
+    def readers(self) -> Sequence[int]:
+        """The seqs of the steps that wait for this one."""
+        known = self.dependents
+        return () if known is None else (known,) if isinstance(known, int) else known
 
 
 class _Batch:
@@ -254,9 +268,7 @@ class RunCore:
                 return
             else:
                 step.missing += 1
-                if other.dependents is None:
-                    other.dependents = []
-                other.dependents.append(step.seq)
+                other.add_dependent(step.seq)
 
     def _consider(self, step: Step, now: float) -> None:
         """The last input, or the last item of a map, may have come: go on."""
@@ -425,7 +437,7 @@ class RunCore:
         queue = deque([step])
         while queue:
             cause = queue.popleft()
-            for seq in cause.dependents or ():
+            for seq in cause.readers():
                 dependent = self.steps[seq]
                 if dependent.end is None:
                     self._skip_one(dependent, cause.seq, cause.key, at)
@@ -468,7 +480,7 @@ class RunCore:
             self._go(step, ENDS[state])
             self._actions.ended.append((seq, state, step.definition))
             if state is StepState.SUCCEEDED:
-                for dependent_seq in step.dependents or ():
+                for dependent_seq in step.readers():
                     dependent = self.steps[dependent_seq]
                     dependent.missing -= 1
                     self._consider(dependent, now)
