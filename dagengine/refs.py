@@ -26,7 +26,7 @@ class _Misuse(RefMisuse, AttributeError):
 class Ref(Placeholder):
     """The value that step `_key` of `_body`'s run will have."""
 
-    __slots__ = ("__weakref__", "_body", "_input", "_key", "_seq")
+    __slots__ = ("_body", "_input", "_key", "_seq")
 
     def __init__(self, body: Body, seq: int, key: str) -> None:
         self._body = body
