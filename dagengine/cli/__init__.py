@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ COMPLETE = "_DAGENGINE_COMPLETE"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    # Of a process that was started with closed streams they are None. What is said goes nowhere then.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 — open to the end of the process
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 — the same
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

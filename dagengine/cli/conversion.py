@@ -126,7 +126,7 @@ def convert(value: Any, annotation: Any, depth: int = 0) -> Any:
     elif kind in _DICTS:
         if isinstance(value, dict):
             return _mapping(value, annotation, depth)
-    elif dataclasses.is_dataclass(kind) or _is_named_tuple(kind) or typing.is_typeddict(kind):
+    elif _is_dataclass(kind) or _is_named_tuple(kind) or typing.is_typeddict(kind):
         if isinstance(value, dict):
             return _fields(value, kind, depth)
         if isinstance(value, list) and _is_named_tuple(kind) and len(value) <= len(kind._fields):
@@ -295,6 +295,10 @@ def _mapping(value: dict[str, Any], annotation: Any, depth: int) -> dict[Any, An
     return result
 
 
+def _is_dataclass(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind)  # as a plain bool: what narrows `kind` here is not to be known elsewhere
+
+
 def _is_named_tuple(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
@@ -305,7 +309,7 @@ def _fields(value: dict[str, Any], kind: Any, depth: int) -> Any:
         hints = typing.get_type_hints(kind)
     except Exception:
         hints = {}
-    if dataclasses.is_dataclass(kind):
+    if _is_dataclass(kind):
         names = [field.name for field in dataclasses.fields(kind) if field.init]
     else:
         names = list(kind._fields) if _is_named_tuple(kind) else list(hints)

@@ -115,8 +115,9 @@ def as_json(value: Any, path: str = "", depth: int = 0) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         return {name: as_json(getattr(value, name), f"{path}.{name}", depth + 1) for name in names}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: as_json(getattr(value, name), f"{path}.{name}", depth + 1) for name in value._fields}
+    fields = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and fields is not None:
+        return {name: as_json(getattr(value, name), f"{path}.{name}", depth + 1) for name in fields}
     if isinstance(value, dict):
         return {_key(key, path): as_json(item, f"{path}[{key!r:.40}]", depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -128,8 +129,9 @@ def as_json(value: Any, path: str = "", depth: int = 0) -> Any:
         return str(value)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
-        return as_json(value.tolist(), path, depth + 1)
+    to_list = getattr(value, "tolist", None)
+    if type(value).__module__.partition(".")[0] == "numpy" and to_list is not None:
+        return as_json(to_list(), path, depth + 1)
     raise NoJson(path, value)
 
 

@@ -6,17 +6,14 @@ import sys
 import time
 
 import click
+from click.shell_completion import CompletionItem
 
 from dagengine.cli.app import Invocation, common, short
 from dagengine.cli.terminal import print_json
 from dagengine.cli.work import load_workflow, prints_aside, work_on
 
 
-def _complete(
-    ctx: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[click.shell_completion.CompletionItem]:
-    from click.shell_completion import CompletionItem
-
+def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(incomplete, type="file")]
 
 

@@ -347,6 +347,16 @@ def test_a_reader_that_goes_away_is_no_error(world: World) -> None:
     assert (process.returncode, said) == (141, "")
 
 
+def test_a_command_with_closed_streams_does_its_work(world: World) -> None:
+    """Nobody is told, but the run is made."""
+    words = [sys.executable, "-m", "dagengine", "run", f"{FLOWS}:quick", "--run-id", "mine"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&- 2>&-', "sh", *words], env=world.environment, cwd=world.folder, check=False
+    )
+    assert done.returncode == 0
+    assert world.show("mine")["state"] == "succeeded"
+
+
 def test_a_run_whose_watcher_goes_away_goes_on(world: World) -> None:
     """Nobody reads its progress any more: the run succeeds all the same."""
     process = world.start("run", f"{FLOWS}:gated", "--run-id", "mine")
