@@ -46,7 +46,7 @@ def svg(graph: nx.DiGraph) -> str:
         for number in column:
             box[number] = (x, top + place[number] * ROW, wide)
         x += wide + GAP
-    title = f"{graph.graph['workflow']} {graph.graph['run'][:12]}: {graph.graph['state']}"
+    title = f"{graph.graph['workflow']} {graph.graph['run'][:8]}: {graph.graph['state']}"
     width = max(x - GAP + MARGIN, CHARACTER * len(title) + 2 * MARGIN)
     height = 2 * MARGIN + ROW * (tallest + 1)
     size = f'width="{width:.0f}" height="{height:.0f}"'

@@ -89,7 +89,7 @@ class _Story:
         self.inputs = [steps[seq] for seq in this.inputs]
         self.waits = tuple(step for step in self.inputs if not step.state.ended)
         self.causes = _causes(this, steps)
-        self.resume = f"dagengine resume {run.id[:12]}"
+        self.resume = f"dagengine resume {run.id[:8]}"
 
     def reasons(self) -> list[str]:
         this = self.this

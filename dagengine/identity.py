@@ -1,4 +1,4 @@
-"""Who a process is, whether another one still lives, and ids that sort by time.
+"""Who a process is, whether another one still lives, and new ids.
 
 Liveness is proved by three facts together, so that a reused pid or a reboot can't pass for a living owner: the boot id
 of the machine, the pid, and the start time of the process. May import only model.
@@ -17,14 +17,8 @@ from dagengine.model import ProcessRecord
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562, section 5.7) in hex without dashes: 48 bits of milliseconds, then random bits.
-
-    Ids sort by their time of birth, which keeps the B-trees of the store local.
-    """
-    milliseconds = time.time_ns() // 1_000_000
-    random = secrets.randbits(74)
-    value = (milliseconds << 80) | (0x7 << 76) | ((random >> 62) << 64) | (0b10 << 62) | (random & ((1 << 62) - 1))
-    return f"{value:032x}"
+    """128 random bits in hex. Not ordered by time: people type prefixes, and those of one day must differ at once."""
+    return secrets.token_hex(16)
 
 
 def boot_id() -> str:

@@ -101,4 +101,4 @@ class Run(Generic[T_co]):
         return graph_of(self._engine.store, self._driver.record)
 
     def __repr__(self) -> str:
-        return f"<run {self.id[:12]} of {self._driver.workflow_name}: {self.state}>"
+        return f"<run {self.id[:8]} of {self._driver.workflow_name}: {self.state}>"

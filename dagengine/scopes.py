@@ -10,7 +10,6 @@ May import errors only; the body is known by its interface.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Generator
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from dagengine.errors import DefinitionError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from dagengine.body import Body
 
 current_scope: ContextVar[Scope | None] = ContextVar("dagengine_scope", default=None)
@@ -57,6 +58,8 @@ def branch_factory(
     loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
 ) -> asyncio.Task[Any]:
     """A task factory for the loop of an async body: each task it makes gets a scope of its own, numbered here."""
+    import asyncio  # loaded by whoever has a loop; too dear for everybody who defines a task
+
     scope = current_scope.get()
     if scope is None:
         return asyncio.Task(coroutine, loop=loop, **options)

@@ -84,7 +84,7 @@ class Shell:
         self._timer: float | None = None
         self._events: deque[Event] = deque()
         self._told: list[RuntimeEvent] = []
-        self._fresh: dict[TaskId, Started] = {}  # attempts that began, and may end before anybody has to know
+        self._fresh: dict[TaskId, tuple[Started, WorkerProcess]] = {}  # attempts that began, and may end before anybody has to know
         self._fresh_until = 0.0
         self._results: dict[TaskId, tuple[Result, SharedFile | None]] = {}
         self._dying: WorkerProcess | None = None
@@ -134,7 +134,9 @@ class Shell:
             self._timer = None
             self._happen(Tick())
         if self._fresh and time.monotonic() >= self._fresh_until:
-            self._told.extend(self._fresh.values())
+            for started, worker in self._fresh.values():
+                started.pid = worker.pid  # known by now: the forker may have told it after the worker's first word
+                self._told.append(started)
             self._fresh.clear()
         self._tell()
 
@@ -241,7 +243,8 @@ class Shell:
         task = action.task
         if not self._fresh:
             self._fresh_until = time.monotonic() + STARTED_DELAY
-        self._fresh[task.id] = Started(task.id, task.worker, pool.workers[task.worker].pid, time.time())
+        worker = pool.workers[task.worker]
+        self._fresh[task.id] = Started(task.id, task.worker, worker.pid, time.time()), worker
 
     def _ended(self, pool: Pool, action: Ended) -> None:
         task = action.task

@@ -177,7 +177,7 @@ def find_run(store: Store, name: str) -> RunRecord:
 
 def short(run_id: str) -> str:
     """What people are shown of an id: enough of it to be unique, and to be typed."""
-    shown = run_id[:12] if len(run_id) == 32 and run_id.isalnum() else run_id
+    shown = run_id[:8] if len(run_id) == 32 and run_id.isalnum() else run_id
     return "".join(c for c in shown if c.isprintable())  # ids are checked when runs begin; but anybody may have written
 
 

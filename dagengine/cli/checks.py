@@ -236,8 +236,8 @@ def _crashed(opened: Any) -> Iterator[Finding]:
     running = opened.runs(RunFilter((RunState.RUNNING,), limit=10_000))
     crashed = [run for run in running if run_state(run) is RunState.CRASHED]
     if crashed:
-        names = ", ".join(run.id[:12] for run in crashed[:3])
-        advice = f"To go on: dagengine resume {crashed[0].id[:12]}"
+        names = ", ".join(run.id[:8] for run in crashed[:3])
+        advice = f"To go on: dagengine resume {crashed[0].id[:8]}"
         text = f"{plural(len(crashed), 'run')} whose process died: {names}{', …' if len(crashed) > 3 else ''}"
         yield Finding("crashed", "warn", text, advice)
 

@@ -43,7 +43,7 @@ class NoJson(ValueError):
 def read_result(store: Store, settings: Settings, run: RunRecord) -> Any:
     """What the run returned. Raises a failed input's own exception, or LoadError if this code can't read it."""
     assert run.result_call is not None
-    with _reader(store, settings, run) as reader, readable(f"the result of run {run.id[:12]}"):
+    with _reader(store, settings, run) as reader, readable(f"the result of run {run.id[:8]}"):
         args, _ = reader.call(run.result_call, run.result_inputs)
         return args[0]
 

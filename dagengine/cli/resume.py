@@ -10,10 +10,9 @@ import click
 
 from dagengine.cli.app import Invocation, common, complete_run, find_run, short
 from dagengine.cli.work import modules_from_here, work_on
-from dagengine.model import RunRecord, RunState
+from dagengine.model import RunRecord, RunState, StepState
 
 if TYPE_CHECKING:
-    from dagengine.config import Settings
     from dagengine.engine import Engine
     from dagengine.run import Run
     from dagengine.storage.interface import Store
@@ -55,6 +54,7 @@ def command(
             return 0
         if detach:
             _refuse_live(record)
+        verb = _verb(store, record)
     _find_modules(record)
     if detach:
         from dagengine.cli.detached import spawn
@@ -71,9 +71,7 @@ def command(
             tell_ready(ready_fd)
         return resumed
 
-    return work_on(
-        settings, begin, quiet=quiet, as_object=invocation.json, began=time.time(), verb=_verb(record, settings)
-    )
+    return work_on(settings, begin, quiet=quiet, as_object=invocation.json, began=time.time(), verb=verb)
 
 
 def _find_modules(record: RunRecord) -> None:
@@ -82,14 +80,13 @@ def _find_modules(record: RunRecord) -> None:
         modules_from_here(str(record.facts.get("cwd", "")))
 
 
-def _verb(record: RunRecord, settings: Settings) -> str:
-    return (
-        "started"
-        if record.state is RunState.PENDING
-        else f"resumed at step {record.steps:,}"
-        if record.steps
-        else "resumed"
-    )
+def _verb(store: Store, record: RunRecord) -> str:
+    if record.state is RunState.PENDING:
+        return "started"
+    if not record.steps:
+        return "resumed"
+    done = sum(count for (_, state), count in store.counts(record.number).items() if state is StepState.SUCCEEDED)
+    return f"resumed with {done:,} of {record.steps:,} steps done"
 
 
 def _refuse_live(record: RunRecord) -> None:

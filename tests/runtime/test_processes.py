@@ -36,7 +36,10 @@ def forker_pid(harness: Harness) -> int:
 
 
 def name_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return ""
 
 
 # ---- deaths ---------------------------------------------------------------------------------
