@@ -133,6 +133,7 @@ class Driver:
         self._cache_bytes = 0
         self._counts: dict[str, TaskCount] = {}
         self._running: set[int] = set()
+        self._retrying: dict[int, TaskCount] = {}  # seq of a step that waits for its next attempt
         self._notices: list[str] = []
         self._flush_due = False
 
@@ -150,6 +151,7 @@ class Driver:
                 counter.total += count
                 if state.ended:
                     counter.end(state, count)
+                    counter.before += count
             self._frontier: Frontier | None = frontier
         else:
             self._frontier = None
@@ -353,6 +355,7 @@ class Driver:
             self._flush_due = True
             self.engine.after(FLUSH_SECONDS, self, FlushAttempts())
         for seq, state, definition in actions.ended:
+            self._go_on(seq)
             self._counts[self._definitions[definition].name].end(state)
             for waiter in self._waiters.pop(seq, ()):
                 waiter.tell(seq, state)
@@ -407,6 +410,7 @@ class Driver:
         specs = []
         refused: list[Event] = []
         for seq, number in attempts:
+            self._go_on(seq)
             try:
                 specs.append(self._spec(seq, number, inputs))
             except DagengineError as error:
@@ -585,7 +589,15 @@ class Driver:
             count.timed += 1
             count.seconds += seconds
 
+    def _go_on(self, seq: int) -> None:
+        """The step waits for an attempt no longer, if it did."""
+        if self._retrying and (count := self._retrying.pop(seq, None)) is not None:
+            count.retrying -= 1
+
     def _tell(self, notice: Notice) -> Write:
+        if notice.delay is not None and notice.seq not in self._retrying:
+            count = self._retrying[notice.seq] = self._count(notice.seq)
+            count.retrying += 1
         failure = notice.failure
         text = (
             f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}"

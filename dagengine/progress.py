@@ -12,7 +12,11 @@ NOTICES_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """Steps of one function. mean_seconds: of the attempts that succeeded in this process."""
+    """Steps of one function.
+
+    mean_seconds: of the attempts that succeeded in this process
+    before: steps that had ended when this process took the run over
+    """
 
     task: str
     total: int
@@ -22,6 +26,7 @@ class TaskProgress:
     skipped: int  # and cancelled
     retrying: int
     mean_seconds: float | None
+    before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +44,11 @@ class Progress:
 class TaskCount:
     """The counts of one function's steps."""
 
-    __slots__ = ("done", "failed", "retrying", "running", "seconds", "skipped", "timed", "total")
+    __slots__ = ("before", "done", "failed", "retrying", "running", "seconds", "skipped", "timed", "total")
 
     def __init__(self) -> None:
         self.total = self.done = self.running = self.failed = self.skipped = self.retrying = 0
-        self.timed = 0
+        self.before = self.timed = 0
         self.seconds = 0.0
 
     def end(self, state: StepState, count: int = 1) -> None:
@@ -56,4 +61,6 @@ class TaskCount:
 
     def view(self, task: str) -> TaskProgress:
         mean = self.seconds / self.timed if self.timed else None
-        return TaskProgress(task, self.total, self.done, self.running, self.failed, self.skipped, self.retrying, mean)
+        return TaskProgress(
+            task, self.total, self.done, self.running, self.failed, self.skipped, self.retrying, mean, self.before
+        )

@@ -54,7 +54,7 @@ class Lines:
         self._notices = len(progress.notices)
         for task in progress.tasks:
             ended = task.done + task.failed + task.skipped
-            if ended == task.total and self._complete.get(task.task) != ended:
+            if ended == task.total and self._complete.get(task.task, task.before) != ended:
                 self._complete[task.task] = ended
                 self.say(f"  {clean(task.task)}: {_ended(task)} ({duration(now - self._started)})")
                 self._last = now
