@@ -21,17 +21,21 @@ if TYPE_CHECKING:
 
     from dagengine.body import Body
 
+DEPTH_LIMIT = 100
+"""Workflows called in workflows: well below Python's own limit of recursion, and a key of that depth fills a screen."""
+
 current_scope: ContextVar[Scope | None] = ContextVar("dagengine_scope", default=None)
 
 
 class Scope:
     """Where calls are made: its path and the ordinals handed out so far."""
 
-    __slots__ = ("body", "explicit", "ordinals", "path")
+    __slots__ = ("body", "depth", "explicit", "ordinals", "path")
 
-    def __init__(self, body: Body, path: str) -> None:
+    def __init__(self, body: Body, path: str, depth: int = 0) -> None:
         self.body = body
         self.path = path
+        self.depth = depth
         self.ordinals: dict[str, int] = {}
         self.explicit: set[str] = set()
 
@@ -48,7 +52,13 @@ class Scope:
         return key
 
     def child(self, name: str, explicit: str | None = None) -> Scope:
-        return Scope(self.body, self.key(name, explicit))
+        """The scope of a workflow called, or a branch begun, in this one. Raises DefinitionError beyond DEPTH_LIMIT."""
+        if self.depth >= DEPTH_LIMIT:
+            raise DefinitionError(
+                f"{name} is called {DEPTH_LIMIT} scopes deep. Does a workflow call itself without end? "
+                "Let it stop, or loop in one body."
+            )
+        return Scope(self.body, self.key(name, explicit), self.depth + 1)
 
     def enter(self) -> Token[Scope | None]:
         return current_scope.set(self)

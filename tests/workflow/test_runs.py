@@ -66,6 +66,11 @@ STOLEN: list[Any] = []
 
 
 @workflow
+def ouroboros() -> int:
+    return ouroboros()
+
+
+@workflow
 def needs_one(x: int) -> int:
     return x
 
@@ -466,6 +471,13 @@ def test_a_workflow_in_a_workflow_is_a_scope_of_the_same_run(engine: Engine) -> 
         "flow/child[1]/increment[1]",
         "flow/total[0]",
     ]
+
+
+def test_a_workflow_that_calls_itself_without_end_is_named(engine: Engine) -> None:
+    """A cycle of workflows ends in one line, not in a stack of a thousand frames."""
+    with pytest.raises(RunFailed, match=r"ouroboros is called 100 scopes deep\. Does a workflow call itself") as caught:
+        run(engine, ouroboros)
+    assert "\n" not in str(caught.value)
 
 
 def test_starting_a_run_in_a_body_is_refused_with_a_way_out(engine: Engine) -> None:
