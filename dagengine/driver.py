@@ -13,7 +13,7 @@ import json
 import random
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ from dagengine.core.events import (
     StepsCalled,
 )
 from dagengine.core.states import STATE_OF, Phase
-from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, InternalError, RuntimeStopped, StoreError
+from dagengine.errors import DagengineError, InternalError, RuntimeStopped, StoreError
 from dagengine.functions import Reference, refer
 from dagengine.model import (
     Claim,
@@ -46,7 +46,6 @@ from dagengine.model import (
     Failure,
     Frontier,
     NewStep,
-    PayloadInput,
     RecordedCall,
     RunRecord,
     RunState,
@@ -55,25 +54,22 @@ from dagengine.model import (
     Value,
 )
 from dagengine.options import Options
-from dagengine.progress import NOTICES_MAX, Progress, TaskCount
+from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.reading import Reader
 from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import (
     Dropped,
     Failed,
-    FileInput,
-    InlineInput,
-    ListInput,
     Lost,
     Resources,
     RuntimeEvent,
     Started,
     Succeeded,
-    TaskInput,
     TaskSpec,
     TimedOut,
 )
 from dagengine.storage.interface import AddEvent, Write
+from dagengine.supply import Found, Supply
 from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
@@ -87,13 +83,6 @@ filling memory with what could not be recorded yet."""
 
 FLUSH_SECONDS = 0.1
 """How long a started attempt waits for a commit to share, before it gets one of its own."""
-
-READ_AHEAD = 1_000
-"""Values read from the store at once: as fast as all, and what is read does not lie twice in memory for a wide gather."""
-
-CACHE_ENTRIES = 16_384
-CACHE_BYTES = 64 * 1024 * 1024
-"""Of small values kept at hand for the steps that read them; what is not there is read from the store."""
 
 
 class Driver:
@@ -129,12 +118,8 @@ class Driver:
         # the engine's side
         self._waiters: dict[int, list[Waiter]] = {}
         self._functions: dict[int, int] = {}
-        self._cache: OrderedDict[int, TaskInput] = OrderedDict()
-        self._cache_bytes = 0
-        self._counts: dict[str, TaskCount] = {}
-        self._running: set[int] = set()
-        self._retrying: dict[int, TaskCount] = {}  # seq of a step that waits for its next attempt
-        self._notices: list[str] = []
+        self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
+        self._tally = Tally()
         self._flush_due = False
 
     # ---- begin (the caller's thread, before the engine knows the run) -------------------------
@@ -145,13 +130,9 @@ class Driver:
             self._next_seq = frontier.next_seq
             for definition in frontier.definitions:
                 self._learn(definition)
-                self._counts.setdefault(definition.name, TaskCount())  # in the order in which they were called
+                self._tally.of(definition.name)  # shown in the order in which they were called
             for (task, state), count in counts.items():
-                counter = self._counts.setdefault(task, TaskCount())
-                counter.total += count
-                if state.ended:
-                    counter.end(state, count)
-                    counter.before += count
+                self._tally.take_over(task, state, count)
             self._frontier: Frontier | None = frontier
         else:
             self._frontier = None
@@ -247,9 +228,9 @@ class Driver:
     def read_steps(self, seqs: list[int]) -> dict[int, Any]:
         found, rest = {}, []
         for seq in seqs:
-            cached = self._cache.get(seq)
-            if isinstance(cached, InlineInput):
-                found[seq] = decode(cached.data)
+            data = self._supply.at_hand(seq)
+            if data is not None:
+                found[seq] = decode(data)
             else:
                 rest.append(seq)
         return {**found, **self.reader.steps(rest)} if rest else found
@@ -267,9 +248,10 @@ class Driver:
     # ---- for whoever watches ------------------------------------------------------------------
 
     def progress(self) -> Progress:
-        tasks = tuple(count.view(name) for name, count in list(self._counts.items()))
         started = self.record.started_at or self.record.created_at
-        return Progress(self.run_id, self.workflow_name, self.state, tasks, started, tuple(self._notices))
+        return Progress(
+            self.run_id, self.workflow_name, self.state, self._tally.view(), started, tuple(self._tally.notices)
+        )
 
     # ---- the engine's thread --------------------------------------------------------------------
 
@@ -307,11 +289,7 @@ class Driver:
                 if item[0] is not None:
                     called.definitions.append(item[0])
                 called.steps.append(item[1])
-                name = self._definitions[item[1].definition].name
-                counter = self._counts.get(name)
-                if counter is None:
-                    counter = self._counts[name] = TaskCount()
-                counter.total += 1
+                self._tally.of(self._definitions[item[1].definition].name).total += 1
             else:
                 watched.append(item)
         with self._room:
@@ -355,8 +333,7 @@ class Driver:
             self._flush_due = True
             self.engine.after(FLUSH_SECONDS, self, FlushAttempts())
         for seq, state, definition in actions.ended:
-            self._go_on(seq)
-            self._counts[self._definitions[definition].name].end(state)
+            self._tally.ended(seq, self._definitions[definition].name, state)
             for waiter in self._waiters.pop(seq, ()):
                 waiter.tell(seq, state)
         if actions.finished is not None:
@@ -406,13 +383,13 @@ class Driver:
     def _submit(self, attempts: list[tuple[int, int]]) -> None:
         steps = self._core.steps
         read = {item.seq for seq, _ in attempts for item in steps[seq].inputs if isinstance(item, StepInput)}
-        inputs = self._inputs(read)
+        found = self._supply.of_steps(read)
         specs = []
         refused: list[Event] = []
         for seq, number in attempts:
-            self._go_on(seq)
+            self._tally.submitted(seq)
             try:
-                specs.append(self._spec(seq, number, inputs))
+                specs.append(self._spec(seq, number, found))
             except DagengineError as error:
                 refused.append(AttemptRefused(seq, number, time.time(), _refusal(error)))
         try:
@@ -429,19 +406,16 @@ class Driver:
         if refused:
             self.engine.tell(self, refused)
 
-    def _spec(self, seq: int, number: int, inputs: dict[int, TaskInput | DagengineError]) -> TaskSpec:
+    def _spec(self, seq: int, number: int, found: Found) -> TaskSpec:
         step = self._core.steps[seq]
         options = self._core.options[step.definition]
-        found = tuple(
-            _given(inputs[item.seq]) if isinstance(item, StepInput) else self._payload(item) for item in step.inputs
-        )
         if step.call is None:
             raise AssertionError(f"{step.key} is run after its end")
         return TaskSpec(
             (self.index, seq, number),
             self._function(step.definition),
             step.call,
-            found,
+            self._supply.of_call(step.inputs, found),
             _resources(options),
             options.timeout,
             {
@@ -463,64 +437,20 @@ class Driver:
             self._functions[definition] = number
         return number
 
-    def _inputs(self, seqs: set[int]) -> dict[int, TaskInput | DagengineError]:
-        """Where the values of these succeeded steps are; an error in the place of one that can't be had."""
-        found: dict[int, TaskInput | DagengineError] = {}
-        missing = []
-        for seq in seqs:
-            cached = self._cache.get(seq)
-            if cached is None:
-                missing.append(seq)
-            else:
-                found[seq] = cached
-        for start in range(0, len(missing), READ_AHEAD):
-            some = missing[start : start + READ_AHEAD]
-            values = self.engine.store.values(self.claim.run_number, some)
-            for seq in some:
-                try:
-                    found[seq] = self._cached(seq, values[seq])
-                except (ArtifactMissing, ArtifactDamaged) as error:
-                    found[seq] = error
-        return found
-
-    def _cached(self, seq: int, value: Value) -> TaskInput:
-        given: TaskInput
-        if value.inline is not None:
-            given = InlineInput(value.inline)
-        elif value.items is not None:
-            first, count = value.items
-            items = self._inputs(set(range(first, first + count)))
-            return ListInput(tuple(_given(items[first + index]) for index in range(count)))
-        else:
-            return self._file(value.digest, value.size)
-        self._cache[seq] = given
-        self._cache_bytes += value.size
-        while self._cache_bytes > CACHE_BYTES or len(self._cache) > CACHE_ENTRIES:
-            _, dropped = self._cache.popitem(last=False)
-            if isinstance(dropped, InlineInput):
-                self._cache_bytes -= len(dropped.data)
-        return given
-
-    def _payload(self, payload: PayloadInput) -> TaskInput:
-        return self._file(payload.digest, payload.size)
-
-    def _file(self, digest: str, size: int) -> FileInput:
-        path = self.engine.artifacts.local_path(digest, size)
-        return FileInput(path, size, digest, verify=self.engine.must_verify(digest))
-
     # ---- attempts come back -----------------------------------------------------------------------
 
     def convert(self, event: RuntimeEvent) -> Event | None:
         """The core's event for the runtime's; None if the artifact has to be made durable first."""
         if isinstance(event, Started):
             _, seq, number = event.id
-            self._count_start(seq)
+            if seq in self._core.steps:
+                self._tally.started(seq, self._task_of(seq))
             return AttemptStarted(seq, number, event.worker, event.pid, event.at)
         if isinstance(event, Succeeded):
             return self._succeeded(event)
         if isinstance(event, Failed):
             _, seq, number = event.id
-            self._count_stop(seq)
+            self._tally.stopped(seq)
             return AttemptFailed(
                 seq, number, event.worker, event.started_at, event.finished_at, event.failure, random.random()
             )
@@ -528,41 +458,42 @@ class Driver:
             return self._timed_out(event)
         if isinstance(event, Lost):
             _, seq, number = event.id
-            self._count_stop(seq)
+            self._tally.stopped(seq)
             return AttemptLost(
                 seq, number, event.worker, event.started_at, event.finished_at, event.failure, random.random()
             )
         if isinstance(event, Dropped):
             _, seq, number = event.id
-            self._count_stop(seq)
+            self._tally.stopped(seq)
             return AttemptDropped(seq, number, event.started, time.time())
         raise AssertionError(event)
 
     def _succeeded(self, event: Succeeded) -> Event | None:
         _, seq, number = event.id
         if event.calls is not None:
-            self._count_stop(seq)
-            self._count(seq).total += len(event.calls)
+            self._tally.stopped(seq)
+            self._tally.of(self._task_of(seq)).total += len(event.calls)
             first = self.take_seqs(len(event.calls))
             return AttemptExpanded(seq, number, event.worker, event.started_at, event.finished_at, event.calls, first)
         if event.shared is not None:
             self.engine.keep_later(self, event)
             return None
-        self._count_stop(seq, event.finished_at - event.started_at)
+        self._stopped(seq, event.finished_at - event.started_at)
         value = Value(event.digest, event.size, event.data)
-        self._cached(seq, value)
+        if event.data is not None:
+            self._supply.remember(seq, event.data)
         return AttemptSucceeded(seq, number, event.worker, event.started_at, event.finished_at, value)
 
     def kept(self, event: Succeeded) -> Event:
         """The artifact of this result is durable."""
         _, seq, number = event.id
-        self._count_stop(seq, event.finished_at - event.started_at)
+        self._stopped(seq, event.finished_at - event.started_at)
         value = Value(event.digest, event.size)
         return AttemptSucceeded(seq, number, event.worker, event.started_at, event.finished_at, value)
 
     def _timed_out(self, event: TimedOut) -> Event:
         _, seq, number = event.id
-        self._count_stop(seq)
+        self._tally.stopped(seq)
         step = self._core.steps[seq]
         timeout = self._core.options[step.definition].timeout or 0.0
         message = f"{step.key} ran longer than its timeout of {timeout:g} s, and was ended"
@@ -571,33 +502,18 @@ class Driver:
 
     # ---- counts and notices -----------------------------------------------------------------------
 
-    def _count(self, seq: int) -> TaskCount:
-        return self._counts.setdefault(self._definitions[self._core.steps[seq].definition].name, TaskCount())
+    def _task_of(self, seq: int) -> str:
+        return self._definitions[self._core.steps[seq].definition].name
 
-    def _count_start(self, seq: int) -> None:
-        if seq not in self._running and seq in self._core.steps:
-            self._running.add(seq)
-            count = self._count(seq)
-            count.running += 1
-
-    def _count_stop(self, seq: int, seconds: float | None = None) -> None:
-        if seq in self._running:
-            self._running.discard(seq)
-            self._count(seq).running -= 1
-        if seconds is not None and seq in self._core.steps:
-            count = self._count(seq)
-            count.timed += 1
-            count.seconds += seconds
-
-    def _go_on(self, seq: int) -> None:
-        """The step waits for an attempt no longer, if it did."""
-        if self._retrying and (count := self._retrying.pop(seq, None)) is not None:
-            count.retrying -= 1
+    def _stopped(self, seq: int, seconds: float) -> None:
+        """An attempt has succeeded."""
+        self._tally.stopped(seq)
+        if seq in self._core.steps:
+            self._tally.timed(self._task_of(seq), seconds)
 
     def _tell(self, notice: Notice) -> Write:
-        if notice.delay is not None and notice.seq not in self._retrying:
-            count = self._retrying[notice.seq] = self._count(notice.seq)
-            count.retrying += 1
+        if notice.delay is not None:
+            self._tally.retried(notice.seq, self._task_of(notice.seq))
         failure = notice.failure
         text = (
             f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}"
@@ -610,9 +526,9 @@ class Driver:
             line = f"{notice.key} lost its worker and is tried again: {text}"
         else:
             line = f"{notice.key} failed: {text}"
-        if len(self._notices) < NOTICES_MAX:
-            self._notices.append(line[:500])
-        return AddEvent(EventRecord(time.time(), notice.kind, notice.seq, {"text": text[:500], "delay": notice.delay}))
+        self._tally.notice(line)
+        data = {"text": text[:NOTICE_LENGTH], "delay": notice.delay}
+        return AddEvent(EventRecord(time.time(), notice.kind, notice.seq, data))
 
     def _note(self, kind: str, seq: int | None, data: dict[str, Any]) -> None:
         data = {**data, "pid": self.engine.process.pid, "host": self.engine.host}
@@ -629,12 +545,6 @@ class Driver:
 
 
 _OUT = (Phase.SUBMITTED, Phase.RUNNING)
-
-
-def _given(found: TaskInput | DagengineError) -> TaskInput:
-    if isinstance(found, DagengineError):
-        raise found
-    return found
 
 
 def _resources(options: Options) -> Resources:
