@@ -52,13 +52,14 @@ _SIZES = (64, 32, 16, 8, 4, 2, 1)
 class Bulk:
     """`sql` has `{rows}` where the parentheses with `width` parameters go, once for each row.
 
-    `alone`: a cheaper statement for one row, with numbered parameters.
+    `alone`: a cheaper statement for one row, whose first `keys` columns come last, in its WHERE.
     """
 
-    def __init__(self, sql: str, width: int, alone: str | None = None) -> None:
+    def __init__(self, sql: str, width: int, alone: str | None = None, keys: int = 0) -> None:
         head, _, tail = " ".join(sql.split()).partition("{rows}")
         row = "(" + ", ".join("?" * width) + ")"
         self._sql = {size: head + ", ".join([row] * size) + tail for size in _SIZES}
+        self._keys = keys
         if alone is not None:
             self._sql[1] = " ".join(alone.split())
 
@@ -66,7 +67,11 @@ class Bulk:
         at, left = 0, len(rows)
         for size in _SIZES:
             while left >= size:
-                connection.execute(self._sql[size], list(chain.from_iterable(rows[at : at + size])))
+                if size == 1 and self._keys:
+                    row = rows[at]
+                    connection.execute(self._sql[1], row[self._keys :] + row[: self._keys])
+                else:
+                    connection.execute(self._sql[size], list(chain.from_iterable(rows[at : at + size])))
                 at += size
                 left -= size
 
@@ -105,11 +110,12 @@ _FINISH_STEPS = Bulk(
     13,
     """
     UPDATE step SET
-        state = ?3, attempts = ?4, finish_order = ?5, finished_at = ?6, value_size = ?7, value_digest = ?8, value = ?9,
-        items_first = coalesce(?10, items_first), items_count = coalesce(?11, items_count), failure = ?12,
-        failure_pickled = ?13
-    WHERE run = ?1 AND seq = ?2 AND state = 'waiting'
+        state = ?, attempts = ?, finish_order = ?, finished_at = ?, value_size = ?, value_digest = ?, value = ?,
+        items_first = coalesce(?, items_first), items_count = coalesce(?, items_count), failure = ?,
+        failure_pickled = ?
+    WHERE run = ? AND seq = ? AND state = 'waiting'
     """,
+    keys=2,
 )
 
 _EXPAND_STEPS = Bulk(
