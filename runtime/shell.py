@@ -84,7 +84,9 @@ class Shell:
         self._timer: float | None = None
         self._events: deque[Event] = deque()
         self._told: list[RuntimeEvent] = []
-        self._fresh: dict[TaskId, tuple[Started, WorkerProcess]] = {}  # attempts that began, and may end before anybody has to know
+        self._fresh: dict[
+            TaskId, tuple[Started, WorkerProcess]
+        ] = {}  # attempts that began, and may end before anybody has to know
         self._fresh_until = 0.0
         self._results: dict[TaskId, tuple[Result, SharedFile | None]] = {}
         self._dying: WorkerProcess | None = None
