@@ -56,7 +56,7 @@ class Reader:
             items = self.steps(range(first, first + count))
             return [items[seq] for seq in range(first, first + count)]
         if value.inline is not None:
-            return decode(value.inline)
+            return decode(value.inline, digest=value.digest)
         return self._artifact(value.digest, value.size)
 
     def call(self, call: bytes, inputs: Sequence[Input]) -> tuple[tuple[Any, ...], dict[str, Any]]:

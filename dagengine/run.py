@@ -95,10 +95,11 @@ class Run(Generic[T_co]):
         return self._engine.store.steps(self._driver.claim.run_number)
 
     def graph(self) -> networkx.DiGraph[Any]:
-        """The recorded graph: a node for each step's key, an edge from each step to those that read it."""
+        """The recorded graph: a node for each step by its seq, with `key`, `task`, `state` and more as attributes; an
+        edge from each step to those that read it."""
         from dagengine.graph import graph_of
 
-        return graph_of(self._engine.store, self._driver.record)
+        return graph_of(self._engine.store, self._engine.store.find_run(self.id))
 
     def __repr__(self) -> str:
         return f"<run {self.id[:8]} of {self._driver.workflow_name}: {self.state}>"

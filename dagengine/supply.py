@@ -1,18 +1,20 @@
 """Where the inputs of steps are: small values at hand or read from the store, large ones as files to map.
 
-On the engine's thread, but for `at_hand`, which a body's thread may ask. May import errors, model and the interfaces of
-storage and runtime.
+What comes from the store is held against its digest. On the engine's thread, but for `at_hand`, which a body's thread
+may ask. May import errors, model, values and the interfaces of storage and runtime.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from hashlib import sha256
 
 from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError
 from dagengine.model import Input, PayloadInput, Value
 from dagengine.runtime.protocol import FileInput, InlineInput, ListInput, TaskInput
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.values import damaged
 
 READ_AHEAD = 1_000
 """Values read from the store at once: as fast as all, and what is read does not lie twice in memory for a wide gather."""
@@ -83,6 +85,8 @@ class Supply:
 
     def _given(self, seq: int, value: Value) -> TaskInput:
         if value.inline is not None:
+            if sha256(value.inline).hexdigest() != value.digest:
+                raise damaged(value.digest)
             return self.remember(seq, value.inline)
         if value.items is None:
             return self._file(value.digest, value.size)

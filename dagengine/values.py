@@ -123,13 +123,6 @@ class Encoded:
     def to_bytes(self) -> bytes:
         return bytes(self.segments[0]) if len(self.segments) == 1 else b"".join(self.segments)
 
-    def write_into(self, target: memoryview) -> None:
-        """Write all bytes to the start of `target`, a writable view of at least `size` bytes."""
-        at = 0
-        for segment in self.segments:
-            target[at : at + len(segment)] = segment
-            at += len(segment)
-
     def digest(self) -> str:
         """SHA-256 of the bytes, in hex."""
         sha = hashlib.sha256()

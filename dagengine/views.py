@@ -4,7 +4,7 @@ The store holds few states (an unfinished step is WAITING, a run that somebody b
 here, from open attempts, edges, and the proof that the owner is alive; nothing derived is ever written. No value and no
 exception is unpickled: a view of a run runs nobody's code.
 
-May import nothing of ours but errors, model, identity and storage's interface.
+May import nothing of ours but errors, model, identity, storage's interface and, where a worker's output is, runtime.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dagengine.errors import RunNotFound
@@ -238,3 +239,13 @@ def find_step(store: Store, run: RunRecord, name: str) -> StepRecord:
     close = difflib.get_close_matches(name, [step.key for step in steps[:20000]], n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]}?" if close else f"`dagengine steps {short}` lists them."
     raise RunNotFound(f"run {short} has no step {name!r}. {hint}", run_id=run.id)
+
+
+def live_output(attempt: AttemptRecord) -> Path | None:
+    """Where the output of an attempt that runs can be read meanwhile; None if that is not known, or it runs no more."""
+    from dagengine.runtime.output import live_path
+
+    if attempt.pid is None:
+        return None
+    path = Path(live_path(attempt.pid))
+    return path if path.exists() else None

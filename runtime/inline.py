@@ -53,7 +53,7 @@ class InlineRuntime:
             for thread in self._threads:
                 thread.start()
 
-    def define(self, function: int, reference: dict[str, Any], retry_on: str | None = None) -> None:
+    def define(self, function: int, reference: dict[str, Any]) -> None:
         self._executor.define(Define(function, reference))
         self._defined.add(function)
 

@@ -77,7 +77,7 @@ class ProcessRuntime:
             self._thread = threading.Thread(target=self._run, args=(shell,), name="dagengine-runtime", daemon=True)
             self._thread.start()
 
-    def define(self, function: int, reference: dict[str, Any], retry_on: str | None = None) -> None:
+    def define(self, function: int, reference: dict[str, Any]) -> None:
         self._definitions[function] = Define(function, reference, import_path())
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:

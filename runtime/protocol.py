@@ -188,7 +188,7 @@ class Runtime(Protocol):
     def open(self, sink: Callable[[list[RuntimeEvent]], None]) -> None:
         """Start what has to run. Returns at once; tasks may be submitted from here on."""
 
-    def define(self, function: int, reference: dict[str, Any], retry_on: str | None = None) -> None:
+    def define(self, function: int, reference: dict[str, Any]) -> None:
         """Announce a function (JSON of functions.Reference) under a number of the caller's, before its first use."""
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:

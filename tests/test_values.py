@@ -152,11 +152,3 @@ def test_torn_bytes_are_named_also_without_a_digest() -> None:
     """Lengths are checked against what is there."""
     with pytest.raises(ArtifactDamaged):
         decode(encode(np.arange(100)).to_bytes()[:-8])
-
-
-def test_write_into_is_what_to_bytes_gives() -> None:
-    """The way into shared memory and the way into a row are one format."""
-    encoded = encode({"a": np.arange(10), "b": np.ones(3)})
-    target = bytearray(encoded.size)
-    encoded.write_into(memoryview(target))
-    assert bytes(target) == encoded.to_bytes()

@@ -17,8 +17,8 @@ import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.terminal import clean, clean_block, note, paint
-from dagengine.model import AttemptRecord, RunRecord, RunState
-from dagengine.views import find_step, run_state
+from dagengine.model import RunRecord, RunState
+from dagengine.views import find_step, live_output, run_state
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -121,7 +121,7 @@ class Logs:
         found = {}
         for attempt in self._store.attempts(run.number, self._seq, open_only=True):
             if attempt.started_at >= run.owner.started_at and self._wanted(attempt.seq, attempt.number):
-                path = _output_of(attempt)
+                path = live_output(attempt)
                 if path is not None:
                     found[attempt.seq, attempt.number] = Output((attempt.seq, attempt.number), path, True)
         return found
@@ -145,14 +145,6 @@ class Logs:
         except OSError:
             text = ""
         return {"seq": seq, "key": self.key(seq), "attempt": number, "running": output.live, "text": text}
-
-
-def _output_of(attempt: AttemptRecord) -> Path | None:
-    """The output of the worker that runs the attempt: its standard output is a file that only /proc can name."""
-    if attempt.pid is None:
-        return None
-    path = Path(f"/proc/{attempt.pid}/fd/1")
-    return path if path.exists() else None
 
 
 class Printer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -398,3 +399,29 @@ def test_a_full_disk_stops_the_run_where_it_is_and_blames_no_step(
         assert record.state is RunState.RUNNING
         assert {step.state for step in run.steps()} == {StepState.WAITING}
         assert engine.resume(run.id).result() == 20_000
+
+
+def test_a_small_value_that_was_changed_in_the_store_is_a_named_error(tmp_path: Path) -> None:
+    """What is read from a row is held against its digest, too."""
+    FLAGS["b"] = "fail"
+    run_id = first_try(tmp_path, graph)
+    FLAGS.clear()
+    with sqlite3.connect(tmp_path / "store.db") as database:
+        database.execute("UPDATE step SET value = CAST(value || x'00' AS BLOB) WHERE seq = 0")
+    database.close()
+    with opened(tmp_path) as engine, pytest.raises(RunFailed, match="damaged") as caught:
+        engine.resume(run_id).result()
+    assert isinstance(caught.value.__cause__, ArtifactDamaged)
+
+
+def test_the_graph_of_a_run_is_the_record_as_it_stands(tmp_path: Path) -> None:
+    """Nodes are steps, edges go from what is read to who reads it; the state is today's."""
+    with opened(tmp_path) as engine:
+        run = engine.start(graph)
+        run.result()
+        drawn = run.graph()
+    assert drawn.graph["state"] == "succeeded"
+    assert [drawn.nodes[seq]["key"] for seq in drawn] == [
+        f"graph/{key}" for key in ("step[0]", "step[1]", "add[0]", "step[2]", "add[1]")
+    ]
+    assert sorted(drawn.edges) == [(0, 2), (1, 2), (2, 4), (3, 4)]
