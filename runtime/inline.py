@@ -18,12 +18,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from dagengine.errors import Infeasible, InternalError, RuntimeStopped
+from dagengine.runtime.dispatch import misfit
 from dagengine.runtime.events import Sink, result_event, run_message
 from dagengine.runtime.execution import Executor
 from dagengine.runtime.memory import memory_capacity
 from dagengine.runtime.messages import Define
 from dagengine.runtime.protocol import Dropped, Resources, RuntimeEvent, Started, TaskId, TaskSpec
-from dagengine.runtime.scheduler import misfit
 
 
 class InlineRuntime:

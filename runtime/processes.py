@@ -1,6 +1,6 @@
 """Tasks on worker processes of this machine.
 
-One thread owns core, shell and pool, and waits in one selector: for the forker, for the workers, for whoever submits.
+One thread owns core, shell and crew, and waits in one selector: for the forker, for the workers, for whoever submits.
 Other threads only append to an inbox and wake it, which is what this module is about.
 
     submit, cancel, close ─▶ inbox ─┐                       ┌─▶ frames, permits ─▶ workers
@@ -23,13 +23,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dagengine.errors import Infeasible, InternalError, RuntimeStopped
+from dagengine.runtime.dispatch import Dispatcher, misfit
+from dagengine.runtime.dispatch_model import UNIT, Cancelled, Closing, Event, Submitted, Task
 from dagengine.runtime.events import Sink
 from dagengine.runtime.forker import import_path
 from dagengine.runtime.memory import memory_capacity
 from dagengine.runtime.messages import Define
 from dagengine.runtime.protocol import Resources, TaskId, TaskSpec
-from dagengine.runtime.scheduler import Scheduler, misfit
-from dagengine.runtime.scheduler_model import UNIT, Cancelled, Closing, Event, Submitted, Task
 from dagengine.runtime.shell import Shell
 
 DESCRIPTORS: Final = 600
@@ -47,7 +47,7 @@ class ProcessRuntime:
     def __init__(self, workers: int, scratch: str | None = None, memory: int | None = None) -> None:
         if workers < 1:
             raise ValueError(f"a runtime needs at least 1 worker, not {workers}")
-        self._core = Scheduler(workers, memory_capacity() if memory is None else memory)
+        self._core = Dispatcher(workers, memory_capacity() if memory is None else memory)
         self._workers = workers
         self._scratch = scratch
         self._definitions: dict[int, Define] = {}

@@ -1,4 +1,4 @@
-"""The loop around the scheduler core: what happens becomes events, actions are carried out, the caller's sink is told.
+"""The loop around the dispatcher: what happens becomes events, actions are carried out, the caller's sink is told.
 
 All of it runs on the runtime's own thread. May import nothing of ours but errors, model and runtime modules.
 """
@@ -12,23 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dagengine.model import Failure
+from dagengine.runtime.crew import Crew, WorkerProcess
 from dagengine.runtime.deaths import lost_failure, signal_name
-from dagengine.runtime.events import Sink, result_event, run_message
-from dagengine.runtime.messages import Define, Done, Result, ToWorker
-from dagengine.runtime.output import save_output
-from dagengine.runtime.pool import Pool, WorkerProcess
-from dagengine.runtime.protocol import (
-    Broken,
-    Dropped,
-    Lost,
-    RuntimeEvent,
-    Started,
-    TaskId,
-    TaskSpec,
-    TimedOut,
-)
-from dagengine.runtime.scheduler import Scheduler
-from dagengine.runtime.scheduler_model import (
+from dagengine.runtime.dispatch import Dispatcher
+from dagengine.runtime.dispatch_model import (
     Action,
     AllGone,
     Begun,
@@ -50,6 +37,19 @@ from dagengine.runtime.scheduler_model import (
     WorkerDown,
     WorkerUp,
 )
+from dagengine.runtime.events import Sink, result_event, run_message
+from dagengine.runtime.messages import Define, Done, Result, ToWorker
+from dagengine.runtime.output import save_output
+from dagengine.runtime.protocol import (
+    Broken,
+    Dropped,
+    Lost,
+    RuntimeEvent,
+    Started,
+    TaskId,
+    TaskSpec,
+    TimedOut,
+)
 from dagengine.runtime.shared import SharedFile
 
 STARTED_DELAY = 0.01
@@ -65,7 +65,7 @@ class Shell:
 
     def __init__(
         self,
-        core: Scheduler,
+        core: Dispatcher,
         sink: Sink,
         *,
         scratch: str | None,
@@ -80,7 +80,7 @@ class Shell:
         self._wake = wake
         self._inbox = inbox
         self._selector = selectors.DefaultSelector()
-        self._pool: Pool | None = None
+        self._crew: Crew | None = None
         self._timer: float | None = None
         self._events: deque[Event] = deque()
         self._told: list[RuntimeEvent] = []
@@ -93,7 +93,7 @@ class Shell:
         self._broken: Failure | None = None
         self._forker_gone = False
         self._over = False
-        self._carry_out: dict[type, Callable[[Pool, Any], None]] = {
+        self._carry_out: dict[type, Callable[[Crew, Any], None]] = {
             StartWorker: self._start_worker,
             Send: self._send,
             Revoke: self._revoke,
@@ -109,7 +109,7 @@ class Shell:
     def run(self) -> None:
         """Until closed or broken. Leaves nothing behind."""
         try:
-            self._pool = Pool(self._selector, self._scratch, self)
+            self._crew = Crew(self._selector, self._scratch, self)
             self._selector.register(self._wake, selectors.EVENT_READ, None)
             self._perform(self._core.start())
             while not (self._over or self._forker_gone or self._broken):
@@ -149,8 +149,8 @@ class Shell:
 
     def _end(self) -> None:
         try:
-            if self._pool is not None:
-                status = self._pool.close()
+            if self._crew is not None:
+                status = self._crew.close()
                 if self._forker_gone:
                     self._broken = _stopped(_forker_died(status))
         finally:
@@ -200,55 +200,55 @@ class Shell:
     # ---- actions out --------------------------------------------------------------------------
 
     def _perform(self, actions: list[Action]) -> None:
-        pool = self._pool
-        assert pool is not None
+        crew = self._crew
+        assert crew is not None
         for action in actions:
-            self._carry_out[type(action)](pool, action)
+            self._carry_out[type(action)](crew, action)
 
-    def _start_worker(self, pool: Pool, action: StartWorker) -> None:
-        pool.start_worker(action.worker)
+    def _start_worker(self, crew: Crew, action: StartWorker) -> None:
+        crew.start_worker(action.worker)
 
-    def _send(self, pool: Pool, action: Send) -> None:
-        worker = pool.workers[action.worker]
+    def _send(self, crew: Crew, action: Send) -> None:
+        worker = crew.workers[action.worker]
         messages: list[ToWorker] = []
         for task in action.tasks:
             if task.function not in worker.defined:
                 worker.defined.add(task.function)
                 messages.append(self._definitions[task.function])
             messages.append(run_message(_spec(task)))
-        pool.send(worker, messages, len(action.tasks))
+        crew.send(worker, messages, len(action.tasks))
 
-    def _revoke(self, pool: Pool, action: Revoke) -> None:
-        worker = pool.workers.get(action.worker)
-        count = pool.revoke(worker, action.count) if worker is not None else 0
+    def _revoke(self, crew: Crew, action: Revoke) -> None:
+        worker = crew.workers.get(action.worker)
+        count = crew.revoke(worker, action.count) if worker is not None else 0
         self._happen(Revoked(action.worker, count))
 
-    def _signal(self, pool: Pool, action: Signal) -> None:
-        worker = pool.workers.get(action.worker)
+    def _signal(self, crew: Crew, action: Signal) -> None:
+        worker = crew.workers.get(action.worker)
         if worker is not None:
-            pool.signal(worker, action.hard)
+            crew.signal(worker, action.hard)
 
-    def _retire(self, pool: Pool, action: Retire) -> None:
-        pool.retire(pool.workers[action.worker])
+    def _retire(self, crew: Crew, action: Retire) -> None:
+        crew.retire(crew.workers[action.worker])
 
-    def _set_timer(self, pool: Pool, action: SetTimer) -> None:
+    def _set_timer(self, crew: Crew, action: SetTimer) -> None:
         self._timer = action.at
 
-    def _give_up(self, pool: Pool, action: GiveUp) -> None:
-        reason = pool.trouble or "they die before they are up"
+    def _give_up(self, crew: Crew, action: GiveUp) -> None:
+        reason = crew.trouble or "they die before they are up"
         self._broken = _stopped(f"no worker can be started: {reason}")
 
-    def _all_gone(self, pool: Pool, action: AllGone) -> None:
+    def _all_gone(self, crew: Crew, action: AllGone) -> None:
         self._over = True
 
-    def _begun(self, pool: Pool, action: Begun) -> None:
+    def _begun(self, crew: Crew, action: Begun) -> None:
         task = action.task
         if not self._fresh:
             self._fresh_until = time.monotonic() + STARTED_DELAY
-        worker = pool.workers[task.worker]
+        worker = crew.workers[task.worker]
         self._fresh[task.id] = Started(task.id, task.worker, worker.pid, time.time()), worker
 
-    def _ended(self, pool: Pool, action: Ended) -> None:
+    def _ended(self, crew: Crew, action: Ended) -> None:
         task = action.task
         self._fresh.pop(task.id, None)
         if task.state is TaskState.FINISHED:

@@ -126,7 +126,7 @@ def test_out_of_memory_is_told_where_the_kernel_says_so(
 ) -> None:
     """A SIGKILL that nobody sent, and a counter of the control group that has grown, are a death for lack of memory."""
     counts = iter([0, 1, 1])
-    monkeypatch.setattr("dagengine.runtime.pool.oom_kills", lambda: next(counts))
+    monkeypatch.setattr("dagengine.runtime.crew.oom_kills", lambda: next(counts))
     harness = open_harness(1)
     for expected in ({"signal": "SIGKILL", "oom": True}, {"signal": "SIGKILL"}):
         on = tmp_path / f"on{len(expected)}"
@@ -239,7 +239,7 @@ def test_a_task_that_ignores_sigterm_is_killed(
     open_harness: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the grace comes SIGKILL, which can't be ignored."""
-    monkeypatch.setattr("dagengine.runtime.scheduler.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("dagengine.runtime.dispatch.GRACE_SECONDS", 0.1)
     harness = open_harness(1)
     task = harness.start("ignore_sigterm_and_hang", str(tmp_path / "on"), timeout=0.5)
     worker = pidfd(int(wait_for_file(tmp_path / "on")))
@@ -279,7 +279,7 @@ def test_closing_does_not_wait_for_a_worker_that_is_stopped(
     open_harness: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An idle worker is asked to end; one that does not hear it is killed."""
-    monkeypatch.setattr("dagengine.runtime.scheduler.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("dagengine.runtime.dispatch.GRACE_SECONDS", 0.1)
     harness = open_harness(1)
     worker = harness.run("pid")
     gone = pidfd(worker)
@@ -303,8 +303,8 @@ def test_workers_that_can_not_start_break_the_runtime_with_the_reason(
     open_harness: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some tries the runtime says what keeps them from coming up."""
-    monkeypatch.setattr("dagengine.runtime.scheduler.START_DELAY", 0.001)
-    monkeypatch.setattr("dagengine.runtime.pool.new_output", lambda folder: os.open("/", os.O_RDONLY))
+    monkeypatch.setattr("dagengine.runtime.dispatch.START_DELAY", 0.001)
+    monkeypatch.setattr("dagengine.runtime.crew.new_output", lambda folder: os.open("/", os.O_RDONLY))
     failure = open_harness(2).wait_broken().failure
     assert "no worker can be started: IsADirectoryError" in failure.message
 

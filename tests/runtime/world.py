@@ -1,4 +1,4 @@
-"""A world for the scheduler core to run in: workers with permits, a clock that tests move, and no processes.
+"""A world for the dispatcher to run in: workers with permits, a clock that tests move, and no processes.
 
 It does what the shell does, and checks the invariants after each event. Messages to and from workers take as long as
 the test likes: nothing moves until it is told to.
@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from dagengine.runtime.protocol import TaskId
-from dagengine.runtime.scheduler import Scheduler
-from dagengine.runtime.scheduler_invariants import check
-from dagengine.runtime.scheduler_model import (
+from dagengine.runtime.dispatch import Dispatcher
+from dagengine.runtime.dispatch_invariants import check
+from dagengine.runtime.dispatch_model import (
     Action,
     AllGone,
     Begun,
@@ -37,6 +36,7 @@ from dagengine.runtime.scheduler_model import (
     WorkerDown,
     WorkerUp,
 )
+from dagengine.runtime.protocol import TaskId
 
 
 @dataclass
@@ -78,7 +78,7 @@ class FakeWorker:
 
 class World:
     def __init__(self, workers: int, memory: int = 100) -> None:
-        self.core = Scheduler(workers, memory)
+        self.core = Dispatcher(workers, memory)
         self.now = 0.0
         self.workers: dict[int, FakeWorker] = {}
         self.timer: float | None = None

@@ -1,4 +1,4 @@
-"""The scheduler core: which task goes to which worker. Pure: events in, actions out; no clock, I/O, thread or chance.
+"""The dispatcher: which task goes to which worker. Pure: events in, actions out; no clock, I/O, thread or chance.
 
 Tasks start in the order of submission: the oldest waits until what it asks for is free, and nobody overtakes it, so
 that a task that wants every cpu is not starved by those that want one. What has been taken back goes first.
@@ -7,8 +7,8 @@ A worker gets one task when it is idle. Plain tasks (one cpu, no memory, no time
 quick are sent ahead, so that the worker need not wait for us between two of them. What was sent ahead can be taken
 back while its permit is there, and is, when another worker has nothing to do.
 
-Invariants are in scheduler_invariants.py, the state machine in scheduler_model.py. May import nothing of ours but
-errors, runtime.protocol and the other scheduler modules.
+Invariants are in dispatch_invariants.py, the state machine in dispatch_model.py. May import nothing of ours but
+errors, runtime.protocol and the other dispatch modules.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dagengine.errors import InternalError
-from dagengine.runtime.protocol import Resources, TaskId
-from dagengine.runtime.scheduler_model import (
+from dagengine.runtime.dispatch_model import (
     GRACE_SECONDS,
     PREFETCH_SECONDS,
     PREFETCH_TASKS,
@@ -55,7 +54,8 @@ from dagengine.runtime.scheduler_model import (
     WorkerState,
     WorkerUp,
 )
-from dagengine.runtime.scheduler_queue import TaskQueue
+from dagengine.runtime.dispatch_queue import TaskQueue
+from dagengine.runtime.protocol import Resources, TaskId
 
 _DEADLINE, _KILL, _LOOK, _START = range(4)
 _Timer = tuple[float, int, int, Any]  # when, a number that breaks ties, what for, of which task or worker
@@ -72,7 +72,7 @@ def misfit(asked: Resources, capacity: Resources) -> str | None:
     return None
 
 
-class Scheduler:
+class Dispatcher:
     """`apply` an event, then carry out the actions in their order, each exactly once."""
 
     def __init__(self, workers: int, memory: int) -> None:

@@ -1,4 +1,4 @@
-"""The scheduler core's words: tasks and workers as it knows them, its events, its actions, its table of transitions.
+"""The dispatcher's words: tasks and workers as it knows them, its events, its actions, its table of transitions.
 
 Pure data. May import nothing of ours but errors and runtime.protocol.
 

@@ -1,7 +1,7 @@
 """The tasks that wait for a worker, in the order of submission.
 
 Tasks that were taken back from a worker are older than all that were never sent; they are kept apart, sorted, and go
-first. Dropped tasks stay in place until they come to the front. May import nothing of ours but scheduler_model.
+first. Dropped tasks stay in place until they come to the front. May import nothing of ours but dispatch_model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 
-from dagengine.runtime.scheduler_model import Task, TaskState
+from dagengine.runtime.dispatch_model import Task, TaskState
 
 
 class TaskQueue:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from dagengine.errors import InternalError
+from dagengine.runtime.dispatch_model import PREFETCH_TASKS
 from dagengine.runtime.forker import start_forker
 from dagengine.runtime.frames import Link
 from dagengine.runtime.memory import oom_kills
@@ -39,7 +40,6 @@ from dagengine.runtime.messages import (
 )
 from dagengine.runtime.output import new_output
 from dagengine.runtime.permits import Permits
-from dagengine.runtime.scheduler_model import PREFETCH_TASKS
 
 WAIT_SECONDS: Final = 10.0
 """For a process that was killed to be gone. It is a matter of milliseconds, unless the kernel itself is stuck."""
@@ -87,7 +87,7 @@ class WorkerProcess:
             os.close(self.pidfd)
 
 
-class Pool:
+class Crew:
     def __init__(self, selector: selectors.BaseSelector, scratch: str | None, listener: Listener) -> None:
         self.workers: dict[int, WorkerProcess] = {}
         self.trouble = ""

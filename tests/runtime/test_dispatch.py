@@ -1,4 +1,4 @@
-"""The scheduler core, without processes or clock: what goes where, what is taken back, who is blamed."""
+"""The dispatcher, without processes or clock: what goes where, what is taken back, who is blamed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagengine.errors import InternalError
-from dagengine.runtime.protocol import Resources
-from dagengine.runtime.scheduler import misfit
-from dagengine.runtime.scheduler_model import (
+from dagengine.runtime.dispatch import misfit
+from dagengine.runtime.dispatch_model import (
     GRACE_SECONDS,
     PREFETCH_SECONDS,
     PREFETCH_TASKS,
@@ -35,6 +34,7 @@ from dagengine.runtime.scheduler_model import (
     Tick,
     WorkerDown,
 )
+from dagengine.runtime.protocol import Resources
 from tests.runtime.world import World
 
 A = TypeVar("A")
