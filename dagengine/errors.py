@@ -190,6 +190,22 @@ class Infeasible(RuntimeFault):
     exit_status = 2
 
 
+class ObjectStoreFull(RuntimeFault):
+    """There is no room for a value: neither in the memory for objects nor where they are spilled."""
+
+
+class ObjectLost(RuntimeFault):
+    """A value that only memory or a spill file held is gone, and can't be made again."""
+
+
+class OutOfMemory(RuntimeFault):
+    """A task had more memory than there is for it, with nobody beside it."""
+
+
+class ActorLost(RuntimeFault):
+    """The process that held an actor's state is gone, or the actor was ended."""
+
+
 class RuntimeStopped(RuntimeFault):
     """The runtime was closed, or one of its own processes died."""
 

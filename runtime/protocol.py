@@ -6,7 +6,14 @@ on the task's *own* failures (retries, backoff); the runtime owns what is about 
 workers, timeouts.
 
     submit ──▶ (queued) ──▶ Started ──▶ Succeeded | Failed | TimedOut | Lost | Dropped
-                                                       every submitted attempt gets exactly one of these ends
+                               Yielded*                every submitted attempt gets exactly one of these ends
+
+*Objects* are encoded values that the runtime holds for whoever submits: results of tasks that name an `output`, and
+what was `put`. They lie in the node's arena, or spilled; tasks read them by `ObjectInput`, also before they exist.
+An object lives until it is freed, and as long as a task that was submitted before reads it.
+
+*Actors* are worker processes with state. An actor is created by a task (`mode="create"`), ends with `release`, and
+runs tasks with `mode="method"` in the order of their submission. Whoever submits decides what follows from its loss.
 
 May import nothing of ours but errors, model and values.
 """
@@ -18,9 +25,17 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dagengine.model import Failure
+from dagengine.values import Encoded
 
-TaskId = tuple[int, int, int]
+TaskId = tuple[int, ...]
 """Chosen by the submitter and opaque to the runtime (the engine uses run, step, attempt). Unique among live tasks."""
+
+ObjectId = tuple[int, ...]
+"""Chosen by the submitter and opaque to the runtime. Unique among live objects."""
+
+ActorId = tuple[int, ...]
+GroupId = tuple[int, ...]
+"""Chosen by the submitter, as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +62,102 @@ class ListInput:
     items: tuple[InlineInput | FileInput | ListInput, ...]
 
 
-TaskInput = InlineInput | FileInput | ListInput
+@dataclass(frozen=True, slots=True)
+class ObjectInput:
+    """An object of the runtime's; it may not exist yet. If its task does not succeed, the reader fails as it did."""
+
+    id: ObjectId
+
+
+TaskInput = InlineInput | FileInput | ListInput | ObjectInput
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one attempt asks for: `cpus` (a worker counts as one), `memory` in bytes (0: not said)."""
+    """What one attempt asks for.
+
+    cpus: a worker counts as one; 0 is allowed for what only waits
+    memory: bytes of the process's own (0: not said)
+    gpus: shares of one device if below 1, else whole devices
+    gpu_memory: bytes on each of these devices
+    custom: (name, amount) of resources that a node was declared to have
+    """
 
     cpus: float = 1.0
     memory: int = 0
+    gpus: float = 0.0
+    gpu_memory: int = 0
+    custom: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an attempt may run, and in which order.
+
+    priority: higher goes first; within one, the order of submission
+    node: the name of a node, or None; with `soft` only preferred
+    group, bundle: run in what a placement group has reserved; bundle -1: in any of its bundles
+    """
+
+    priority: int = 0
+    node: str | None = None
+    soft: bool = False
+    group: GroupId | None = None
+    bundle: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A call that is made again on an actor to rebuild its state; what it returns is thrown away."""
+
+    method: str
+    call: bytes
+    inputs: tuple[TaskInput, ...] = ()
+
+
+@dataclass(slots=True)
+class ActorWork:
+    """What makes a task one of an actor's.
+
+    method: its name, of "method" tasks
+    concurrent: of "method" tasks: may run beside other concurrent ones, on a thread of its own, or (async methods) on
+        the actor's event loop. Those that are not are alone: they start when all before them have ended
+    threads: of "create": how many concurrent calls may run at a time
+    save_state: when it has succeeded, encode the actor's state as well (`Succeeded.state`)
+    state: of "create": the state to begin with, instead of calling the class with the call's arguments
+    replay: of "create": calls to make, in this order, before the actor is up
+    """
+
+    id: ActorId
+    method: str = ""
+    concurrent: bool = False
+    threads: int = 1
+    save_state: bool = False
+    state: TaskInput | None = None
+    replay: tuple[Replayed, ...] = ()
 
 
 @dataclass(slots=True)
 class TaskSpec:
     """One attempt to make.
 
-    function: the number of a function that `define` has announced
+    function: the number of a function (for actors: of a class) that `define` has announced
     call: the encoded ((args), {kwargs}); its placeholder i stands for inputs[i]
     timeout: seconds from start, or None
+    grace: seconds between SIGTERM and SIGKILL when the attempt has to be ended
     context: handed to the task as it is (`dagengine.contexts.context()` reads it): strings and ints only
     log: path that gets what the task prints, or None; the file exists only if it printed something
-    mode: "call", or "expand": the call's first argument is a list; instead of calling the function, encode one call
-        for each of its items (the item takes the first argument's place)
+    mode: "call";
+        "expand": the call's first argument is a list; instead of calling the function, encode one call for each of
+            its items (the item takes the first argument's place);
+        "stream": the function is a generator (or async generator); each item becomes an object `(*output, i)` that is
+            told by Yielded at once; at most `ahead` of them that nobody has read or freed, then it waits. Its result
+            is the number of items;
+        "create" and "method": see ActorWork
+    output: keep the result as this object, large or small; None: hand it over with the event
+    hashed: whether the result needs its digest (else "")
+    expected: bytes that the result is thought to have, or None; room for it is set aside before the task starts
+    ahead: of "stream"
     """
 
     id: TaskId
@@ -80,20 +169,55 @@ class TaskSpec:
     context: dict[str, Any] = field(default_factory=dict)
     log: str | None = None
     mode: str = "call"
+    placement: Placement = field(default_factory=Placement)
+    output: ObjectId | None = None
+    hashed: bool = True
+    expected: int | None = None
+    actor: ActorWork | None = None
+    ahead: int = 16
+    grace: float = 2.0
 
 
 class SharedObject(Protocol):
     """A large encoded value in shared memory: nobody else's name leads to it, so a kill leaves nothing behind.
 
-    `fileno()` is open for reading until `close()`; whoever receives the object closes it.
+    `size` bytes from `offset` of `fileno()`, which is open for reading until `close()`; whoever receives the object
+    closes it. Until then, and as long as a memoryview of `view()` lives, its bytes stay where they are.
     """
 
     size: int
     digest: str
+    offset: int
 
     def fileno(self) -> int: ...
 
+    def view(self) -> memoryview: ...
+
     def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Content:
+    """An encoded value, either as `data` or, if it is larger than model.INLINE_LIMIT, in shared memory."""
+
+    digest: str
+    size: int
+    data: bytes | None = None
+    shared: SharedObject | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A node, for people and for `nodes()`. Bytes and counts; `free`: what nobody has claimed."""
+
+    name: str
+    capacity: Resources
+    free: Resources
+    object_limit: int
+    object_used: int
+    spilled: int
+    workers: int
+    alive: bool = True
 
 
 # ---- events -------------------------------------------------------------------------------
@@ -114,6 +238,9 @@ class Succeeded:
     """`data`: the encoded result if it is no larger than model.INLINE_LIMIT, else `shared`. Times: wall clock.
 
     `calls`: of an "expand" task, the encoded calls (then there is no data).
+    `state`: of an actor's task with `save_state`.
+    `peak`: bytes of memory that the attempt is known to have had at the most; 0: not watched.
+    A task that has an `output`: `data` if it is small, and the runtime keeps the object; large ones it only keeps.
     """
 
     id: TaskId
@@ -125,6 +252,18 @@ class Succeeded:
     data: bytes | None = None
     shared: SharedObject | None = None
     calls: list[bytes] | None = None
+    state: Content | None = None
+    peak: int = 0
+
+
+@dataclass(slots=True)
+class Yielded:
+    """A "stream" task has made object number `index`."""
+
+    id: TaskId
+    index: int
+    object: ObjectId
+    size: int
 
 
 @dataclass(slots=True)
@@ -152,7 +291,9 @@ class TimedOut:
 @dataclass(slots=True)
 class Lost:
     """The worker died while it ran the attempt. `failure.facts`: {"signal": "SIGSEGV"} or {"exit": 3}, and
-    {"oom": True} where the kernel says so."""
+    {"oom": True} where the kernel says so. If we ended it because memory ran out: {"memory": bytes it had, "limit":
+    bytes, "neighbours": attempts beside it}; the next attempt of the function gets more room, and one that ran alone
+    is told as Failed (kind "memory"), for another try would end as this one did."""
 
     id: TaskId
     worker: int
@@ -176,7 +317,23 @@ class Broken:
     failure: Failure
 
 
-RuntimeEvent = Started | Succeeded | Failed | TimedOut | Lost | Dropped | Broken
+@dataclass(slots=True)
+class ActorLost:
+    """The actor's process is gone while no task of it ran. Tasks that wait for it are told as Lost, one by one."""
+
+    actor: ActorId
+    failure: Failure
+
+
+@dataclass(slots=True)
+class ObjectLost:
+    """The object's bytes are gone or damaged; tasks that read it fail with this failure (kind "object")."""
+
+    object: ObjectId
+    failure: Failure
+
+
+RuntimeEvent = Started | Yielded | Succeeded | Failed | TimedOut | Lost | Dropped | ActorLost | ObjectLost | Broken
 
 
 class Runtime(Protocol):
@@ -197,8 +354,44 @@ class Runtime(Protocol):
     def cancel(self, ids: Sequence[TaskId], force: bool = False) -> None:
         """Drop queued attempts. Running ones are left to end by themselves, or with `force` their workers are ended."""
 
+    def put(self, object_id: ObjectId, value: Encoded) -> None:
+        """Keep an encoded value as an object. Waits while there is no room. Raises ObjectStoreFull if none comes."""
+
+    def read(self, object_id: ObjectId, told: Callable[[Content | Failure], None]) -> None:
+        """Have the object's bytes here, restored if it was spilled; `told` is called once, on a thread of the runtime's
+        or at once. The object may not exist yet. The shared part of the content is pinned until it is closed."""
+
+    def free(self, objects: Sequence[ObjectId]) -> None:
+        """Nobody will name these objects again. Unknown ones are ignored."""
+
+    def release(self, actors: Sequence[ActorId], force: bool = False) -> None:
+        """End actors: when what was submitted to them has ended, or with `force` at once."""
+
+    def reserve(
+        self, group: GroupId, bundles: Sequence[Resources], strategy: str, told: Callable[[Failure | None], None]
+    ) -> None:
+        """Set bundles of resources aside, all or none: "pack", "spread", "strict_pack", "strict_spread".
+
+        `told` is called once, with None when they are reserved. Raises Infeasible if they never can be.
+        """
+
+    def unreserve(self, group: GroupId) -> None:
+        """Give a group's resources back when its tasks have ended; those that have not begun are told as Dropped."""
+
     def capacity(self) -> Resources:
-        """What there is in all: cpus (workers) and memory in bytes for tasks that declare theirs."""
+        """What there is in all."""
+
+    def nodes(self) -> list[NodeFacts]:
+        """The nodes as they are now."""
+
+    def explain(self, task_id: TaskId) -> dict[str, Any]:
+        """Where the task is and why: {"state", "waits_for": text, "placement": {term of the score: value}, …}; JSON."""
+
+    def waits(self) -> dict[TaskId, str]:
+        """For every unfinished task what it waits for, as text; blocked cycles are named as such."""
+
+    def stats(self) -> dict[str, int | float]:
+        """Counters since the start: tasks, objects, bytes put, spilled, restored; see docs/runtime.md."""
 
     def close(self, force: bool = False) -> None:
         """End all workers and wait until they are gone. Attempts that run are waited for, or with `force` killed."""
