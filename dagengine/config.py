@@ -5,32 +5,45 @@
     artifacts   DAGENGINE_ARTIFACTS   beside the store        a path or an fsspec URL
     workers     DAGENGINE_WORKERS     as many as CPUs are free to us
 
+and what this machine lends to runs, sizes as in `512MiB`:
+
+    memory         DAGENGINE_MEMORY         most of what is free          for tasks that say how much they need
+    object_memory  DAGENGINE_OBJECT_MEMORY  30 % of what is free          for values that are not yet, or not to be, stored
+    spill          DAGENGINE_SPILL          a private temporary folder    where values go that don't fit; URLs, by commas
+    gpus           DAGENGINE_GPUS           what NVML finds               instead of asking NVML
+    gpu_memory     DAGENGINE_GPU_MEMORY     0                             of each of these
+    resources      DAGENGINE_RESOURCES      none                          named amounts: licence=2,camera=1
+
 The first place that says something wins, from left to right: argument, environment, file, default. A setting that can't be
 meant is an error with its origin, also when nobody would have read it: a typo in a file must not wait for its day.
 Reading settings creates nothing; `create_private` makes a folder when something has to be put in it.
 
-May import nothing of ours but errors.
+May import nothing of ours but errors and units.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from dagengine.errors import BadOption, StoreUnavailable
+from dagengine.units import parse_size
 
 Set = TypeVar("Set")
 
-KEYS = ("store", "artifacts", "workers")
+MACHINE = ("memory", "object_memory", "spill", "gpus", "gpu_memory", "resources")
+KEYS = ("store", "artifacts", "workers", *MACHINE)
 """What `config.toml` may hold."""
 
 MAX_WORKERS = 4096
 """More worker processes than any machine's process limit takes; above it, somebody mistyped."""
+
+MAX_GPUS = 1024
 
 _LOCAL_SCHEMES = ("sqlite", "file")
 
@@ -49,6 +62,17 @@ class Settings:
     store: Setting[str]
     artifacts: Setting[str]
     workers: Setting[int]
+    memory: Setting[int | None]
+    object_memory: Setting[int | None]
+    spill: Setting[tuple[str, ...]]
+    gpus: Setting[int | None]
+    gpu_memory: Setting[int]
+    resources: Setting[tuple[tuple[str, float], ...]]
+
+    def of_machine(self) -> dict[str, Any]:
+        """What was said of the machine, by name: the arguments of the runtime. What nobody said is left out."""
+        said = {name: getattr(self, name) for name in MACHINE}
+        return {name: setting.value for name, setting in said.items() if setting.origin != "default"}
 
     @property
     def folder(self) -> Path:
@@ -64,18 +88,13 @@ class Settings:
         return self.folder / "control"
 
     def to_json(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: {"value": _plain(setting.value), "origin": setting.origin}
-            for name, setting in (
-                ("home", self.home),
-                ("store", self.store),
-                ("artifacts", self.artifacts),
-                ("workers", self.workers),
-            )
-        }
+        settings = {name: getattr(self, name) for name in ("home", *KEYS)}
+        return {name: {"value": _plain(setting.value), "origin": setting.origin} for name, setting in settings.items()}
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
     return str(value) if isinstance(value, Path) else without_password(value) if isinstance(value, str) else value
 
 
@@ -86,8 +105,12 @@ def load(
     artifacts: str | Path | None = None,
     workers: int | None = None,
     environ: Mapping[str, str] | None = None,
+    **machine: Any,
 ) -> Settings:
-    """The settings, with the arguments above everything else. Raises BadOption; creates nothing."""
+    """The settings, with the arguments above everything else. Raises BadOption; creates nothing.
+
+    `machine`: of the names in MACHINE; sizes are bytes or texts, `spill` a URL or several, `resources` a mapping.
+    """
     environ = os.environ if environ is None else environ
     home_setting = _home(home, environ)
     file = home_setting.value / "config.toml"
@@ -119,7 +142,13 @@ def load(
     workers_setting = (
         Setting(available_cpus(), "default") if picked is None else Setting(_workers(picked), picked.origin)
     )
-    return Settings(home_setting, store_setting, artifacts_setting, workers_setting)
+    lent: dict[str, Setting[Any]] = {}
+    for name in MACHINE:
+        picked = pick(name, machine.pop(name, None))
+        lent[name] = _NOTHING_SAID[name] if picked is None else Setting(_LENT[name](name, picked), picked.origin)
+    if machine:
+        raise BadOption(f"there is no setting {next(iter(machine))!r}.{did_you_mean(next(iter(machine)), KEYS)}")
+    return Settings(home_setting, store_setting, artifacts_setting, workers_setting, **lent)
 
 
 def _home(argument: str | Path | None, environ: Mapping[str, str]) -> Setting[Path]:
@@ -199,6 +228,67 @@ def _workers(picked: Setting[Any]) -> int:
     if type(value) is not int or not 1 <= value <= MAX_WORKERS:
         raise BadOption(f"workers is {picked.value!r} ({picked.origin}). Give a whole number from 1 to {MAX_WORKERS}.")
     return value
+
+
+def _size(name: str, picked: Setting[Any]) -> int:
+    value = picked.value
+    try:
+        size = parse_size(value) if isinstance(value, str) else value
+    except ValueError:
+        size = -1
+    if type(size) is not int or size < 0:
+        raise BadOption(f"{name} is {value!r} ({picked.origin}). Give a size: 512MiB, 24GiB, or a number of bytes.")
+    return size
+
+
+def _count(name: str, picked: Setting[Any]) -> int:
+    value = picked.value
+    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 10:
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= MAX_GPUS:
+        raise BadOption(f"{name} is {picked.value!r} ({picked.origin}). Give a whole number from 0 to {MAX_GPUS}.")
+    return value
+
+
+def _places(name: str, picked: Setting[Any]) -> tuple[str, ...]:
+    value = picked.value
+    parts = [str(value)] if isinstance(value, Path) else value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) and part.strip() for part in parts):
+        raise BadOption(f"{name} is {value!r} ({picked.origin}). Give folders or URLs, separated by commas.")
+    return tuple(part.strip() if is_url(part.strip()) else str(_absolute(_expand(part.strip()))) for part in parts)
+
+
+def _amounts(name: str, picked: Setting[Any]) -> tuple[tuple[str, float], ...]:
+    """A mapping; in the environment `licence=2,camera=1`, on the command line one such word after the other."""
+    value = picked.value
+    try:
+        if isinstance(value, str):
+            value = value.split(",")
+        pairs = value.items() if isinstance(value, Mapping) else (part.split("=") for part in value)
+        amounts = {str(key).strip(): float(amount) for key, amount in pairs}
+        if not all(key and 0 <= amount < float("inf") for key, amount in amounts.items()):
+            raise ValueError
+    except (TypeError, ValueError, AttributeError):
+        raise BadOption(f"{name} is {picked.value!r} ({picked.origin}). Give named amounts: licence=2.") from None
+    return tuple(sorted(amounts.items()))
+
+
+_LENT: dict[str, Callable[[str, Setting[Any]], Any]] = {
+    "memory": _size,
+    "object_memory": _size,
+    "spill": _places,
+    "gpus": _count,
+    "gpu_memory": _size,
+    "resources": _amounts,
+}
+_NOTHING_SAID: dict[str, Setting[Any]] = {
+    "memory": Setting(None, "default"),
+    "object_memory": Setting(None, "default"),
+    "spill": Setting((), "default"),
+    "gpus": Setting(None, "default"),
+    "gpu_memory": Setting(0, "default"),
+    "resources": Setting((), "default"),
+}
 
 
 def is_url(text: str) -> bool:

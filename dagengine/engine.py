@@ -79,6 +79,8 @@ class Engine:
     workers: processes that run tasks; None: as many as CPUs are free to us
     runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
     home: the folder of settings, and of the default store
+    machine: what this machine lends to runs: memory=, object_memory=, spill=, gpus=, gpu_memory=, resources=
+        (`dagengine.config`)
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class Engine:
         workers: int | None = None,
         runtime: Runtime | None = None,
         home: str | Path | None = None,
+        **machine: Any,
     ) -> None:
         given = store if isinstance(store, (str, Path)) or store is None else None
-        settings = config.load(home=home, store=given, artifacts=artifacts, workers=workers)
+        settings = config.load(home=home, store=given, artifacts=artifacts, workers=workers, **machine)
         folder = settings.folder
         config.create_private(folder)
         config.create_private(settings.logs)  # workers make the run's folder in it
@@ -103,7 +106,7 @@ class Engine:
         self.process = this_process()
         self.host = platform.node()
         self.window = WINDOW_PER_WORKER * settings.workers.value
-        self.runtime: Runtime = runtime if runtime is not None else _process_runtime(settings.workers.value)
+        self.runtime: Runtime = runtime if runtime is not None else _process_runtime(settings)
         self._inbox: SimpleQueue[tuple[Driver | None, Any]] = SimpleQueue()
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
@@ -436,10 +439,10 @@ def current_engine() -> Engine:
     return _current
 
 
-def _process_runtime(workers: int) -> Runtime:
+def _process_runtime(settings: config.Settings) -> Runtime:
     from dagengine.runtime.processes import ProcessRuntime
 
-    return ProcessRuntime(workers)
+    return ProcessRuntime(settings.workers.value, **settings.of_machine())
 
 
 def entry_of(workflow: Workflow[..., Any]) -> Reference:

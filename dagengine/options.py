@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dagengine.errors import BadOption
 
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
+
+PRIORITY_MAX = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,13 @@ class Options:
     retry_on: exception type, tuple of types, or predicate; an exception that does not match is not retried
     timeout: seconds for one attempt, or None
     cpus: workers' worth of processor; memory: bytes that an attempt may need (0: not said)
+    gpus: a share of one device if below 1, else whole devices; gpu_memory: bytes on each of them
+    resources: amounts of what a machine was declared to have: {"licence": 1}; kept as sorted pairs
+    priority: higher goes first among the steps that are ready
+    node: the name of the machine to run on
+    grace: seconds that an attempt has to end by itself, once it is asked to, before it is killed
+    checkpoint: whether the value is recorded. If not, it lives in the memory for objects (or spilled), and is made
+        again from its recorded inputs if it is lost
     name: in step keys instead of the function's name
     key: in place of the ordinal, for one call
     """
@@ -42,6 +51,13 @@ class Options:
     timeout: float | None = None
     cpus: float = 1.0
     memory: int = 0
+    gpus: float = 0.0
+    gpu_memory: int = 0
+    resources: Mapping[str, float] | tuple[tuple[str, float], ...] = ()
+    priority: int = 0
+    node: str | None = None
+    grace: float = 2.0
+    checkpoint: bool = True
     name: str | None = None
     key: str | None = None
 
@@ -55,6 +71,18 @@ class Options:
             _number("timeout", self.timeout, 0, above=True)
         _number("cpus", self.cpus, 0, above=True)
         _integer("memory", self.memory, 0)
+        _number("gpus", self.gpus, 0)
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise BadOption(f"gpus={self.gpus!r}: below 1 it is a share of one device, above it whole devices.")
+        _integer("gpu_memory", self.gpu_memory, 0)
+        if self.gpu_memory and not self.gpus:
+            raise BadOption("gpu_memory= is memory on the device of gpus=: say that, too; gpus=0.01 shares a device.")
+        object.__setattr__(self, "resources", _amounts(self.resources))
+        _integer("priority", self.priority, -PRIORITY_MAX, PRIORITY_MAX)
+        _label("node", self.node)
+        _number("grace", self.grace, 0)
+        if not isinstance(self.checkpoint, bool):
+            raise BadOption(f"checkpoint={self.checkpoint!r} has to be True or False.")
         _label("name", self.name)
         _label("key", self.key)
         if self.key is not None and self.key.isdigit():
@@ -100,9 +128,23 @@ class Options:
         return replace(self, **changes)
 
 
-def _integer(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadOption(f"{name}={value!r} has to be a whole number of at least {least}.")
+def _integer(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        limit = f" and at most {most}" if most < 2**63 - 1 else ""
+        raise BadOption(f"{name}={value!r} has to be a whole number of at least {least}{limit}.")
+
+
+def _amounts(value: object) -> tuple[tuple[str, float], ...]:
+    """`resources` as sorted pairs; it is a mapping where users write it, and a list of lists in JSON."""
+    pairs = value.items() if isinstance(value, Mapping) else value
+    try:
+        amounts = sorted((name, amount) for name, amount in pairs)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise BadOption(f'resources={value!r} has to name amounts: {{"licence": 1}}.') from None
+    for name, amount in amounts:
+        _label("resources", name)
+        _number(f"resources[{name!r}]", amount, 0, above=True)
+    return tuple(amounts)
 
 
 def _number(name: str, value: object, least: float, most: float = math.inf, *, above: bool = False) -> None:

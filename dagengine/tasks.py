@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from dagengine.errors import BadArguments, DefinitionError
@@ -39,6 +39,13 @@ class Changes(TypedDict, total=False):
     timeout: float | None
     cpus: float
     memory: int
+    gpus: float
+    gpu_memory: int
+    resources: Mapping[str, float]
+    priority: int
+    node: str | None
+    grace: float
+    checkpoint: bool
     name: str | None
     key: str | None
 

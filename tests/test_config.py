@@ -231,3 +231,53 @@ def test_hints_name_the_nearest_or_all() -> None:
 def test_cpus_are_those_of_this_process() -> None:
     """Never none, never more than it may run on."""
     assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_what_the_machine_lends_is_said_in_any_of_the_places(environ: dict[str, str]) -> None:
+    """Sizes with units, lists by commas; what nobody said is left to the runtime."""
+    assert load(environ=environ).of_machine() == {}
+    Path(environ["DAGENGINE_HOME"], "config.toml").write_text(
+        'object_memory = "512MiB"\nresources = {licence = 2}\nspill = ["/fast", "s3://bucket/spill"]\n'
+    )
+    environ["DAGENGINE_GPUS"] = "2"
+    environ["DAGENGINE_GPU_MEMORY"] = "24GiB"
+    assert load(environ=environ, memory=1000).of_machine() == {
+        "memory": 1000,
+        "object_memory": 512 * 2**20,
+        "spill": ("/fast", "s3://bucket/spill"),
+        "gpus": 2,
+        "gpu_memory": 24 * 2**30,
+        "resources": (("licence", 2.0),),
+    }
+    environ["DAGENGINE_RESOURCES"] = "camera=1,licence=0.5"
+    assert load(environ=environ).resources.value == (("camera", 1.0), ("licence", 0.5))
+    environ["DAGENGINE_SPILL"] = "/a, /b"
+    assert load(environ=environ).spill.value == ("/a", "/b")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("memory", "much"),
+        ("object_memory", -5),
+        ("object_memory", True),
+        ("gpus", "two"),
+        ("gpus", -1),
+        ("gpu_memory", "1XB"),
+        ("spill", " "),
+        ("spill", 7),
+        ("resources", "licence"),
+        ("resources", {"licence": -1}),
+        ("resources", {"licence": "inf"}),
+    ],
+)
+def test_what_the_machine_can_not_lend_is_refused_by_name(environ: dict[str, str], name: str, value: object) -> None:
+    """One line, with the setting and where it came from."""
+    with pytest.raises(BadOption, match=rf"^{name} is .*argument.*Give "):
+        load(environ=environ, **{name: value})
+
+
+def test_an_unknown_setting_of_the_machine_is_named(environ: dict[str, str]) -> None:
+    """With the nearest that there is."""
+    with pytest.raises(BadOption, match=r"Did you mean gpus\?"):
+        load(environ=environ, gpu=1)

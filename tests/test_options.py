@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -24,6 +25,17 @@ from dagengine.options import Options
         ({"jitter": 2}, "at most 1"),
         ({"cpus": 0}, "cpus"),
         ({"memory": "2GB"}, "memory='2GB'"),
+        ({"gpus": 1.5}, "below 1 it is a share"),
+        ({"gpus": -1}, "gpus"),
+        ({"gpu_memory": 5}, "say that, too"),
+        ({"resources": 3}, "has to name amounts"),
+        ({"resources": {"licence": 0}}, "licence"),
+        ({"resources": {"a/b": 1}}, "without /"),
+        ({"priority": 0.5}, "priority"),
+        ({"priority": 10**7}, "at most 1000000"),
+        ({"node": ""}, "node"),
+        ({"grace": -1}, "grace"),
+        ({"checkpoint": 1}, "True or False"),
         ({"name": "a/b"}, "without /"),
         ({"name": ""}, "printable"),
         ({"retry_on": 3}, "retry_on takes"),
@@ -69,3 +81,12 @@ def test_options_survive_the_record() -> None:
     options = Options(retries=2, timeout=1.5)
     assert options.to_json() == {"retries": 2, "timeout": 1.5}
     assert Options.from_json(options.to_json()) == options
+
+
+def test_what_is_recorded_of_options_comes_back() -> None:
+    """JSON has no tuples and no order of keys; the options that are read from it are equal."""
+    options = Options(gpus=0.5, resources={"licence": 2, "camera": 1}, checkpoint=False, priority=-3, node="here")
+    again = Options.from_json(json.loads(json.dumps(options.to_json())))
+    assert again == options
+    assert hash(again) == hash(options)
+    assert Options().to_json() == {}

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagengine.cli.machine import machine_words
 from dagengine.cli.terminal import clean
 from dagengine.errors import RuntimeStopped
 
@@ -49,8 +50,7 @@ def spawn(settings: Settings, run_id: str) -> int:
     log = create_private(settings.logs / run_id) / "controller.log"
     reading, writing = os.pipe()
     words = [sys.executable, "-m", "dagengine", "resume", run_id, "--store", settings.store.value]
-    words += ["--artifacts", settings.artifacts.value, "--workers", str(settings.workers.value)]
-    words += ["--ready-fd", str(writing)]
+    words += ["--artifacts", settings.artifacts.value, *machine_words(settings), "--ready-fd", str(writing)]
     environment = {**os.environ, "DAGENGINE_HOME": str(settings.home.value)}
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:

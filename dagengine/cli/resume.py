@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagengine.cli.app import Invocation, common, complete_run, find_run, short
+from dagengine.cli.machine import machine_options
 from dagengine.cli.work import modules_from_here, work_on
 from dagengine.model import RunRecord, RunState, StepState
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.command("resume", short_help="Go on with a run that has not succeeded; finished steps are not repeated.")
 @common
 @click.argument("run", metavar="[RUN]", required=False, shell_complete=complete_run)
-@click.option("-w", "--workers", type=int, metavar="N", help="Worker processes, instead of one for each CPU.")
+@machine_options
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
 @click.option("--detach", is_flag=True, help="Let it run in the background.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
@@ -29,19 +30,20 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(
     invocation: Invocation,
+    /,
     run: str | None,
     *,
-    workers: int | None,
     artifacts: str | None,
     detach: bool,
     quiet: bool,
     ready_fd: int | None,
+    **machine: Any,
 ) -> int:
     """Go on with a run that has failed, was interrupted or cancelled, or whose process died.
 
     Finished steps are not repeated; failed ones get new attempts. Without RUN: the only run that can be resumed.
     """
-    settings = invocation.settings(workers=workers, artifacts=artifacts)
+    settings = invocation.settings(artifacts=artifacts, **machine)
     with invocation.reading() as store:
         record = _only_one(store) if run is None else find_run(store, run)
         if record.state is RunState.SUCCEEDED:

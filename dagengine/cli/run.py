@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from dagengine.cli.app import Invocation, common, short
+from dagengine.cli.machine import machine_options
 from dagengine.cli.terminal import print_json
 from dagengine.cli.work import load_workflow, prints_aside, work_on
 
@@ -22,21 +24,22 @@ def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
 @click.argument("workflow", metavar="FILE.py:WORKFLOW", shell_complete=_complete)
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run-id", metavar="ID", help="The run's id, instead of one that is made up.")
-@click.option("-w", "--workers", type=int, metavar="N", help="Worker processes, instead of one for each CPU.")
+@machine_options
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
 @click.option("--detach", is_flag=True, help="Print the run's id, and let it run in the background.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_obj
 def command(
     invocation: Invocation,
+    /,
     workflow: str,
     arguments: tuple[str, ...],
     *,
     run_id: str | None,
-    workers: int | None,
     artifacts: str | None,
     detach: bool,
     quiet: bool,
+    **machine: Any,
 ) -> int:
     """Run a workflow, and follow it to its end.
 
@@ -52,7 +55,7 @@ def command(
     """
     if run_id is not None and not run_id.strip():
         raise click.UsageError("--run-id is empty. Leave it out, or give an id.")
-    settings = invocation.settings(workers=workers, artifacts=artifacts)
+    settings = invocation.settings(artifacts=artifacts, **machine)
     with prints_aside(invocation.json):
         found = load_workflow(workflow)
     from dagengine.cli.arguments import bind

@@ -73,6 +73,7 @@ def work_on(
             artifacts=settings.artifacts.value,
             workers=settings.workers.value,
             home=settings.home.value,
+            **settings.of_machine(),
         )
         try:
             run = begin(engine)
