@@ -35,13 +35,19 @@ _KEY = re.compile(r"(?:(?P<scope>.*)/)?(?P<function>[^/]*?)(?:\[(?P<ordinal>[^\]
 
 
 def graph_of(store: Store, run: RunRecord) -> nx.DiGraph:
-    """The run's steps as nodes (by seq, with `key`, `task`, `scope`, `ordinal`, `state`, `attempts`, `seconds`)."""
+    """The run's steps as nodes (by seq, with `key`, `task`, `scope`, `ordinal`, `state`, `attempts`, `seconds`,
+    `checkpointed`: whether its value is recorded, `size` of the value in bytes)."""
     import networkx as nx
 
     graph = nx.DiGraph(run=run.id, workflow=run.workflow, state=str(run_state(run)))
     maps: dict[str, int] = {}
     items: dict[int, list[int]] = defaultdict(list)
     inputs: dict[int, tuple[int, ...]] = {}
+    ephemeral = {
+        definition.number
+        for definition in store.definitions(run.number)
+        if definition.options.get("checkpoint") is False
+    }
     for step in steps_view(store, run, with_inputs=True):
         seq = step.record.seq
         scope, function, ordinal = split_key(step.key)
@@ -56,6 +62,8 @@ def graph_of(store: Store, run: RunRecord) -> nx.DiGraph:
             state=str(step.state),
             attempts=step.attempts,
             seconds=step.seconds,
+            checkpointed=step.record.definition not in ephemeral,
+            size=step.record.value_size,
         )
         inputs[seq] = step.inputs
         if step.record.kind is StepKind.MAP:

@@ -36,6 +36,7 @@ VERBS: dict[str, dict[str, str]] = {
         "show": "Show a run: its state, tasks, failures.",
         "steps": "List the steps of a run.",
         "graph": "Draw the graph of a run.",
+        "lineage": "Trace what a step was made from, and what was made from it.",
         "logs": "Print what the steps of a run have printed.",
         "result": "Print the result of a run, or of one step.",
         "errors": "Show what failed in a run, and where.",

@@ -489,3 +489,29 @@ def test_the_shell_completes_verbs_and_ids(
     monkeypatch.setenv("COMP_CWORD", str(len(words.split())))
     assert main([]) == 0
     assert capsys.readouterr().out.split() == [offered]
+
+
+# ---- lineage --------------------------------------------------------------------------------
+
+
+def test_lineage_shows_both_directions_and_what_would_run_again(cli: Cli, store: Store) -> None:
+    """As text, as data and as a picture."""
+    failed_run(store, "aaaa")
+    done = cli("lineage", "aaaa", "merge")
+    assert done.status == 0
+    first, *_, last = done.out.splitlines()
+    assert first.startswith("↷ nightly/merge[0]   no value yet, recorded; from 3 steps, read by 1 step")
+    assert "if its value were lost, 2 steps would run again, beginning from 2 recorded values" in last
+    data = cli("lineage", "aaaa", "merge", "--up", "--json").json
+    assert [step["key"] for step in data["up"]] == [f"nightly/extract[{n}]" for n in range(3)]
+    assert data["down"] == []
+    assert data["if_lost"]["stops_at"] == ["nightly/extract[0]", "nightly/extract[2]"]
+    assert cli("lineage", "aaaa", "merge", "-f", "mermaid").out.startswith("flowchart TD")
+
+
+def test_lineage_of_a_step_that_is_not_there_names_what_is_near(cli: Cli, store: Store) -> None:
+    """As every verb that takes a step."""
+    failed_run(store, "aaaa")
+    done = cli("lineage", "aaaa", "merg[0]")
+    assert done.status == 3
+    assert "Did you mean nightly/merge[0]?" in done.err
