@@ -13,11 +13,11 @@ May import model, options, errors and the store's vocabulary of writes.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from dagengine.core.actions import Actions, Notice
+from dagengine.core.actions import Actions
+from dagengine.core.attempts import Attempts
 from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
@@ -38,145 +38,16 @@ from dagengine.core.events import (
     Recorded,
     StepsCalled,
 )
-from dagengine.core.states import ENDS, TRANSITIONS, BodyPhase, Phase, Stop
+from dagengine.core.ledger import cancelled
+from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
+from dagengine.core.step import Batch
 from dagengine.errors import InternalError
-from dagengine.model import (
-    AttemptRecord,
-    Definition,
-    Failure,
-    Frontier,
-    NewStep,
-    PendingStep,
-    RunState,
-    StepInput,
-    StepKind,
-    StepState,
-    Value,
-)
-from dagengine.options import Options
-from dagengine.storage.interface import (
-    CloseBody,
-    ExpandStep,
-    FinishRun,
-    FinishStep,
-    HandleFailures,
-    RecordAttempt,
-    RecordSteps,
-)
-
-WORKER_LOSSES = 3
-"""Further attempts after workers that died, apart from the task's own `retries` (design.md, section 5)."""
-
-LOSS_DELAY = 0.2
-"""Seconds before a step whose worker died is tried again; doubled each time. Long enough for memory to be given back."""
+from dagengine.model import Failure, Frontier, RunState, StepState
+from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-Ended = AttemptSucceeded | AttemptExpanded | AttemptFailed | AttemptLost
-
-
-class Step:
-    """An unfinished step, or one that ended without success. Of one that succeeded, nothing is kept: a seq that is known
-    to be recorded, is not among the steps and not in `ended_before`, has succeeded.
-    """
-
-    __slots__ = (
-        "attempt",
-        "call",
-        "definition",
-        "dependents",
-        "end",
-        "failures",
-        "inputs",
-        "items",
-        "key",
-        "losses",
-        "map",
-        "missing",
-        "order",
-        "phase",
-        "root",
-        "seq",
-    )
-
-    def __init__(self, recorded: NewStep | PendingStep) -> None:
-        seq = recorded.seq
-        self.seq = seq
-        self.key = recorded.key
-        self.definition = recorded.definition
-        self.call: bytes | None = recorded.call
-        self.inputs = recorded.inputs
-        self.map = recorded.kind is StepKind.MAP
-        self.phase = Phase.NEW
-        self.missing = 0  # inputs (or items) whose end is not durable yet
-        self.dependents: int | list[int] | None = None  # a list costs 88 bytes, and most steps have one reader
-        self.attempt = 0  # number of the latest attempt
-        self.failures = 0  # of the task's own, since the run was started or resumed
-        self.losses = 0
-        self.items: tuple[int, int] | None = None
-        self.end: StepState | None = None  # asked for, or recorded
-        self.order = -1  # place in the run's order of completion
-        self.root = seq  # of a skipped step: the step whose failure was the first cause
-
-    def add_dependent(self, seq: int) -> None:
-        known = self.dependents
-        if known is None:
-            self.dependents = seq
-        elif isinstance(known, int):
-            self.dependents = [known, seq]
-        else:
-            known.append(seq)
-
-    def readers(self) -> Sequence[int]:
-        """The seqs of the steps that wait for this one."""
-        known = self.dependents
-        return () if known is None else (known,) if isinstance(known, int) else known
-
-
-class _Batch:
-    """What a batch of writes makes true once it is durable."""
-
-    __slots__ = ("ended", "finished", "new")
-
-    def __init__(self) -> None:
-        self.new: list[int] = []
-        self.ended: list[int] = []
-        self.finished: RunState | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.new or self.ended or self.finished)
-
-
-class RunCore:
-    """The state of one run in the hands of its owner.
-
-    window: attempts that the runtime may have, and ends that may wait to be recorded, at a time. The other steps stay
-        here, where they cost less; and a crash can't cost more than these attempts.
-    host: where attempts run, for the record
-    token: of the claim. Places in the order of completion are numbered from token × 2^32, so that those of a later
-        owner are greater without anybody having to count in the store
-    """
-
-    def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:
-        self.window = window
-        self.host = host
-        self.steps: dict[int, Step] = {}
-        self.options: dict[int, Options] = {}
-        self.ended_before: dict[int, StepState] = {}
-        self.body = BodyPhase.OPEN
-        self.stop = Stop.NO
-        self.failure: Failure | None = None  # of the body
-        self.finish_asked = False
-        self.next_order = token << 32
-        self.unfinished = 0  # steps whose end was not asked for
-        self.in_flight = 0  # SUBMITTED or RUNNING
-        self.unrecorded = 0  # ENDING
-        self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
-        self._ready: deque[int] = deque()
-        self._batches: deque[_Batch] = deque()
-        self._batch = _Batch()
-        self._started: dict[int, AttemptRecord] = {}  # of the attempts that run
-        self._to_write: dict[int, AttemptRecord] = {}  # started, not yet handed to the store
-        self._actions = Actions()
+class RunCore(Attempts):
+    """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
 
@@ -209,7 +80,7 @@ class RunCore:
         if self._batch or actions.writes:
             actions.writes[:0] = self._take_attempts()
             self._batches.append(self._batch)
-            self._batch = _Batch()
+            self._batch = Batch()
         actions.flush = bool(self._to_write)
         self._actions = Actions()
         return actions
@@ -219,251 +90,11 @@ class RunCore:
         self._to_write.clear()
         return writes
 
-    # ---- steps come -------------------------------------------------------------------------
-
-    def _define(self, definitions: Iterable[Definition]) -> None:
-        for definition in definitions:
-            self.options[definition.number] = Options.from_json(definition.options)
-
     def _steps_called(self, event: StepsCalled, now: float) -> None:
         if self.body is not BodyPhase.OPEN or self.stop:
             return  # called while the run was being stopped: not recorded, called again on resume
         self._define(event.definitions)
         self._record(event.definitions, event.steps, now)
-
-    def _record(self, definitions: Iterable[Definition], steps: list[NewStep], now: float) -> None:
-        self._actions.writes.append(RecordSteps(tuple(definitions), tuple(steps), now))
-        for new in steps:
-            step = self._add(new)
-            self._batch.new.append(new.seq)
-            self._link(step, now)
-
-    def _add(self, recorded: NewStep | PendingStep) -> Step:
-        if recorded.seq in self.steps:
-            raise InternalError(f"step {recorded.seq} ({recorded.key}) was called twice")
-        step = self.steps[recorded.seq] = Step(recorded)
-        self.unfinished += 1
-        return step
-
-    def _link(self, step: Step, now: float) -> None:
-        """Make the step wait for what it reads; or end it, if that will never be there."""
-        if step.items is not None:
-            first, count = step.items
-            read: Iterable[int] = range(first, first + count)
-        elif step.inputs:
-            read = {item.seq for item in step.inputs if isinstance(item, StepInput)}
-        else:
-            return
-        for seq in read:
-            other = self.steps.get(seq)
-            if other is None:
-                state = self.ended_before.get(seq, StepState.SUCCEEDED)
-                if state is not StepState.SUCCEEDED:
-                    self._skip(step, seq, f"step {seq}", now)
-                    return
-            elif other.phase is Phase.SUCCEEDED:
-                continue
-            elif other.end is not None and other.end is not StepState.SUCCEEDED:
-                self._skip(step, other.seq, other.key, now)
-                return
-            else:
-                step.missing += 1
-                other.add_dependent(step.seq)
-
-    def _consider(self, step: Step, now: float) -> None:
-        """The last input, or the last item of a map, may have come: go on."""
-        if step.missing:
-            return
-        if step.phase is Phase.WAITING:
-            self._go(step, Phase.READY)
-            self._ready.append(step.seq)
-        elif step.phase is Phase.EXPANDED:
-            self._end(step, StepState.SUCCEEDED, now, value=Value("", 0, items=step.items))
-
-    # ---- attempts ---------------------------------------------------------------------------
-
-    def _submit(self) -> None:
-        if self.stop:
-            return
-        while self._ready and self.in_flight + self.unrecorded < self.window:
-            step = self.steps[self._ready.popleft()]
-            if step.phase is Phase.READY:
-                step.attempt += 1
-                self._go(step, Phase.SUBMITTED)
-                self._actions.submit.append((step.seq, step.attempt))
-
-    def _attempt_started(self, event: AttemptStarted, now: float) -> None:
-        step = self._current(event.seq, event.number)
-        if step is None or step.phase is not Phase.SUBMITTED:
-            return
-        self._go(step, Phase.RUNNING)
-        record = AttemptRecord(event.seq, event.number, event.worker, event.pid, self.host, event.at)
-        self._started[event.seq] = record
-        self._to_write[event.seq] = record
-
-    def _current(self, seq: int, number: int) -> Step | None:
-        """The step, if attempt `number` is its current one and is out."""
-        step = self.steps.get(seq)
-        if step is None or step.attempt != number or step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
-            return None
-        return step
-
-    def _close_attempt(self, step: Step, event: Ended, outcome: str, failure: Failure | None = None) -> None:
-        """Write the attempt's end. One that ended at once was never told as started: its process is not known."""
-        started = self._started.pop(step.seq, None)
-        self._to_write.pop(step.seq, None)
-        pid = started.pid if started is not None else None
-        self._actions.writes.append(
-            RecordAttempt(
-                AttemptRecord(
-                    step.seq, step.attempt, event.worker, pid, self.host, event.started_at, event.at, outcome, failure
-                )
-            )
-        )
-
-    def _attempt_succeeded(self, event: AttemptSucceeded, now: float) -> None:
-        step = self._current(event.seq, event.number)
-        if step is not None:
-            self._close_attempt(step, event, "succeeded")
-            self._end(step, StepState.SUCCEEDED, event.at, value=event.value)
-
-    def _attempt_expanded(self, event: AttemptExpanded, now: float) -> None:
-        step = self._current(event.seq, event.number)
-        if step is None:
-            return
-        self._close_attempt(step, event, "succeeded")
-        if self.stop == Stop.CANCEL:
-            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
-            return
-        name = step.key.rpartition("/")[2].partition(".map[")[0]
-        first = event.first
-        inputs = step.inputs[1:]
-        items = [
-            NewStep(first + index, f"{step.key}/{name}[{index}]", StepKind.TASK, step.definition, call, inputs)
-            for index, call in enumerate(event.calls)
-        ]
-        step.items = (first, len(items))
-        self._go(step, Phase.EXPANDED)
-        if items:
-            self._record((), items, now)
-        self._actions.writes.append(ExpandStep(step.seq, first, len(items)))
-        self._link(step, now)
-        self._consider(step, now)
-
-    def _attempt_failed(self, event: AttemptFailed, now: float) -> None:
-        step = self._current(event.seq, event.number)
-        if step is None:
-            return
-        outcome = "timeout" if event.failure.kind == "timeout" else "failed"
-        self._close_attempt(step, event, outcome, event.failure)
-        options = self.options[step.definition]
-        step.failures += 1
-        if self.stop == Stop.CANCEL:
-            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
-        elif event.failure.retriable and step.failures <= options.retries:
-            self._retry(step, options.delay(step.failures, event.chance), "step.retried", event.failure)
-        else:
-            self._end(step, StepState.FAILED, event.at, failure=event.failure)
-
-    def _attempt_lost(self, event: AttemptLost, now: float) -> None:
-        step = self._current(event.seq, event.number)
-        if step is None:
-            return
-        self._close_attempt(step, event, "lost", event.failure)
-        step.losses += 1
-        if self.stop == Stop.CANCEL:
-            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
-        elif step.losses <= WORKER_LOSSES:
-            delay = Options(retry_delay=LOSS_DELAY).delay(step.losses, event.chance)
-            self._retry(step, delay, "worker.lost", event.failure)
-        else:
-            self._end(step, StepState.FAILED, event.at, failure=event.failure)
-
-    def _attempt_refused(self, event: AttemptRefused, now: float) -> None:
-        step = self._current(event.seq, event.number)
-        if step is not None:
-            self._end(step, StepState.FAILED, event.at, failure=event.failure)
-
-    def _attempt_dropped(self, event: AttemptDropped, now: float) -> None:
-        step = self._current(event.seq, event.number)
-        if step is None:
-            return
-        started = self._started.pop(step.seq, None)
-        self._to_write.pop(step.seq, None)
-        if event.started and started is not None:
-            ended = started._replace(finished_at=event.at, outcome="cancelled")
-            self._actions.writes.append(RecordAttempt(ended))
-        elif not event.started:
-            step.attempt -= 1  # it never was one
-        if self.stop == Stop.CANCEL:
-            self._end(step, StepState.CANCELLED, event.at, failure=_cancelled(step))
-        else:
-            self._go(step, Phase.READY)
-            self._ready.append(step.seq)
-
-    def _retry(self, step: Step, delay: float, kind: str, failure: Failure) -> None:
-        self._go(step, Phase.RETRYING)
-        self._actions.timers.append((delay, step.seq, step.attempt))
-        self._actions.notices.append(Notice(kind, step.seq, step.key, failure, delay))
-
-    def _delay_over(self, event: DelayOver, now: float) -> None:
-        step = self.steps.get(event.seq)
-        if step is not None and step.phase is Phase.RETRYING and step.attempt == event.number:
-            self._go(step, Phase.READY)
-            self._ready.append(step.seq)
-
-    # ---- steps end --------------------------------------------------------------------------
-
-    def _end(
-        self, step: Step, state: StepState, at: float, value: Value | None = None, failure: Failure | None = None
-    ) -> None:
-        self._go(step, Phase.ENDING)
-        step.end = state
-        step.order = self.next_order
-        self.next_order += 1
-        self.unfinished -= 1
-        self._batch.ended.append(step.seq)
-        self._actions.writes.append(
-            FinishStep(step.seq, state, step.order, step.attempt, at, value=value, failure=failure)
-        )
-        if state is StepState.FAILED and failure is not None:
-            self.unhandled[step.seq] = failure
-            self._actions.notices.append(Notice("step.failed", step.seq, step.key, failure))
-        if state is not StepState.SUCCEEDED:
-            self._skip_dependents(step, at)
-
-    def _skip_dependents(self, step: Step, at: float) -> None:
-        """Iterative, by way of the list itself: a chain of 100,000 steps must not be a stack of as many frames."""
-        queue = deque([step])
-        while queue:
-            cause = queue.popleft()
-            for seq in cause.readers():
-                dependent = self.steps[seq]
-                if dependent.end is None:
-                    self._skip_one(dependent, cause.seq, cause.key, at)
-                    queue.append(dependent)
-
-    def _skip(self, step: Step, seq: int, key: str, at: float) -> None:
-        self._skip_one(step, seq, key, at)
-        self._skip_dependents(step, at)
-
-    def _skip_one(self, step: Step, seq: int, key: str, at: float) -> None:
-        state = StepState.CANCELLED if self.stop == Stop.CANCEL else StepState.SKIPPED
-        cause = self.steps.get(seq)
-        step.root = cause.root if cause is not None else seq
-        failure = Failure(
-            "skipped",
-            "dagengine.errors.StepSkipped",
-            f"{step.key} did not run, because {key} did not succeed",
-            facts={"cause": key, "root_seq": step.root},
-        )
-        self._go(step, Phase.ENDING)
-        step.end = state
-        step.order = self.next_order
-        self.next_order += 1
-        self.unfinished -= 1
-        self._batch.ended.append(step.seq)
-        self._actions.writes.append(FinishStep(step.seq, state, step.order, step.attempt, at, failure=failure))
 
     def _recorded(self, event: Recorded, now: float) -> None:
         batch = self._batches.popleft()
@@ -528,7 +159,7 @@ class RunCore:
         self._stop(Stop.CANCEL, force=True)
         for step in list(self.steps.values()):
             if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
-                self._end(step, StepState.CANCELLED, now, failure=_cancelled(step))
+                self._end(step, StepState.CANCELLED, now, failure=cancelled(step))
 
     def _stop(self, why: Stop, force: bool = False) -> None:
         if self.finish_asked:
@@ -572,18 +203,6 @@ class RunCore:
 
     def _flush_attempts(self, event: FlushAttempts, now: float) -> None:
         self._actions.writes.extend(self._take_attempts())
-
-    def _go(self, step: Step, phase: Phase) -> None:
-        if phase not in TRANSITIONS[step.phase]:
-            raise InternalError(f"{step.key} can't go from {step.phase.name} to {phase.name}")
-        was = step.phase in (Phase.SUBMITTED, Phase.RUNNING)
-        self.in_flight += (phase in (Phase.SUBMITTED, Phase.RUNNING)) - was
-        self.unrecorded += (phase is Phase.ENDING) - (step.phase is Phase.ENDING)
-        step.phase = phase
-
-
-def _cancelled(step: Step) -> Failure:
-    return Failure("cancelled", "dagengine.errors.StepCancelled", f"the run was cancelled before {step.key} ended")
 
 
 _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dagengine.core.core import RunCore, Step
+from dagengine.core.core import RunCore
 from dagengine.core.states import ENDS, Phase, Stop
+from dagengine.core.step import Step
 from dagengine.errors import InternalError
 from dagengine.model import RunState, StepInput, StepState
 

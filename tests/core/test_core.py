@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagengine.core.actions import Actions
-from dagengine.core.core import WORKER_LOSSES, RunCore
+from dagengine.core.attempts import WORKER_LOSSES
+from dagengine.core.core import RunCore
 from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,

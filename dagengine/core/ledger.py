@@ -1,0 +1,179 @@
+"""The run core's ledger: the steps, what waits for what, and how a step ends. What follows from events is built on it.
+
+May import model, options, errors and the store's vocabulary of writes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from dagengine.core.actions import Actions, Notice
+from dagengine.core.states import TRANSITIONS, BodyPhase, Phase, Stop
+from dagengine.core.step import Batch, Step
+from dagengine.errors import InternalError
+from dagengine.model import (
+    AttemptRecord,
+    Definition,
+    Failure,
+    NewStep,
+    PendingStep,
+    StepInput,
+    StepState,
+    Value,
+)
+from dagengine.options import Options
+from dagengine.storage.interface import FinishStep, RecordSteps
+
+
+class Ledger:
+    """The state of one run in the hands of its owner.
+
+    window: attempts that the runtime may have, and ends that may wait to be recorded, at a time. The other steps stay
+        here, where they cost less; and a crash can't cost more than these attempts.
+    host: where attempts run, for the record
+    token: of the claim. Places in the order of completion are numbered from token × 2^32, so that those of a later
+        owner are greater without anybody having to count in the store
+    """
+
+    def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:
+        self.window = window
+        self.host = host
+        self.steps: dict[int, Step] = {}
+        self.options: dict[int, Options] = {}
+        self.ended_before: dict[int, StepState] = {}
+        self.body = BodyPhase.OPEN
+        self.stop = Stop.NO
+        self.failure: Failure | None = None  # of the body
+        self.finish_asked = False
+        self.next_order = token << 32
+        self.unfinished = 0  # steps whose end was not asked for
+        self.in_flight = 0  # SUBMITTED or RUNNING
+        self.unrecorded = 0  # ENDING
+        self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
+        self._ready: deque[int] = deque()
+        self._batches: deque[Batch] = deque()
+        self._batch = Batch()
+        self._started: dict[int, AttemptRecord] = {}  # of the attempts that run
+        self._to_write: dict[int, AttemptRecord] = {}  # started, not yet handed to the store
+        self._actions = Actions()
+
+    # ---- steps come -------------------------------------------------------------------------
+
+    def _define(self, definitions: Iterable[Definition]) -> None:
+        for definition in definitions:
+            self.options[definition.number] = Options.from_json(definition.options)
+
+    def _record(self, definitions: Iterable[Definition], steps: list[NewStep], now: float) -> None:
+        self._actions.writes.append(RecordSteps(tuple(definitions), tuple(steps), now))
+        for new in steps:
+            step = self._add(new)
+            self._batch.new.append(new.seq)
+            self._link(step, now)
+
+    def _add(self, recorded: NewStep | PendingStep) -> Step:
+        if recorded.seq in self.steps:
+            raise InternalError(f"step {recorded.seq} ({recorded.key}) was called twice")
+        step = self.steps[recorded.seq] = Step(recorded)
+        self.unfinished += 1
+        return step
+
+    def _link(self, step: Step, now: float) -> None:
+        """Make the step wait for what it reads; or end it, if that will never be there."""
+        if step.items is not None:
+            first, count = step.items
+            read: Iterable[int] = range(first, first + count)
+        elif step.inputs:
+            read = {item.seq for item in step.inputs if isinstance(item, StepInput)}
+        else:
+            return
+        for seq in read:
+            other = self.steps.get(seq)
+            if other is None:
+                state = self.ended_before.get(seq, StepState.SUCCEEDED)
+                if state is not StepState.SUCCEEDED:
+                    self._skip(step, seq, f"step {seq}", now)
+                    return
+            elif other.phase is Phase.SUCCEEDED:
+                continue
+            elif other.end is not None and other.end is not StepState.SUCCEEDED:
+                self._skip(step, other.seq, other.key, now)
+                return
+            else:
+                step.missing += 1
+                other.add_dependent(step.seq)
+
+    def _consider(self, step: Step, now: float) -> None:
+        """The last input, or the last item of a map, may have come: go on."""
+        if step.missing:
+            return
+        if step.phase is Phase.WAITING:
+            self._go(step, Phase.READY)
+            self._ready.append(step.seq)
+        elif step.phase is Phase.EXPANDED:
+            self._end(step, StepState.SUCCEEDED, now, value=Value("", 0, items=step.items))
+
+    # ---- steps end --------------------------------------------------------------------------
+
+    def _end(
+        self, step: Step, state: StepState, at: float, value: Value | None = None, failure: Failure | None = None
+    ) -> None:
+        self._go(step, Phase.ENDING)
+        step.end = state
+        step.order = self.next_order
+        self.next_order += 1
+        self.unfinished -= 1
+        self._batch.ended.append(step.seq)
+        self._actions.writes.append(
+            FinishStep(step.seq, state, step.order, step.attempt, at, value=value, failure=failure)
+        )
+        if state is StepState.FAILED and failure is not None:
+            self.unhandled[step.seq] = failure
+            self._actions.notices.append(Notice("step.failed", step.seq, step.key, failure))
+        if state is not StepState.SUCCEEDED:
+            self._skip_dependents(step, at)
+
+    def _skip_dependents(self, step: Step, at: float) -> None:
+        """Iterative, by way of the list itself: a chain of 100,000 steps must not be a stack of as many frames."""
+        queue = deque([step])
+        while queue:
+            cause = queue.popleft()
+            for seq in cause.readers():
+                dependent = self.steps[seq]
+                if dependent.end is None:
+                    self._skip_one(dependent, cause.seq, cause.key, at)
+                    queue.append(dependent)
+
+    def _skip(self, step: Step, seq: int, key: str, at: float) -> None:
+        self._skip_one(step, seq, key, at)
+        self._skip_dependents(step, at)
+
+    def _skip_one(self, step: Step, seq: int, key: str, at: float) -> None:
+        state = StepState.CANCELLED if self.stop == Stop.CANCEL else StepState.SKIPPED
+        cause = self.steps.get(seq)
+        step.root = cause.root if cause is not None else seq
+        failure = Failure(
+            "skipped",
+            "dagengine.errors.StepSkipped",
+            f"{step.key} did not run, because {key} did not succeed",
+            facts={"cause": key, "root_seq": step.root},
+        )
+        self._go(step, Phase.ENDING)
+        step.end = state
+        step.order = self.next_order
+        self.next_order += 1
+        self.unfinished -= 1
+        self._batch.ended.append(step.seq)
+        self._actions.writes.append(FinishStep(step.seq, state, step.order, step.attempt, at, failure=failure))
+
+    def _go(self, step: Step, phase: Phase) -> None:
+        if phase not in TRANSITIONS[step.phase]:
+            raise InternalError(f"{step.key} can't go from {step.phase.name} to {phase.name}")
+        was = step.phase in (Phase.SUBMITTED, Phase.RUNNING)
+        self.in_flight += (phase in (Phase.SUBMITTED, Phase.RUNNING)) - was
+        self.unrecorded += (phase is Phase.ENDING) - (step.phase is Phase.ENDING)
+        step.phase = phase
+
+
+def cancelled(step: Step) -> Failure:
+    return Failure("cancelled", "dagengine.errors.StepCancelled", f"the run was cancelled before {step.key} ended")

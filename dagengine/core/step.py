@@ -1,0 +1,83 @@
+"""What the run core keeps of a step, and of a batch of writes that is not durable yet.
+
+May import model and the table of phases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dagengine.core.states import Phase
+from dagengine.model import NewStep, PendingStep, RunState, StepKind, StepState
+
+
+class Step:
+    """An unfinished step, or one that ended without success. Of one that succeeded, nothing is kept: a seq that is known
+    to be recorded, is not among the steps and not in `ended_before`, has succeeded.
+    """
+
+    __slots__ = (
+        "attempt",
+        "call",
+        "definition",
+        "dependents",
+        "end",
+        "failures",
+        "inputs",
+        "items",
+        "key",
+        "losses",
+        "map",
+        "missing",
+        "order",
+        "phase",
+        "root",
+        "seq",
+    )
+
+    def __init__(self, recorded: NewStep | PendingStep) -> None:
+        seq = recorded.seq
+        self.seq = seq
+        self.key = recorded.key
+        self.definition = recorded.definition
+        self.call: bytes | None = recorded.call
+        self.inputs = recorded.inputs
+        self.map = recorded.kind is StepKind.MAP
+        self.phase = Phase.NEW
+        self.missing = 0  # inputs (or items) whose end is not durable yet
+        self.dependents: int | list[int] | None = None  # a list costs 88 bytes, and most steps have one reader
+        self.attempt = 0  # number of the latest attempt
+        self.failures = 0  # of the task's own, since the run was started or resumed
+        self.losses = 0
+        self.items: tuple[int, int] | None = None
+        self.end: StepState | None = None  # asked for, or recorded
+        self.order = -1  # place in the run's order of completion
+        self.root = seq  # of a skipped step: the step whose failure was the first cause
+
+    def add_dependent(self, seq: int) -> None:
+        known = self.dependents
+        if known is None:
+            self.dependents = seq
+        elif isinstance(known, int):
+            self.dependents = [known, seq]
+        else:
+            known.append(seq)
+
+    def readers(self) -> Sequence[int]:
+        """The seqs of the steps that wait for this one."""
+        known = self.dependents
+        return () if known is None else (known,) if isinstance(known, int) else known
+
+
+class Batch:
+    """What a batch of writes makes true once it is durable."""
+
+    __slots__ = ("ended", "finished", "new")
+
+    def __init__(self) -> None:
+        self.new: list[int] = []
+        self.ended: list[int] = []
+        self.finished: RunState | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.ended or self.finished)
