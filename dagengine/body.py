@@ -238,7 +238,7 @@ class Body:
         if self._stopped:
             raise BodyStopped
         call, inputs = encode_call(args, kwargs, f"the call {key}", self.driver.keep, self)
-        definition, new_definition = self.driver.definition_of(task)
+        definition, new_definition = self.driver.definitions.of(task)
         self._went_on()
         if self._replay is not None:
             recorded = self._replay.find(key)
@@ -253,7 +253,7 @@ class Body:
 
     def _hold_against(self, recorded: RecordedCall, called: NewStep) -> None:
         """Raises _Mismatched if the body calls something else than what is recorded under the same key."""
-        was, now = self.driver.name_of(recorded.definition), self.driver.name_of(called.definition)
+        was, now = self.driver.definitions[recorded.definition].name, self.driver.definitions[called.definition].name
         same_function = was == now and recorded.kind is called.kind
         before, after = (recorded.call, recorded.inputs), (called.call, called.inputs)
         if same_function and same_call(before, after, self.driver.reader.payload):

@@ -9,26 +9,18 @@ May import everything of the workflow layer but the engine, which it knows by th
 
 from __future__ import annotations
 
-import json
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dagengine.attempts import Attempts
 from dagengine.body import Body, Waiter
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.core import RunCore
 from dagengine.core.events import (
     AttemptDropped,
-    AttemptExpanded,
-    AttemptFailed,
-    AttemptLost,
-    AttemptRefused,
-    AttemptStarted,
-    AttemptSucceeded,
     DelayOver,
     Event,
     FlushAttempts,
@@ -37,8 +29,8 @@ from dagengine.core.events import (
     StepsCalled,
 )
 from dagengine.core.states import STATE_OF, Phase
-from dagengine.errors import DagengineError, InternalError, RuntimeStopped, StoreError
-from dagengine.functions import Reference, refer
+from dagengine.definitions import Definitions
+from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.model import (
     Claim,
     Definition,
@@ -49,32 +41,20 @@ from dagengine.model import (
     RecordedCall,
     RunRecord,
     RunState,
-    StepInput,
     StepState,
-    Value,
 )
-from dagengine.options import Options
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.reading import Reader
-from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import (
-    Dropped,
-    Failed,
-    Lost,
-    Resources,
     RuntimeEvent,
-    Started,
     Succeeded,
-    TaskSpec,
-    TimedOut,
 )
 from dagengine.storage.interface import AddEvent, Write
-from dagengine.supply import Found, Supply
+from dagengine.supply import Supply
 from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
-    from dagengine.tasks import Task
     from dagengine.workflows import Workflow
 
 POSTED_MAX = 8_192
@@ -97,6 +77,7 @@ class Driver:
         self.record = record
         self.run_id = record.id
         self.workflow_name = record.workflow
+        self.definitions = Definitions()
         self.reader = Reader(engine.store, engine.artifacts, claim.run_number)
         self.ended = threading.Event()
         self.state = RunState.RUNNING
@@ -111,15 +92,21 @@ class Driver:
         self._room = threading.Condition()
         self._next_seq = 0
         self._seq_lock = threading.Lock()
-        self._definitions: dict[int, Definition] = {}
-        self._numbers: dict[str, int] = {}
-        self._numbers_of_tasks: dict[Task[..., Any], int] = {}
         self._ended_before: dict[int, StepState] = {}
         # the engine's side
         self._waiters: dict[int, list[Waiter]] = {}
-        self._functions: dict[int, int] = {}
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
         self._tally = Tally()
+        self._attempts = Attempts(
+            engine,
+            index,
+            record,
+            core=self._core,
+            definitions=self.definitions,
+            supply=self._supply,
+            tally=self._tally,
+            take_seqs=self.take_seqs,
+        )
         self._flush_due = False
 
     # ---- begin (the caller's thread, before the engine knows the run) -------------------------
@@ -129,7 +116,7 @@ class Driver:
         if frontier is not None:
             self._next_seq = frontier.next_seq
             for definition in frontier.definitions:
-                self._learn(definition)
+                self.definitions.learn(definition)
                 self._tally.of(definition.name)  # shown in the order in which they were called
             for (task, state), count in counts.items():
                 self._tally.take_over(task, state, count)
@@ -161,30 +148,6 @@ class Driver:
             first = self._next_seq
             self._next_seq += count
         return first
-
-    def definition_of(self, task: Task[..., Any]) -> tuple[int, Definition | None]:
-        """The number of the task's definition in this run, and the definition if the run does not have it yet."""
-        number = self._numbers_of_tasks.get(task)
-        if number is not None:
-            return number, None
-        reference, options = refer(task).to_json(), task.settings.to_json()
-        text = json.dumps([task.name, reference, options], sort_keys=True)
-        number = self._numbers.get(text)
-        definition = None
-        if number is None:
-            number = len(self._definitions)
-            definition = Definition(number, task.name, reference, options)
-            self._learn(definition)
-        self._numbers_of_tasks[task] = number
-        return number, definition
-
-    def _learn(self, definition: Definition) -> None:
-        self._definitions[definition.number] = definition
-        text = json.dumps([definition.name, definition.reference, definition.options], sort_keys=True)
-        self._numbers[text] = definition.number
-
-    def name_of(self, definition: int) -> str:
-        return self._definitions[definition].name
 
     def post_step(self, definition: Definition | None, step: NewStep) -> None:
         if len(self._posted) >= POSTED_MAX:
@@ -289,7 +252,7 @@ class Driver:
                 if item[0] is not None:
                     called.definitions.append(item[0])
                 called.steps.append(item[1])
-                self._tally.of(self._definitions[item[1].definition].name).total += 1
+                self._tally.of(self.definitions[item[1].definition].name).total += 1
             else:
                 watched.append(item)
         with self._room:
@@ -333,11 +296,30 @@ class Driver:
             self._flush_due = True
             self.engine.after(FLUSH_SECONDS, self, FlushAttempts())
         for seq, state, definition in actions.ended:
-            self._tally.ended(seq, self._definitions[definition].name, state)
+            self._tally.ended(seq, self.definitions[definition].name, state)
             for waiter in self._waiters.pop(seq, ()):
                 waiter.tell(seq, state)
         if actions.finished is not None:
             self._finish(actions.finished)
+
+    def _submit(self, attempts: list[tuple[int, int]]) -> None:
+        try:
+            refused = self._attempts.submit(attempts)
+        except RuntimeStopped as error:
+            self.runtime_broke(error)
+            return
+        if refused:
+            self.engine.tell(self, refused)
+
+    def convert(self, event: RuntimeEvent) -> Event | None:
+        """The core's event for the runtime's; None if it comes later, when its bytes are durable."""
+        converted = self._attempts.convert(event)
+        if converted is None and isinstance(event, Succeeded):
+            self.engine.keep_later(self, event)
+        return converted
+
+    def kept(self, event: Succeeded) -> Event:
+        return self._attempts.kept(event)
 
     def _write(self, writes: list[Write]) -> None:
         def done(error: StoreError | InternalError | None) -> None:
@@ -378,142 +360,11 @@ class Driver:
     def join_body(self, timeout: float) -> bool:
         return self._body is None or self._body.join(timeout)
 
-    # ---- attempts go out ------------------------------------------------------------------------
-
-    def _submit(self, attempts: list[tuple[int, int]]) -> None:
-        steps = self._core.steps
-        read = {item.seq for seq, _ in attempts for item in steps[seq].inputs if isinstance(item, StepInput)}
-        found = self._supply.of_steps(read)
-        specs = []
-        refused: list[Event] = []
-        for seq, number in attempts:
-            self._tally.submitted(seq)
-            try:
-                specs.append(self._spec(seq, number, found))
-            except DagengineError as error:
-                refused.append(AttemptRefused(seq, number, time.time(), _refusal(error)))
-        try:
-            self.engine.runtime.submit(specs)
-        except RuntimeStopped as error:
-            self.runtime_broke(error)
-            return
-        except DagengineError:
-            for spec in specs:  # one of them can't be had: find out which
-                try:
-                    self.engine.runtime.submit([spec])
-                except DagengineError as error:
-                    refused.append(AttemptRefused(spec.id[1], spec.id[2], time.time(), _refusal(error)))
-        if refused:
-            self.engine.tell(self, refused)
-
-    def _spec(self, seq: int, number: int, found: Found) -> TaskSpec:
-        step = self._core.steps[seq]
-        options = self._core.options[step.definition]
-        if step.call is None:
-            raise AssertionError(f"{step.key} is run after its end")
-        return TaskSpec(
-            (self.index, seq, number),
-            self._function(step.definition),
-            step.call,
-            self._supply.of_call(step.inputs, found),
-            _resources(options),
-            options.timeout,
-            {
-                "run_id": self.run_id,
-                "workflow": self.workflow_name,
-                "key": step.key,
-                "task": self._definitions[step.definition].name,
-                "attempt": number,
-                "idempotency_key": f"{self.run_id}/{step.key}",
-            },
-            f"{self.engine.logs}/{self.run_id}/{seq}.{number}.log" if self.engine.logs else None,
-            "expand" if step.map and step.items is None else "call",
-        )
-
-    def _function(self, definition: int) -> int:
-        number = self._functions.get(definition)
-        if number is None:
-            number = self.engine.function_number(Reference.from_json(self._definitions[definition].reference))
-            self._functions[definition] = number
-        return number
-
-    # ---- attempts come back -----------------------------------------------------------------------
-
-    def convert(self, event: RuntimeEvent) -> Event | None:
-        """The core's event for the runtime's; None if the artifact has to be made durable first."""
-        if isinstance(event, Started):
-            _, seq, number = event.id
-            if seq in self._core.steps:
-                self._tally.started(seq, self._task_of(seq))
-            return AttemptStarted(seq, number, event.worker, event.pid, event.at)
-        if isinstance(event, Succeeded):
-            return self._succeeded(event)
-        if isinstance(event, Failed):
-            _, seq, number = event.id
-            self._tally.stopped(seq)
-            return AttemptFailed(
-                seq, number, event.worker, event.started_at, event.finished_at, event.failure, random.random()
-            )
-        if isinstance(event, TimedOut):
-            return self._timed_out(event)
-        if isinstance(event, Lost):
-            _, seq, number = event.id
-            self._tally.stopped(seq)
-            return AttemptLost(
-                seq, number, event.worker, event.started_at, event.finished_at, event.failure, random.random()
-            )
-        if isinstance(event, Dropped):
-            _, seq, number = event.id
-            self._tally.stopped(seq)
-            return AttemptDropped(seq, number, event.started, time.time())
-        raise AssertionError(event)
-
-    def _succeeded(self, event: Succeeded) -> Event | None:
-        _, seq, number = event.id
-        if event.calls is not None:
-            self._tally.stopped(seq)
-            self._tally.of(self._task_of(seq)).total += len(event.calls)
-            first = self.take_seqs(len(event.calls))
-            return AttemptExpanded(seq, number, event.worker, event.started_at, event.finished_at, event.calls, first)
-        if event.shared is not None:
-            self.engine.keep_later(self, event)
-            return None
-        self._stopped(seq, event.finished_at - event.started_at)
-        value = Value(event.digest, event.size, event.data)
-        if event.data is not None:
-            self._supply.remember(seq, event.data)
-        return AttemptSucceeded(seq, number, event.worker, event.started_at, event.finished_at, value)
-
-    def kept(self, event: Succeeded) -> Event:
-        """The artifact of this result is durable."""
-        _, seq, number = event.id
-        self._stopped(seq, event.finished_at - event.started_at)
-        value = Value(event.digest, event.size)
-        return AttemptSucceeded(seq, number, event.worker, event.started_at, event.finished_at, value)
-
-    def _timed_out(self, event: TimedOut) -> Event:
-        _, seq, number = event.id
-        self._tally.stopped(seq)
-        step = self._core.steps[seq]
-        timeout = self._core.options[step.definition].timeout or 0.0
-        message = f"{step.key} ran longer than its timeout of {timeout:g} s, and was ended"
-        failure = Failure("timeout", "dagengine.errors.StepTimeout", message, facts={"timeout": timeout})
-        return AttemptFailed(seq, number, event.worker, event.started_at, event.finished_at, failure, random.random())
-
-    # ---- counts and notices -----------------------------------------------------------------------
-
-    def _task_of(self, seq: int) -> str:
-        return self._definitions[self._core.steps[seq].definition].name
-
-    def _stopped(self, seq: int, seconds: float) -> None:
-        """An attempt has succeeded."""
-        self._tally.stopped(seq)
-        if seq in self._core.steps:
-            self._tally.timed(self._task_of(seq), seconds)
+    # ---- notices ----------------------------------------------------------------------------------
 
     def _tell(self, notice: Notice) -> Write:
         if notice.delay is not None:
-            self._tally.retried(notice.seq, self._task_of(notice.seq))
+            self._tally.retried(notice.seq, self._attempts.task_of(notice.seq))
         failure = notice.failure
         text = (
             f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}"
@@ -545,14 +396,3 @@ class Driver:
 
 
 _OUT = (Phase.SUBMITTED, Phase.RUNNING)
-
-
-def _resources(options: Options) -> Resources:
-    return _DEFAULT if options.cpus == 1.0 and not options.memory else Resources(options.cpus, options.memory)
-
-
-_DEFAULT = Resources()
-
-
-def _refusal(error: DagengineError) -> Failure:
-    return replace(describe_failure(error), retriable=False)
