@@ -23,13 +23,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dagengine import config
 from dagengine.calls import encode_call
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
+from dagengine.core.states import Phase
 from dagengine.driver import Driver
 from dagengine.errors import (
     BadArguments,
@@ -53,11 +54,19 @@ if TYPE_CHECKING:
 
     from dagengine.runtime.protocol import Runtime
 
+Answer = TypeVar("Answer")
+
 INBOX_BATCH = 4_096
 """Messages handled in one turn: enough to share commits, few enough that the first is not kept waiting."""
 
 WINDOW_PER_WORKER = 512
 """Attempts handed to the runtime for each worker: more than it may send ahead (256), so that it never runs dry."""
+
+WAITS_MAX = 200
+"""Steps of which an answer says what they wait for; it has to fit into a message of the control socket's."""
+
+ANSWER_SECONDS = 4.0
+"""For the engine's thread to answer a question: less than who asks over the control socket waits."""
 
 ARTIFACT_THREADS = 2
 """They wait for the disk, which serves few at a time; more would only hold more descriptors open."""
@@ -252,9 +261,42 @@ class Engine:
             self.tell(driver, [CancelRequested()])
         elif request.get("verb") == "wait":
             driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+        elif request.get("verb") == "waits":
+            return self._waits(driver)
+        elif request.get("verb") == "placement":
+            return self._placement(driver, int(request["seq"]))
         else:
             return {"error": "unknown verb"}
         return {"state": str(driver.state)}
+
+    def _waits(self, driver: Driver) -> dict[str, Any]:
+        """What the run's unfinished steps wait for, as many of them as fit into an answer."""
+        from dagengine.waits import waits_of
+
+        runtime = self.runtime.waits()
+        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime)))
+        return {
+            "state": str(driver.state),
+            "total": len(found),
+            "waits": [wait.to_json() for wait in found[:WAITS_MAX]],
+        }
+
+    def _placement(self, driver: Driver, seq: int) -> dict[str, Any]:
+        """What the runtime says of the step's attempt that is out, if one is."""
+
+        def current() -> int | None:
+            step = driver._core.steps.get(seq)
+            return step.attempt if step is not None and step.phase in (Phase.SUBMITTED, Phase.RUNNING) else None
+
+        attempt = self._on_thread(current)
+        told = {} if attempt is None else self.runtime.explain((driver.index, seq, attempt))
+        return {"state": str(driver.state), "placement": told}
+
+    def _on_thread(self, work: Callable[[], Answer]) -> Answer:
+        """Have the engine's thread do it, which alone may look at a run's core."""
+        question: _Question[Answer] = _Question(work)
+        self._inbox.put((None, question))
+        return question.wait()
 
     # ---- for drivers --------------------------------------------------------------------------
 
@@ -352,6 +394,8 @@ class Engine:
                     self._sort(driver, what, turns)
                 elif what is None:
                     return False
+                elif isinstance(what, _Question):
+                    what.answer()
                 else:
                     self._sort_runtime(what, turns)
             try:
@@ -418,6 +462,30 @@ class Engine:
         internal.__cause__ = error
         for driver in list(self._drivers.values()):
             driver.abandon(internal)
+
+
+class _Question(Generic[Answer]):
+    """Something to find out on another thread."""
+
+    def __init__(self, work: Callable[[], Answer]) -> None:
+        self._work = work
+        self._answer: SimpleQueue[Answer | Exception] = SimpleQueue()
+
+    def answer(self) -> None:
+        try:
+            self._answer.put(self._work())
+        except Exception as error:
+            self._answer.put(error)
+
+    def wait(self) -> Answer:
+        """Raises what the work raised; RuntimeStopped if nobody answers, because the engine is closed."""
+        try:
+            answer = self._answer.get(timeout=ANSWER_SECONDS)
+        except Empty:
+            raise RuntimeStopped("the engine does not answer: it is closed, or very busy") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 BODY_JOIN_SECONDS = 5.0

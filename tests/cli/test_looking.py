@@ -515,3 +515,17 @@ def test_lineage_of_a_step_that_is_not_there_names_what_is_near(cli: Cli, store:
     done = cli("lineage", "aaaa", "merg[0]")
     assert done.status == 3
     assert "Did you mean nightly/merge[0]?" in done.err
+
+
+def test_explain_without_a_step_lists_what_is_unfinished(cli: Cli, store: Store) -> None:
+    """Of a run that nobody works on, with what to do."""
+    book = Book(store, "cccc", owner=DEAD)
+    book.step("extract[0]")
+    book.succeed("extract[0]", value=1)
+    book.step("merge[0]", "extract[0]")
+    done = cli("explain", "cccc")
+    assert done.out.splitlines() == [
+        "run cccc of nightly is crashed; 1 unfinished step",
+        "  · nightly/merge[0]  the run is crashed; to go on: dagengine resume cccc",
+    ]
+    assert cli("explain", "cccc", "--json").json["waits"][0]["key"] == "nightly/merge[0]"
