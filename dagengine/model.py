@@ -54,6 +54,14 @@ class StepState(StrEnum):
 class StepKind(StrEnum):
     TASK = "task"
     MAP = "map"  # a fan-out over a value that was not known when it was called; its items are steps of their own
+    CREATE = "create"  # the making of a stateful object
+    METHOD = "method"  # a call on one, which may change its state. The last input of a call is the object's CREATE step
+    READONLY = "readonly"  # a call on one, which does not
+
+    @property
+    def is_call(self) -> bool:
+        """Whether it is a call on a stateful object: a step of its chain."""
+        return self is StepKind.METHOD or self is StepKind.READONLY
 
 
 class Value(NamedTuple):
@@ -209,6 +217,20 @@ class PendingStep:
     inputs: tuple[Input, ...]
     attempts: int  # the greatest number of an attempt so far, also of one that vanished: the next is one more
     items: tuple[int, int] | None  # of a map that is already expanded
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """What rebuilds the state of a stateful object: its creation, or the state saved last; then the calls after it.
+
+    calls: those that changed the state since, in the order of their ends
+    after, state: seq of the call whose state was saved, and that state; None: none was saved yet
+    """
+
+    create: RecordedCall
+    calls: tuple[RecordedCall, ...]
+    after: int | None = None
+    state: Value | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from dagengine.model import (
     RecordedCall,
     RunRecord,
     RunState,
+    SavedState,
     StepRecord,
     StepState,
     Value,
@@ -65,9 +66,17 @@ class RecordAttempt(NamedTuple):
     attempt: AttemptRecord
 
 
+class StateChange(NamedTuple):
+    """A call has changed the state of the stateful object that step `instance` created. `state`: as it is after the
+    call, and replaces what was saved before; None: it is not saved, and the call has to be replayed on what was."""
+
+    instance: int
+    state: Value | None = None
+
+
 class FinishStep(NamedTuple):
     """A step's end: recorded once. `order` is its place in the run's order of completion: greater than those of
-    all ends before it.
+    all ends before it. `changed`: of a call on a stateful object that succeeded.
 
     `attempts`: attempts that ended. A step that is not WAITING refuses it: InternalError, because a recorded result
     is never replaced.
@@ -80,6 +89,7 @@ class FinishStep(NamedTuple):
     at: float
     value: Value | None = None
     failure: Failure | None = None
+    changed: StateChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +214,10 @@ class Store(Protocol):
 
     def recorded_calls(self, run_number: int) -> Iterator[RecordedCall]:
         """All recorded steps, in the order of seq, without loading them at once."""
+        ...
+
+    def saved_state(self, run_number: int, instance: int) -> SavedState:
+        """What rebuilds the object that step `instance` created. Raises RunNotFound if there is no such step."""
         ...
 
     def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:

@@ -28,6 +28,10 @@ def no_run(run_id: str, url: str) -> RunNotFound:
     return RunNotFound(f"there is no run {run_id} in {url}: see `dagengine ls`", run_id=run_id)
 
 
+def no_step(run_number: int, seq: int, url: str) -> RunNotFound:
+    return RunNotFound(f"run number {run_number} has no step {seq} in {url}", run_id="")
+
+
 def run_exists(run_id: str) -> RunExists:
     return RunExists(f"there is a run {run_id} already: choose another id, or resume it", run_id=run_id)
 

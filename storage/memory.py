@@ -29,6 +29,7 @@ from dagengine.model import (
     RecordedCall,
     RunRecord,
     RunState,
+    SavedState,
     StepInput,
     StepRecord,
     StepState,
@@ -39,6 +40,7 @@ from dagengine.storage.lookup import (
     AMBIGUOUS_SHOWN,
     fenced,
     no_run,
+    no_step,
     run_exists,
     run_owned,
     run_succeeded,
@@ -197,6 +199,13 @@ class MemoryStore:
             run = self._by_number.get(run_number)
             calls = [] if run is None else [run.recorded_call(step) for step in run.in_order()]
         yield from calls
+
+    def saved_state(self, run_number: int, instance: int) -> SavedState:
+        with self._reading():
+            found = self._some(run_number, [instance])
+            if not found:
+                raise no_step(run_number, instance, self.url)
+            return self._by_number[run_number].saved_state(found[0])
 
     def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:
         with self._reading():

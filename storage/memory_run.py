@@ -24,6 +24,7 @@ from dagengine.model import (
     RecordedCall,
     RunRecord,
     RunState,
+    SavedState,
     StepKind,
     StepRecord,
     StepState,
@@ -38,6 +39,7 @@ from dagengine.storage.interface import (
     HandleFailures,
     RecordAttempt,
     RecordSteps,
+    StateChange,
     Write,
 )
 
@@ -74,6 +76,8 @@ class Run:
         self.keys: dict[str, int] = {}
         self.attempts: dict[int, dict[int, AttemptRecord]] = {}  # by seq and number
         self.events: list[EventRecord] = []
+        self.states: dict[int, tuple[int, Value]] = {}  # by instance: the call after which it was saved, the state
+        self.unsaved: dict[int, tuple[int, ...]] = {}  # by instance: calls that changed it since
 
     def claim(self) -> Claim:
         """The claim that may write."""
@@ -150,6 +154,17 @@ class Run:
             items=items,
             failure=write.failure,
         )
+        if write.changed is not None:
+            self._change_state(write.seq, write.changed, undo)
+
+    def _change_state(self, seq: int, changed: StateChange, undo: Undo) -> None:
+        instance, state = changed
+        if state is None:
+            _put(self.unsaved, instance, (*self.unsaved.get(instance, ()), seq), undo)
+            return
+        bytes.fromhex(state.digest)
+        _put(self.states, instance, (seq, state), undo)
+        _put(self.unsaved, instance, (), undo)
 
     def _change_record(self, undo: Undo, **fields: Any) -> None:
         before = self.record
@@ -181,6 +196,13 @@ class Run:
     def recorded_call(self, step: Step) -> RecordedCall:
         new = step.new
         return RecordedCall(new.seq, new.key, new.kind, new.definition, new.call, new.inputs, step.state, step.handled)
+
+    def saved_state(self, instance: Step) -> SavedState:
+        seq = instance.new.seq
+        after, state = self.states.get(seq, (None, None))
+        unsaved = sorted((self.steps[call] for call in self.unsaved.get(seq, ())), key=lambda step: step.order or 0)
+        calls = tuple(map(self.recorded_call, unsaved))
+        return SavedState(self.recorded_call(instance), calls, after, state)
 
     def listed(self, step: Step) -> StepRecord:
         new, attempts = step.new, step.attempts

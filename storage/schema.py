@@ -169,6 +169,29 @@ EVENT = Table(
     Index("event_run", "run"),
 )
 
+STATE_VERSION = Table(
+    "state_version",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("instance", Integer, nullable=False),  # seq of the step that created the stateful object
+    Column("after", Integer, nullable=False),  # seq of the call whose state this is; older versions go with its commit
+    Column("size", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("value", LargeBinary),  # the bytes, if they are few; else they are the artifact of this digest
+    PrimaryKeyConstraint("run", "instance", "after", name="state_version_pk"),
+    sqlite_with_rowid=False,
+)
+
+UNSAVED_CALL = Table(
+    "unsaved_call",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("instance", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),  # of a call that changed the state since it was saved
+    PrimaryKeyConstraint("run", "instance", "seq", name="unsaved_call_pk"),
+    sqlite_with_rowid=False,
+)
+
 VERSION = Table(
     "alembic_version",  # Alembic's own table, under its name: which revision the tables have
     METADATA,

@@ -29,6 +29,7 @@ from dagengine.model import (
     PendingStep,
     RecordedCall,
     RunRecord,
+    SavedState,
     StepInput,
     StepKind,
     StepRecord,
@@ -37,7 +38,7 @@ from dagengine.model import (
 )
 from dagengine.storage import statements
 from dagengine.storage.interface import RunFilter
-from dagengine.storage.lookup import AMBIGUOUS_SHOWN, the_one_run
+from dagengine.storage.lookup import AMBIGUOUS_SHOWN, no_step, the_one_run
 from dagengine.storage.rows import (
     attempt_of,
     definition_of,
@@ -188,11 +189,22 @@ class Reads:
                     return
                 edges = statements.edges_between(connection, run=run_number, first=rows[0][0], last=rows[-1][0])
                 inputs = _inputs_by_step(edges)
-            for seq, key, kind, definition, call, state, handled in rows:
-                yield RecordedCall(
-                    *(seq, key, _KINDS[kind], definition, call, inputs.get(seq, ())), _STATES[state], bool(handled)
-                )
+            yield from _recorded_calls(rows, inputs)
             first = rows[-1][0] + 1
+
+    def saved_state(self, run_number: int, instance: int) -> SavedState:
+        with self._pool.reading() as connection:
+            rows = statements.calls_to_rebuild(connection, run=run_number, instance=instance).fetchall()
+            if not rows or rows[0][0] != instance:
+                raise no_step(run_number, instance, url_of(self._path))
+            seqs = json.dumps([row[0] for row in rows])
+            inputs = _inputs_by_step(statements.edges_of(connection, run=run_number, seqs=seqs))
+            saved = statements.state_of(connection, run=run_number, instance=instance).fetchone()
+        create, *calls = _recorded_calls(rows, inputs)
+        if saved is None:
+            return SavedState(create, tuple(calls))
+        after, digest, size, inline = saved
+        return SavedState(create, tuple(calls), after, value_of(digest, size, inline, None, None))
 
     def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:
         with self._pool.reading() as connection:
@@ -309,6 +321,13 @@ class Reads:
 
 _STATES = {state.value: state for state in StepState}
 _KINDS = {kind.value: kind for kind in StepKind}
+
+
+def _recorded_calls(rows: Iterable[tuple[Any, ...]], inputs: dict[int, tuple[Input, ...]]) -> Iterator[RecordedCall]:
+    for seq, key, kind, definition, call, state, handled in rows:
+        yield RecordedCall(
+            *(seq, key, _KINDS[kind], definition, call, inputs.get(seq, ())), _STATES[state], bool(handled)
+        )
 
 
 def _inputs_by_step(rows: Iterable[tuple[Any, ...]]) -> dict[int, tuple[Input, ...]]:

@@ -30,6 +30,7 @@ from dagengine.storage.interface import (
     HandleFailures,
     RecordAttempt,
     RecordSteps,
+    StateChange,
     Write,
 )
 from dagengine.storage.rows import edge_row, failure_text, inputs_text, to_json
@@ -140,6 +141,10 @@ _CLOSE_BODY = "UPDATE run SET body_closed = 1, result_call = ?, result_inputs = 
 _FINISH_RUN = """
     UPDATE run SET state = ?, finished_at = ?, failure = ?, failure_pickled = ?, owner = NULL WHERE number = ?
 """
+_ADD_UNSAVED_CALL = "INSERT INTO unsaved_call (run, instance, seq) VALUES (?, ?, ?)"
+_FORGET_STATE = "DELETE FROM state_version WHERE run = ? AND instance = ?"
+_FORGET_UNSAVED_CALLS = "DELETE FROM unsaved_call WHERE run = ? AND instance = ?"
+_ADD_STATE = "INSERT INTO state_version (run, instance, after, size, digest, value) VALUES (?, ?, ?, ?, ?, ?)"
 _COUNT_SEQ = "UPDATE run SET next_seq = max(next_seq, ?) WHERE number = ?"
 
 
@@ -160,6 +165,7 @@ class Plan:
         self._finished: list[tuple[Any, ...]] = []
         self._handled: list[tuple[int, tuple[int, ...], bool]] = []
         self._attempts: dict[tuple[int, int, int], tuple[Any, ...]] = {}
+        self._state_changes: list[tuple[str, tuple[Any, ...]]] = []
         self._run_changes: list[tuple[str, tuple[Any, ...]]] = []
         self._events: list[tuple[Any, ...]] = []
         self._next_seq: dict[int, int] = {}  # by run
@@ -220,7 +226,7 @@ class Plan:
                 raise Refused("it handles the failure of a step that did not fail")
         if self._attempts:
             _UPSERT_ATTEMPTS(connection, list(self._attempts.values()))
-        for statement, row in self._run_changes:
+        for statement, row in chain(self._state_changes, self._run_changes):
             connection.execute(statement, row)
         if self._events:
             _INSERT_EVENTS(connection, self._events)
@@ -252,7 +258,7 @@ class Plan:
         self._next_seq[run] = max(next_seq, self._next_seq.get(run, 0))
 
     def _finish_step(self, run: int, write: FinishStep) -> None:
-        seq, state, order, attempts, at, value, failure = write
+        seq, state, order, attempts, at, value, failure, changed = write
         if self._given and (run, seq) in self._given:
             raise OutOfOrder
         self._ended.add((run, seq))
@@ -267,6 +273,17 @@ class Plan:
             text, pickled = failure_text(failure), failure.pickled
         row = (run, seq, _PLAIN[state], attempts, order, at)
         self._finished.append((*row, size, digest, inline, first, count, text, pickled))
+        if changed is not None:
+            self._change_state(run, seq, changed)
+
+    def _change_state(self, run: int, seq: int, changed: StateChange) -> None:
+        instance, state = changed
+        if state is None:
+            self._state_changes.append((_ADD_UNSAVED_CALL, (run, instance, seq)))
+            return
+        of = (run, instance)
+        row = (*of, seq, state.size, bytes.fromhex(state.digest), state.inline)
+        self._state_changes += [(_FORGET_STATE, of), (_FORGET_UNSAVED_CALLS, of), (_ADD_STATE, row)]
 
     def _record_attempt(self, run: int, write: RecordAttempt) -> None:
         """The last one wins: an attempt that started and ended in one group is written once."""

@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Integer, Select, and_, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, Integer, Select, and_, bindparam, func, literal_column, or_, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.sql.base import Executable
 
 from dagengine.model import StepState
-from dagengine.storage.schema import ATTEMPT, DEFINITION, EDGE, EVENT, PROCESS, RUN, STEP
+from dagengine.storage.schema import ATTEMPT, DEFINITION, EDGE, EVENT, PROCESS, RUN, STATE_VERSION, STEP, UNSAVED_CALL
 
 
 class _Compiler(SQLiteCompiler):
@@ -198,6 +198,32 @@ def recorded_calls() -> Executable:
     columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.state, STEP.c.handled)
     found = select(*columns).where(STEP.c.run == _this_run, STEP.c.seq >= bindparam("first"))
     return found.order_by(STEP.c.seq).limit(bindparam("limit"))
+
+
+@_query
+def state_of() -> Executable:
+    """The state of `instance` that was saved last."""
+    table = STATE_VERSION.c
+    found = select(table.after, table.digest, table.size, table.value)
+    return found.where(table.run == _this_run, table.instance == bindparam("instance"))
+
+
+@_query
+def calls_to_rebuild() -> Executable:
+    """The creation of `instance`, and the calls that changed its state since it was saved, in the order of their ends."""
+    unsaved = select(UNSAVED_CALL.c.seq)
+    unsaved = unsaved.where(UNSAVED_CALL.c.run == _this_run, UNSAVED_CALL.c.instance == bindparam("instance"))
+    columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.state, STEP.c.handled)
+    found = select(*columns).where(STEP.c.run == _this_run)
+    found = found.where(or_(STEP.c.seq == bindparam("instance"), STEP.c.seq.in_(unsaved)))
+    return found.order_by(STEP.c.seq != bindparam("instance"), STEP.c.finish_order, STEP.c.seq)
+
+
+@_query
+def edges_of() -> Executable:
+    """The inputs of the steps `seqs`."""
+    found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size).where(EDGE.c.run == _this_run)
+    return found.where(EDGE.c.child.in_(_listed("seqs"))).order_by(EDGE.c.child, EDGE.c.position)
 
 
 @_query

@@ -26,6 +26,7 @@ from dagengine.storage.interface import (
     HandleFailures,
     RecordSteps,
     RunFilter,
+    StateChange,
     Store,
     Write,
 )
@@ -38,6 +39,7 @@ from tests.storage.kit import (
     alive,
     attempt,
     begin,
+    changed,
     dead,
     event,
     fail,
@@ -56,6 +58,7 @@ orders = st.integers(0, 9)
 BADLY = (StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED)
 ended_badly = st.sampled_from(BADLY)
 values = st.sampled_from([value(), value(b""), Value("ab" * 32, 1 << 20), Value("", 0, items=(2, 2))])
+changes = st.builds(StateChange, seqs, st.none() | st.sampled_from([value(), Value("cd" * 32, 1 << 20)]))
 inputs = st.lists(seqs | st.builds(large), max_size=3)
 
 new_steps = st.builds(
@@ -74,6 +77,7 @@ writes: st.SearchStrategy[Write] = st.one_of(
     new_steps,
     st.builds(lambda number: RecordSteps((Definition(number, f"task{number}", {}, {}),), (), NOW), st.integers(0, 3)),
     st.builds(succeed, seqs, orders, values),
+    st.builds(changed, seqs, orders, seqs, st.none() | st.sampled_from([value(), Value("cd" * 32, 1 << 20)])),
     st.builds(fail, seqs, orders, ended_badly),
     st.builds(attempt, seqs, st.integers(1, 2), st.sampled_from([None, "succeeded", "failed"])),
     st.builds(lambda seq, count: ExpandStep(seq, seq + 1, count), seqs, st.integers(0, 2)),
@@ -102,7 +106,7 @@ class Left:
         """One write, which is noted when it is drawn."""
         choices = [st.builds(self._record, st.integers(1, 3), st.booleans(), st.data())]
         if self.waiting:
-            choices.append(st.builds(self._finish, st.sampled_from(list(self.waiting)), values | ended_badly))
+            choices.append(st.builds(self._finish, st.sampled_from(list(self.waiting)), values | changes | ended_badly))
         if self.unsuccessful:
             choices.append(st.builds(lambda seq: HandleFailures((seq,)), st.sampled_from(list(self.unsuccessful))))
         if self.maps:
@@ -118,11 +122,13 @@ class Left:
         self.next_seq += count
         return RecordSteps((), new, NOW)
 
-    def _finish(self, seq: int, how: Value | StepState) -> Write:
+    def _finish(self, seq: int, how: Value | StateChange | StepState) -> Write:
         if seq in self.waiting:  # else an end of it was drawn meanwhile: one too many
             self.waiting.remove(seq)
         if seq in self.maps:
             self.maps.remove(seq)
+        if isinstance(how, StateChange):
+            return succeed(seq, next(self.orders), value())._replace(changed=how)
         if isinstance(how, Value):
             return succeed(seq, next(self.orders), how)
         self.unsuccessful.append(seq)
@@ -237,6 +243,8 @@ class AllStoresAgree(RuleBasedStateMachine):
         self.all(lambda store: list(store.recorded_calls(number)))
         self.all(lambda store: store.steps(number))
         self.all(lambda store: store.values(number, range(10)))
+        for seq in range(6):
+            self.all(lambda store, seq=seq: store.saved_state(number, seq))  # type: ignore[misc]
         self.all(lambda store: store.failures(number, range(10)))
         self.all(lambda store: store.finish_order(number, range(10)))
         self.all(lambda store: store.counts(number))

@@ -8,6 +8,7 @@ import pytest
 
 from dagengine.errors import RunNotFound
 from dagengine.model import (
+    Claim,
     Definition,
     PayloadInput,
     RecordedCall,
@@ -25,6 +26,7 @@ from tests.storage.kit import (
     NOW,
     attempt,
     begin,
+    changed,
     digest_of,
     event,
     fail,
@@ -36,9 +38,69 @@ from tests.storage.kit import (
     step,
     succeed,
     value,
+    write,
 )
 
 LOAD = Definition(1, "load", {"module": "jobs", "qualname": "load"}, {})
+
+# ---- stateful objects -----------------------------------------------------------------------
+
+
+def chained(store: Store) -> Claim:
+    """A run with a stateful object (step 0) and four calls that change it."""
+    claim = begin(store)
+    calls = [step(seq, 0, kind=StepKind.METHOD) for seq in (1, 2, 3, 4)]
+    recorded(store, claim, record(step(0, large(), kind=StepKind.CREATE), *calls, definitions=(DEFINITION,)))
+    recorded(store, claim, succeed(0, 0))
+    return claim
+
+
+def test_a_state_is_rebuilt_from_the_creation_and_the_calls_since(store: Store) -> None:
+    """Nothing was saved: the creation with its inputs, then the calls in the order of their ends."""
+    claim = chained(store)
+    recorded(store, claim, changed(2, 1, 0))
+    recorded(store, claim, changed(1, 2, 0))
+    found = store.saved_state(claim.run_number, 0)
+    assert (found.create.kind, found.create.call, found.create.inputs) == (StepKind.CREATE, b"call 0", (large(),))
+    assert [(call.seq, call.kind, call.inputs) for call in found.calls] == [
+        (2, StepKind.METHOD, (StepInput(0),)),
+        (1, StepKind.METHOD, (StepInput(0),)),
+    ]
+    assert (found.after, found.state) == (None, None)
+
+
+def test_a_saved_state_replaces_what_was_before_in_the_commit_of_the_result(store: Store) -> None:
+    """The state, and the calls after it; those that it has in it need not be called again. Large ones name an artifact."""
+    claim = chained(store)
+    recorded(store, claim, changed(1, 1, 0))
+    recorded(store, claim, changed(2, 2, 0, value(b"first")))
+    recorded(store, claim, changed(3, 3, 0))
+    found = store.saved_state(claim.run_number, 0)
+    assert (found.after, found.state, [call.seq for call in found.calls]) == (2, value(b"first"), [3])
+    recorded(store, claim, changed(4, 4, 0, Value("ab" * 32, 1 << 20)))
+    found = store.saved_state(claim.run_number, 0)
+    assert (found.after, found.state, found.calls) == (4, Value("ab" * 32, 1 << 20), ())
+
+
+def test_a_refused_batch_leaves_the_saved_state(store: Store) -> None:
+    """All or nothing, states included: a batch that ends a step twice saves none."""
+    claim = chained(store)
+    recorded(store, claim, changed(1, 1, 0, value(b"first")))
+    assert write(store, claim, changed(2, 2, 0, value(b"second")), succeed(1, 3)) is not None
+    found = store.saved_state(claim.run_number, 0)
+    assert (found.after, found.state) == (1, value(b"first"))
+
+
+def test_the_states_of_two_objects_are_apart(store: Store) -> None:
+    """Saving one leaves the other's calls to be replayed; a step that is not there has no state."""
+    claim = chained(store)
+    recorded(store, claim, record(step(5, kind=StepKind.CREATE), step(6, 5, kind=StepKind.METHOD)))
+    recorded(store, claim, changed(1, 1, 0), changed(6, 2, 5, value(b"other")))
+    assert [call.seq for call in store.saved_state(claim.run_number, 0).calls] == [1]
+    assert store.saved_state(claim.run_number, 5).state == value(b"other")
+    with pytest.raises(RunNotFound, match="no step 9"):
+        store.saved_state(claim.run_number, 9)
+
 
 # ---- what is left ---------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from dagengine.storage.interface import (
     FinishStep,
     RecordAttempt,
     RecordSteps,
+    StateChange,
     Store,
     Write,
 )
@@ -94,6 +95,11 @@ def failure(message: str = "no such file") -> Failure:
 def succeed(seq: int, order: int, with_value: Value | None = None, attempts: int = 1) -> FinishStep:
     found = value() if with_value is None else with_value
     return FinishStep(seq, StepState.SUCCEEDED, order, attempts, NOW + order, found)
+
+
+def changed(seq: int, order: int, instance: int, state: Value | None = None) -> FinishStep:
+    """The end of a call that changed the state of a stateful object, which is saved with it or not."""
+    return succeed(seq, order)._replace(changed=StateChange(instance, state))
 
 
 def fail(seq: int, order: int, state: StepState = StepState.FAILED, attempts: int = 1) -> FinishStep:
