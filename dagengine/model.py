@@ -235,12 +235,17 @@ class SavedState:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """What is left of a run: its unfinished steps, and the state of each ended step that one of them reads."""
+    """What is left of a run: its unfinished steps, and the state of each ended step that one of them reads.
+
+    ephemeral: steps that succeeded and whose value was not recorded: those that an unfinished step, or what the body
+        returned, is made from, up to recorded values; of a run whose body is to be called again, all of them
+    """
 
     steps: tuple[PendingStep, ...]
     ended_inputs: dict[int, StepState]
     next_seq: int
     definitions: tuple[Definition, ...]
+    ephemeral: tuple[PendingStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

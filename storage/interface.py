@@ -102,6 +102,14 @@ class ExpandStep:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepValue:
+    """The value of a step that succeeded without having its value recorded is recorded after all."""
+
+    seq: int
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
 class HandleFailures:
     """The body was given the failures of these ended steps, and went on: they stay as they are on resume.
 
@@ -134,7 +142,17 @@ class AddEvent:
     event: EventRecord
 
 
-Write = RecordSteps | RecordAttempt | FinishStep | ExpandStep | HandleFailures | CloseBody | FinishRun | AddEvent
+Write = (
+    RecordSteps
+    | RecordAttempt
+    | FinishStep
+    | ExpandStep
+    | KeepValue
+    | HandleFailures
+    | CloseBody
+    | FinishRun
+    | AddEvent
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,17 @@ class Attempts(Ledger):
             return
         while self._ready and self.in_flight + self.unrecorded < self.window:
             step = self.steps[self._ready.popleft()]
-            if step.phase is Phase.READY:
+            if step.phase is Phase.READY and self._may_go(step):
                 step.attempt += 1
                 self._go(step, Phase.SUBMITTED)
                 self._actions.submit.append((step.seq, step.attempt))
+
+    def _may_go(self, step: Step) -> bool:
+        """Whether what a ready step reads is still there."""
+        return True
+
+    def _done_reading(self, step: Step) -> None:
+        """A map is about to be expanded: from now on it is its items that it waits for."""
 
     def _attempt_started(self, event: AttemptStarted, now: float) -> None:
         step = self._current(event.seq, event.number)
@@ -88,6 +95,7 @@ class Attempts(Ledger):
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=cancelled(step))
             return
+        self._done_reading(step)
         name = step.key.rpartition("/")[2].partition(".map[")[0]
         first = event.first
         inputs = step.inputs[1:]

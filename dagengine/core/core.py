@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dagengine.core.actions import Actions
-from dagengine.core.attempts import Attempts
+from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
@@ -34,25 +34,30 @@ from dagengine.core.events import (
     Event,
     FailuresHandled,
     FlushAttempts,
+    InputsLost,
     InterruptRequested,
     Recorded,
+    RefsDropped,
     StepsCalled,
+    ValueKept,
+    ValueLost,
+    ValueWanted,
 )
 from dagengine.core.ledger import cancelled
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
-from dagengine.model import Failure, Frontier, RunState, StepState
+from dagengine.model import Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Attempts):
+class RunCore(Ephemerals):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
 
-    def load(self, frontier: Frontier, body_closed: bool, now: float) -> Actions:
-        """Take over what is left of a recorded run."""
+    def load(self, frontier: Frontier, body_closed: bool, now: float, result_inputs: Iterable[Input] = ()) -> Actions:
+        """Take over what is left of a recorded run. `result_inputs`: what its body returned, if it has."""
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
         self.ended_before = frontier.ended_inputs
         self._define(frontier.definitions)
@@ -61,9 +66,16 @@ class RunCore(Attempts):
             step.attempt = pending.attempts
             step.items = pending.items
             step.phase = Phase.WAITING if pending.items is None else Phase.EXPANDED
-        for step in list(self.steps.values()):
+        unfinished = list(self.steps.values())
+        for pending in frontier.ephemeral:
+            step = self._add(pending)
+            step.attempt = pending.attempts
+            step.items = pending.items
+            self._load_ephemeral(step)
+        self._keep_results(result_inputs)
+        for step in unfinished:
             self._link(step, now)
-        for step in list(self.steps.values()):
+        for step in unfinished:
             self._consider(step, now)
         return self._conclude(now)
 
@@ -74,6 +86,8 @@ class RunCore(Attempts):
         return self._conclude(now)
 
     def _conclude(self, now: float) -> Actions:
+        if self.keeping and not self.stop:
+            self._keep()
         self._submit()
         self._maybe_finish(now)
         actions = self._actions
@@ -115,11 +129,9 @@ class RunCore(Attempts):
                     dependent = self.steps[dependent_seq]
                     dependent.missing -= 1
                     self._consider(dependent, now)
-            step.dependents = None
-            step.call = None
-            step.inputs = ()
-            if state is StepState.SUCCEEDED:
-                del self.steps[seq]
+            self._forget(step)
+        self._remade_recorded(batch.remade, now)
+        self._kept_recorded(batch.kept)
         if batch.finished is not None:
             self._actions.finished = batch.finished
 
@@ -136,6 +148,8 @@ class RunCore(Attempts):
         if self.body is BodyPhase.OPEN and not self.stop:
             self.body = BodyPhase.RETURNED
             self._actions.writes.append(CloseBody(event.call, event.inputs))
+            self._keep_results(event.inputs)
+            self._body_is_closed()
 
     def _body_raised(self, event: BodyRaised, now: float) -> None:
         if self.body is BodyPhase.OPEN and not self.stop:
@@ -176,7 +190,7 @@ class RunCore(Attempts):
     def _maybe_finish(self, now: float) -> None:
         if self.finish_asked or self.in_flight or self.body is BodyPhase.OPEN:
             return
-        if self.stop == Stop.NO and self.unfinished:
+        if self.stop == Stop.NO and (self.unfinished or self.keeping):
             return
         state, failure = self._verdict()
         self.finish_asked = True
@@ -190,7 +204,7 @@ class RunCore(Attempts):
             return RunState.MISMATCH, self.failure
         if self.stop == Stop.INTERRUPT:
             return RunState.INTERRUPTED, None
-        if self.body is BodyPhase.RAISED:
+        if self.failure is not None:
             return RunState.FAILED, self.failure
         if self.unhandled:
             seq, failure = next(iter(self.unhandled.items()))
@@ -215,6 +229,11 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     AttemptLost: RunCore._attempt_lost,
     AttemptDropped: RunCore._attempt_dropped,
     AttemptRefused: RunCore._attempt_refused,
+    InputsLost: RunCore._inputs_lost,
+    ValueLost: RunCore._value_lost,
+    ValueWanted: RunCore._value_wanted,
+    RefsDropped: RunCore._refs_dropped,
+    ValueKept: RunCore._value_kept,
     DelayOver: RunCore._delay_over,
     FailuresHandled: RunCore._failures_handled,
     BodyReturned: RunCore._body_returned,

@@ -104,6 +104,45 @@ class AttemptRefused:
 
 
 @dataclass(slots=True)
+class InputsLost:
+    """The attempt failed because ephemeral values that it reads are gone. `lost`: (seq, the attempt that made it)."""
+
+    seq: int
+    number: int
+    lost: tuple[tuple[int, int], ...]
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class ValueLost:
+    """The runtime does not have these any more: (seq, the attempt that made it)."""
+
+    lost: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
+class ValueWanted:
+    """The body asks for the value of this ephemeral step: it has to be held."""
+
+    seq: int
+
+
+@dataclass(slots=True)
+class RefsDropped:
+    """The body has no ref to these steps any more."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class ValueKept:
+    """Answers `keep`: the value's bytes are durable, inline or among the artifacts."""
+
+    seq: int
+    value: Value
+
+
+@dataclass(slots=True)
 class DelayOver:
     """The delay before an attempt is over. `number`: of the attempt that failed."""
 
@@ -164,6 +203,11 @@ Event = (
     | AttemptLost
     | AttemptDropped
     | AttemptRefused
+    | InputsLost
+    | ValueLost
+    | ValueWanted
+    | RefsDropped
+    | ValueKept
     | DelayOver
     | FailuresHandled
     | BodyReturned

@@ -8,6 +8,8 @@ I5  Orders of completion are distinct, and below `next_order`.
 I6  Every step that is READY is queued exactly once.
 I7  A run that asked to finish has nothing in flight; one that succeeded has only steps that did, or handled failures.
 I8  What waits for an answer of the store is exactly what is NEW or ENDING.
+I9  A step that succeeded stays only if its value is ephemeral, and is held only then; what is remade is not held, and no
+    value is held of which nobody can ask for any more.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 
 from dagengine.core.core import RunCore
-from dagengine.core.states import ENDS, Phase, Stop
+from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Step
 from dagengine.errors import InternalError
 from dagengine.model import RunState, StepInput, StepState
@@ -33,17 +35,19 @@ def check(core: RunCore) -> None:
     _demand(core.unrecorded == sum(step.phase is Phase.ENDING for step in steps), "I4: unrecorded is wrong")
     _demand(core.in_flight <= core.window, "I4: more in flight than the window allows")
     _demand(core.unfinished == sum(step.end is None for step in steps), "I4: unfinished is wrong")
-    orders = [step.order for step in steps if step.end is not None]
+    taken_over = {step.seq for step in steps if step.order < 0 and core.is_ephemeral(step.seq)}  # ended before
+    orders = [step.order for step in steps if step.end is not None and step.seq not in taken_over]
     _demand(len(set(orders)) == len(orders), "I5: two steps have the same order")
     _demand(all(0 <= order < core.next_order for order in orders), "I5: an order is out of range")
     queued = Counter(core._ready)
     for step in steps:
         if step.phase is Phase.READY:
             _demand(queued[step.seq] >= 1, f"I6: {step.key} is ready and not queued")
-    waiting = Counter(seq for batch in [*core._batches, core._batch] for seq in batch.new + batch.ended)
+    waiting = Counter(seq for batch in [*core._batches, core._batch] for seq in batch.new + batch.ended + batch.remade)
     for step in steps:
         if step.phase in (Phase.NEW, Phase.ENDING):
             _demand(waiting[step.seq] >= 1, f"I8: {step.key} is {step.phase.name} and nothing will tell")
+    _check_ephemeral(core)
     if core.finish_asked:
         _demand(core.in_flight == 0, "I7: the run asked to finish with attempts in flight")
         if core.stop == Stop.NO:
@@ -51,6 +55,20 @@ def check(core: RunCore) -> None:
     for batch in core._batches:
         if batch.finished is RunState.SUCCEEDED:
             _demand(not core.unhandled, "I7: the run succeeded with a failure that nobody handled")
+
+
+def _check_ephemeral(core: RunCore) -> None:
+    for step in core.steps.values():
+        if step.phase is Phase.SUCCEEDED:
+            _demand(core.is_ephemeral(step.seq), f"I9: {step.key} stays after it succeeded")
+    for seq in core.held:
+        step = core.steps[seq]
+        _demand(core.is_ephemeral(seq), f"I9: {step.key} is held and recorded")
+        _demand(seq not in core.remaking, f"I9: {step.key} is held and remade")
+        needed = core.body is BodyPhase.OPEN or seq in core.keeping or core.read_by(seq) > 0 or step.phase is Phase.ENDING
+        _demand(needed or bool(core.stop), f"I9: {step.key} is held, and nobody can ask for it")
+    for seq in core.remaking:
+        _demand(core.steps[seq].phase not in ENDS.values(), f"I9: {core.steps[seq].key} is remade, and has ended")
 
 
 def _check_step(core: RunCore, step: Step) -> None:
@@ -70,8 +88,8 @@ def _check_step(core: RunCore, step: Step) -> None:
         if other is None:
             state = core.ended_before.get(seq, StepState.SUCCEEDED)
             _demand(state is StepState.SUCCEEDED, f"I3: {step.key} waits for {seq}, which {state}")
-        elif other.phase is not Phase.SUCCEEDED:
-            missing += 1
+        elif other.phase is not Phase.SUCCEEDED and (not core.is_ephemeral(seq) or step.seq in other.readers()):
+            missing += 1  # of what is remade, a step that has it, or believes so, learns when it goes
     _demand(step.missing == missing, f"I2: {step.key} misses {missing} inputs, not {step.missing}")
     if step.phase in _MAY_RUN:
         _demand(missing == 0, f"I3: {step.key} is {step.phase.name} before its inputs are durable")

@@ -13,6 +13,9 @@ NEW ──────────▶ WAITING ──────────▶ 
                                   │ recorded
                                   ▼  SUCCEEDED · FAILED · SKIPPED · CANCELLED
 
+Where values can be lost (core/ephemeral.py), a step goes back to WAITING from READY, SUBMITTED and RUNNING when an input
+is gone, and from SUCCEEDED when its own value is to be made again.
+
 A step is NEW until its record is durable, and ENDING until its end is: nobody may build on either before.
 """
 
@@ -43,13 +46,13 @@ P = Phase
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     P.NEW: frozenset({P.WAITING, P.ENDING}),
     P.WAITING: frozenset({P.READY, P.EXPANDED, P.ENDING}),
-    P.READY: frozenset({P.SUBMITTED, P.ENDING}),
-    P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
-    P.RUNNING: frozenset({P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
+    P.READY: frozenset({P.SUBMITTED, P.WAITING, P.ENDING}),
+    P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
+    P.RUNNING: frozenset({P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RETRYING: frozenset({P.READY, P.ENDING}),
     P.EXPANDED: frozenset({P.ENDING}),
     P.ENDING: frozenset({P.SUCCEEDED, P.FAILED, P.SKIPPED, P.CANCELLED}),
-    P.SUCCEEDED: frozenset(),
+    P.SUCCEEDED: frozenset({P.WAITING, P.EXPANDED}),
     P.FAILED: frozenset(),
     P.SKIPPED: frozenset(),
     P.CANCELLED: frozenset(),
