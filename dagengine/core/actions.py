@@ -29,8 +29,11 @@ class Actions:
     submit: (seq, attempt number) to hand to the runtime
     drop: (seq, attempt number) to take back from it
     force_drop: the same, ending the workers that run them
+    rebuild: (seq of the CREATE step, incarnation) of stateful objects whose state is to be rebuilt in an actor
+    release: (seq of the CREATE step, incarnation, force) of actors that are to end
     timers: (seconds from now, seq, number) after which to send DelayOver
     ended: (seq, state, definition) of steps whose end is durable now, in the order of completion
+    patience: whether to send PatienceOver after a while
     flush: whether to send FlushAttempts after a while
     stop_body: whether to let go of the body
     finished: the run's state, once it is durable
@@ -40,9 +43,12 @@ class Actions:
     submit: list[tuple[int, int]] = field(default_factory=list)
     drop: list[tuple[int, int]] = field(default_factory=list)
     force_drop: list[tuple[int, int]] = field(default_factory=list)
+    rebuild: list[tuple[int, int]] = field(default_factory=list)
+    release: list[tuple[int, int, bool]] = field(default_factory=list)
     timers: list[tuple[float, int, int]] = field(default_factory=list)
     ended: list[tuple[int, StepState, int]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    patience: bool = False
     flush: bool = False
     stop_body: bool = False
     finished: RunState | None = None

@@ -8,12 +8,16 @@ I5  Orders of completion are distinct, and below `next_order`.
 I6  Every step that is READY is queued exactly once.
 I7  A run that asked to finish has nothing in flight; one that succeeded has only steps that did, or handled failures.
 I8  What waits for an answer of the store is exactly what is NEW or ENDING.
+I9  A call that may change a stateful object's state is alone with it: every call before it has ended, and none behind it
+    has its turn. An object's counts of unfinished calls, and of those that are out, are what they claim to be.
+I10 A call goes out to an actor that is up, and one that is parked waits for one that is being started.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
+from dagengine.core.chain import Instance, Life
 from dagengine.core.core import RunCore
 from dagengine.core.states import ENDS, Phase, Stop
 from dagengine.core.step import Step
@@ -21,7 +25,7 @@ from dagengine.errors import InternalError
 from dagengine.model import RunState, StepInput, StepState
 
 _OUT = (Phase.SUBMITTED, Phase.RUNNING)
-_MAY_RUN = (Phase.READY, Phase.SUBMITTED, Phase.RUNNING, Phase.RETRYING)
+_MAY_RUN = (Phase.READY, Phase.PARKED, Phase.SUBMITTED, Phase.RUNNING, Phase.RETRYING)
 
 
 def check(core: RunCore) -> None:
@@ -48,6 +52,10 @@ def check(core: RunCore) -> None:
         _demand(core.in_flight == 0, "I7: the run asked to finish with attempts in flight")
         if core.stop == Stop.NO:
             _demand(core.unfinished == 0, "I7: the run asked to finish with unfinished steps")
+    for instance in core.instances.values():
+        _check_instance(
+            core, instance, [step for step in steps if step.place is not None and step.place.instance is instance]
+        )
     for batch in core._batches:
         if batch.finished is RunState.SUCCEEDED:
             _demand(not core.unhandled, "I7: the run succeeded with a failure that nobody handled")
@@ -72,9 +80,31 @@ def _check_step(core: RunCore, step: Step) -> None:
             _demand(state is StepState.SUCCEEDED, f"I3: {step.key} waits for {seq}, which {state}")
         elif other.phase is not Phase.SUCCEEDED:
             missing += 1
+    if step.place is not None and step.kind.is_call and not step.place.turn:
+        missing += 1
     _demand(step.missing == missing, f"I2: {step.key} misses {missing} inputs, not {step.missing}")
     if step.phase in _MAY_RUN:
         _demand(missing == 0, f"I3: {step.key} is {step.phase.name} before its inputs are durable")
+
+
+def _check_instance(core: RunCore, instance: Instance, steps: list[Step]) -> None:
+    name = f"object {instance.seq}"
+    _demand(instance.out == sum(step.phase in _OUT for step in steps), f"I9: {name}: out is wrong")
+    calls = sorted((step for step in steps if step.kind.is_call and step.end is None), key=lambda step: step.seq)
+    _demand(instance.open == len(calls), f"I9: {name}: open is wrong")
+    closed = False  # behind a call that is alone, or that waits for its turn, nobody has theirs
+    for index, call in enumerate(calls):
+        assert call.place is not None
+        if call.place.turn:
+            _demand(not closed and (call.readonly or index == 0), f"I9: {call.key} is not alone")
+        closed = closed or not call.place.turn or not call.readonly
+        if core.stop:
+            continue
+        if call.phase in _OUT and call.place.incarnation == instance.incarnation:
+            _demand(instance.life is not Life.STARTING, f"I10: {call.key} is out before its actor is up")
+        if call.phase is Phase.PARKED:
+            _demand(call in instance.parked, f"I10: {call.key} is parked, and nothing will tell")
+            _demand(instance.life is Life.STARTING, f"I10: {call.key} waits for an actor that nobody starts")
 
 
 def _demand(holds: bool, otherwise: str) -> None:

@@ -13,6 +13,9 @@ NEW ──────────▶ WAITING ──────────▶ 
                                   │ recorded
                                   ▼  SUCCEEDED · FAILED · SKIPPED · CANCELLED
 
+A call on a stateful object is PARKED between READY and SUBMITTED while the object's state is being rebuilt; if that fails,
+it is RETRYING, or ends.
+
 A step is NEW until its record is durable, and ENDING until its end is: nobody may build on either before.
 """
 
@@ -31,11 +34,12 @@ class Phase(IntEnum):
     RUNNING = 4  # a worker has it
     RETRYING = 5  # waits for the delay before the next attempt
     EXPANDED = 6  # a map that waits for its items
-    ENDING = 7  # asked to record its end
-    SUCCEEDED = 8
-    FAILED = 9
-    SKIPPED = 10
-    CANCELLED = 11
+    PARKED = 7  # a call that waits until the state of its object is rebuilt
+    ENDING = 8  # asked to record its end
+    SUCCEEDED = 9
+    FAILED = 10
+    SKIPPED = 11
+    CANCELLED = 12
 
 
 P = Phase
@@ -43,11 +47,12 @@ P = Phase
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     P.NEW: frozenset({P.WAITING, P.ENDING}),
     P.WAITING: frozenset({P.READY, P.EXPANDED, P.ENDING}),
-    P.READY: frozenset({P.SUBMITTED, P.ENDING}),
+    P.READY: frozenset({P.SUBMITTED, P.PARKED, P.ENDING}),
     P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RUNNING: frozenset({P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RETRYING: frozenset({P.READY, P.ENDING}),
     P.EXPANDED: frozenset({P.ENDING}),
+    P.PARKED: frozenset({P.READY, P.RETRYING, P.ENDING}),
     P.ENDING: frozenset({P.SUCCEEDED, P.FAILED, P.SKIPPED, P.CANCELLED}),
     P.SUCCEEDED: frozenset(),
     P.FAILED: frozenset(),
@@ -70,6 +75,7 @@ STATE_OF: dict[Phase, StepState] = {
     P.RUNNING: StepState.RUNNING,
     P.RETRYING: StepState.RETRYING,
     P.EXPANDED: StepState.WAITING,
+    P.PARKED: StepState.READY,
     P.ENDING: StepState.RUNNING,
     P.SUCCEEDED: StepState.SUCCEEDED,
     P.FAILED: StepState.FAILED,
