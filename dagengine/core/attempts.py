@@ -5,7 +5,8 @@ May import model, options, errors and the store's vocabulary of writes.
 
 from __future__ import annotations
 
-from dagengine.core.actions import Notice
+from dagengine.core.actors import Actors
+from dagengine.core.chain import Life, Place
 from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
@@ -16,23 +17,19 @@ from dagengine.core.events import (
     AttemptSucceeded,
     DelayOver,
 )
-from dagengine.core.ledger import Ledger, cancelled
+from dagengine.core.ledger import cancelled
 from dagengine.core.states import Phase, Stop
 from dagengine.core.step import Step
-from dagengine.model import AttemptRecord, Failure, NewStep, StepKind, StepState
-from dagengine.options import Options
-from dagengine.storage.interface import ExpandStep, RecordAttempt
+from dagengine.model import AttemptRecord, Failure, NewStep, StepKind, StepState, Value
+from dagengine.storage.interface import ExpandStep, RecordAttempt, StateChange
 
-WORKER_LOSSES = 3
-"""Further attempts after workers that died, apart from the task's own `retries` (design.md, section 5)."""
-
-LOSS_DELAY = 0.2
-"""Seconds before a step whose worker died is tried again; doubled each time. Long enough for memory to be given back."""
+HARMLESS = ("error", "unpicklable", "artifact")
+"""Kinds of failures after which the process goes on: a read-only call that ends so leaves its object as it is."""
 
 Ended = AttemptSucceeded | AttemptExpanded | AttemptFailed | AttemptLost
 
 
-class Attempts(Ledger):
+class Attempts(Actors):
     """A ledger whose steps are tried."""
 
     def _submit(self) -> None:
@@ -40,7 +37,9 @@ class Attempts(Ledger):
             return
         while self._ready and self.in_flight + self.unrecorded < self.window:
             step = self.steps[self._ready.popleft()]
-            if step.phase is Phase.READY and self._may_go(step):
+            if step.phase is not Phase.READY or not self._may_go(step):
+                continue
+            if step.place is None or self._has_place(step, step.place):
                 step.attempt += 1
                 self._go(step, Phase.SUBMITTED)
                 self._actions.submit.append((step.seq, step.attempt))
@@ -51,6 +50,16 @@ class Attempts(Ledger):
 
     def _done_reading(self, step: Step) -> None:
         """A map is about to be expanded: from now on it is its items that it waits for."""
+
+    def _has_place(self, step: Step, place: Place) -> bool:
+        """Whether the step can go out to its object's actor now; if not, it is parked."""
+        if step.kind is StepKind.CREATE:
+            self._begin_life(place.instance)
+        elif place.instance.life is not Life.UP:
+            self._park(step, place.instance)
+            return False
+        place.incarnation = place.instance.incarnation
+        return True
 
     def _attempt_started(self, event: AttemptStarted, now: float) -> None:
         step = self._current(event.seq, event.number)
@@ -83,9 +92,23 @@ class Attempts(Ledger):
 
     def _attempt_succeeded(self, event: AttemptSucceeded, now: float) -> None:
         step = self._current(event.seq, event.number)
-        if step is not None:
-            self._close_attempt(step, event, "succeeded")
-            self._end(step, StepState.SUCCEEDED, event.at, value=event.value)
+        if step is None:
+            return
+        self._close_attempt(step, event, "succeeded")
+        changed = None
+        if step.place is not None:
+            changed = self._place_succeeded(step, step.place, event.state)
+        self._end(step, StepState.SUCCEEDED, event.at, value=event.value, changed=changed)
+
+    def _place_succeeded(self, step: Step, place: Place, state: Value | None) -> StateChange | None:
+        """The object is there, or was called."""
+        instance = place.instance
+        if step.kind is StepKind.CREATE:
+            instance.life = Life.UP
+        elif step.kind is StepKind.METHOD:
+            instance.unsaved = 0 if state is not None else instance.unsaved + 1
+            return StateChange(instance.seq, state)
+        return None
 
     def _attempt_expanded(self, event: AttemptExpanded, now: float) -> None:
         step = self._current(event.seq, event.number)
@@ -117,33 +140,39 @@ class Attempts(Ledger):
             return
         outcome = "timeout" if event.failure.kind == "timeout" else "failed"
         self._close_attempt(step, event, outcome, event.failure)
-        options = self.options[step.definition]
-        step.failures += 1
+        if step.place is not None:
+            self._place_left(step, step.place, spoiled=not step.readonly or event.failure.kind not in HARMLESS)
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=cancelled(step))
-        elif event.failure.retriable and step.failures <= options.retries:
-            self._retry(step, options.delay(step.failures, event.chance), "step.retried", event.failure)
         else:
-            self._end(step, StepState.FAILED, event.at, failure=event.failure)
+            self._failed_again(step, event.failure, event.at, event.chance)
+
+    def _place_left(self, step: Step, place: Place, spoiled: bool) -> None:
+        """An attempt at the object's creation, or a call, did not succeed. `spoiled`: the actor can't be used again."""
+        if step.kind is StepKind.CREATE:
+            place.instance.life = Life.NONE
+        elif spoiled:
+            self._spoil(place)
 
     def _attempt_lost(self, event: AttemptLost, now: float) -> None:
         step = self._current(event.seq, event.number)
         if step is None:
             return
         self._close_attempt(step, event, "lost", event.failure)
-        step.losses += 1
+        if step.place is not None:
+            self._place_left(step, step.place, spoiled=True)
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=cancelled(step))
-        elif step.losses <= WORKER_LOSSES:
-            delay = Options(retry_delay=LOSS_DELAY).delay(step.losses, event.chance)
-            self._retry(step, delay, "worker.lost", event.failure)
         else:
-            self._end(step, StepState.FAILED, event.at, failure=event.failure)
+            self._lost_again(step, event.failure, event.at, event.chance)
 
     def _attempt_refused(self, event: AttemptRefused, now: float) -> None:
         step = self._current(event.seq, event.number)
-        if step is not None:
-            self._end(step, StepState.FAILED, event.at, failure=event.failure)
+        if step is None:
+            return
+        if step.place is not None:
+            self._place_left(step, step.place, spoiled=False)
+        self._end(step, StepState.FAILED, event.at, failure=event.failure)
 
     def _attempt_dropped(self, event: AttemptDropped, now: float) -> None:
         step = self._current(event.seq, event.number)
@@ -156,16 +185,13 @@ class Attempts(Ledger):
             self._actions.writes.append(RecordAttempt(ended))
         elif not event.started:
             step.attempt -= 1  # it never was one
+        if step.place is not None:
+            self._place_left(step, step.place, spoiled=event.started and not step.readonly)
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=cancelled(step))
         else:
             self._go(step, Phase.READY)
             self._ready.append(step.seq)
-
-    def _retry(self, step: Step, delay: float, kind: str, failure: Failure) -> None:
-        self._go(step, Phase.RETRYING)
-        self._actions.timers.append((delay, step.seq, step.attempt))
-        self._actions.notices.append(Notice(kind, step.seq, step.key, failure, delay))
 
     def _delay_over(self, event: DelayOver, now: float) -> None:
         step = self.steps.get(event.seq)

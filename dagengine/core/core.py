@@ -19,6 +19,9 @@ from typing import Any
 from dagengine.core.actions import Actions
 from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import (
+    ActorBuilt,
+    ActorGone,
+    ActorNotBuilt,
     AttemptDropped,
     AttemptExpanded,
     AttemptFailed,
@@ -35,7 +38,9 @@ from dagengine.core.events import (
     FailuresHandled,
     FlushAttempts,
     InputsLost,
+    InstanceLetGo,
     InterruptRequested,
+    PatienceOver,
     Recorded,
     RefsDropped,
     StepsCalled,
@@ -86,9 +91,11 @@ class RunCore(Ephemerals):
         return self._conclude(now)
 
     def _conclude(self, now: float) -> Actions:
+        self._settle(now)
         if self.keeping and not self.stop:
             self._keep()
         self._submit()
+        self._watch_idle()
         self._maybe_finish(now)
         actions = self._actions
         if self._batch or actions.writes:
@@ -123,6 +130,9 @@ class RunCore(Ephemerals):
             if state is None:
                 raise InternalError(f"{step.key} ended without a state")
             self._go(step, ENDS[state])
+            if step.place is not None and step.kind.is_call:
+                step.place.instance.leave(step)
+                self._give_turns(step.place.instance, now)
             self._actions.ended.append((seq, state, step.definition))
             if state is StepState.SUCCEEDED:
                 for dependent_seq in step.readers():
@@ -137,6 +147,10 @@ class RunCore(Ephemerals):
 
     # ---- the body ---------------------------------------------------------------------------
 
+    def _close_body(self, phase: BodyPhase) -> None:
+        self.body = phase
+        self._unsettled.update(self.instances)  # no more calls will come
+
     def _failures_handled(self, event: FailuresHandled, now: float) -> None:
         if self.stop:
             return
@@ -146,21 +160,21 @@ class RunCore(Ephemerals):
 
     def _body_returned(self, event: BodyReturned, now: float) -> None:
         if self.body is BodyPhase.OPEN and not self.stop:
-            self.body = BodyPhase.RETURNED
+            self._close_body(BodyPhase.RETURNED)
             self._actions.writes.append(CloseBody(event.call, event.inputs))
             self._keep_results(event.inputs)
             self._body_is_closed()
 
     def _body_raised(self, event: BodyRaised, now: float) -> None:
         if self.body is BodyPhase.OPEN and not self.stop:
-            self.body = BodyPhase.RAISED
+            self._close_body(BodyPhase.RAISED)
             self.failure = event.failure
             if event.seqs:  # handled before, perhaps, by a body that then raised it again
                 self._actions.writes.append(HandleFailures(event.seqs, handled=False))
 
     def _body_mismatched(self, event: BodyMismatched, now: float) -> None:
         if self.body is BodyPhase.OPEN:
-            self.body = BodyPhase.RAISED
+            self._close_body(BodyPhase.RAISED)
             self.failure = event.failure
             self._stop(Stop.MISMATCH)
 
@@ -180,12 +194,13 @@ class RunCore(Ephemerals):
             return
         self.stop = max(self.stop, why)
         if self.body is BodyPhase.OPEN:
-            self.body = BodyPhase.STOPPED
+            self._close_body(BodyPhase.STOPPED)
         self._actions.stop_body = True
         out = [
             (step.seq, step.attempt) for step in self.steps.values() if step.phase in (Phase.SUBMITTED, Phase.RUNNING)
         ]
         (self._actions.force_drop if force else self._actions.drop).extend(out)
+        self._release_all(force)
 
     def _maybe_finish(self, now: float) -> None:
         if self.finish_asked or self.in_flight or self.body is BodyPhase.OPEN:
@@ -234,6 +249,11 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     ValueWanted: RunCore._value_wanted,
     RefsDropped: RunCore._refs_dropped,
     ValueKept: RunCore._value_kept,
+    ActorBuilt: RunCore._actor_built,
+    ActorNotBuilt: RunCore._actor_not_built,
+    ActorGone: RunCore._actor_gone,
+    InstanceLetGo: RunCore._instance_let_go,
+    PatienceOver: RunCore._patience_over,
     DelayOver: RunCore._delay_over,
     FailuresHandled: RunCore._failures_handled,
     BodyReturned: RunCore._body_returned,

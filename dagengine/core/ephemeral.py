@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from dagengine.core.actions import Notice
-from dagengine.core.attempts import WORKER_LOSSES, Attempts
+from dagengine.core.actors import WORKER_LOSSES
+from dagengine.core.attempts import Attempts
 from dagengine.core.events import InputsLost, RefsDropped, ValueKept, ValueLost, ValueWanted
 from dagengine.core.states import BodyPhase, Phase
 from dagengine.core.step import Step
 from dagengine.model import Definition, Failure, Input, StepInput, StepState, Value
-from dagengine.storage.interface import KeepValue
+from dagengine.storage.interface import KeepValue, StateChange
 
 MAP = -1
 """In place of the attempt that made it: the value is the list of the items' values."""
@@ -237,7 +238,14 @@ class Ephemerals(Attempts):
             self._consider(step, 0.0)
 
     def _end(
-        self, step: Step, state: StepState, at: float, value: Value | None = None, failure: Failure | None = None
+        self,
+        step: Step,
+        state: StepState,
+        at: float,
+        *,
+        value: Value | None = None,
+        failure: Failure | None = None,
+        changed: StateChange | None = None,
     ) -> None:
         if step.seq in self.remaking:
             if state is StepState.SUCCEEDED:
@@ -245,7 +253,7 @@ class Ephemerals(Attempts):
             else:
                 self._not_remade(step, state, at, failure)
             return
-        super()._end(step, state, at, value, failure)
+        super()._end(step, state, at, value=value, failure=failure, changed=changed)
         if state is StepState.SUCCEEDED and step.definition in self._ephemeral:
             self.held[step.seq] = step.attempt if step.items is None else MAP
 

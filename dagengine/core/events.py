@@ -39,6 +39,7 @@ class AttemptSucceeded:
     started_at: float
     at: float
     value: Value
+    state: Value | None = None  # of the stateful object, if it was to be saved
 
 
 @dataclass(slots=True)
@@ -143,6 +144,47 @@ class ValueKept:
 
 
 @dataclass(slots=True)
+class ActorBuilt:
+    """The state of the object that step `seq` created is rebuilt, with `unsaved` calls after the saved one."""
+
+    seq: int
+    incarnation: int
+    unsaved: int
+
+
+@dataclass(slots=True)
+class ActorNotBuilt:
+    """It could not be rebuilt: a worker was `lost`, or what the state is made of raises."""
+
+    seq: int
+    incarnation: int
+    failure: Failure
+    lost: bool
+    at: float
+    chance: float = 0.5
+
+
+@dataclass(slots=True)
+class ActorGone:
+    """The process that held the object ended while it had nothing to do."""
+
+    seq: int
+    incarnation: int
+
+
+@dataclass(slots=True)
+class InstanceLetGo:
+    """The body will not call the object that step `seq` created any more."""
+
+    seq: int
+
+
+@dataclass(slots=True)
+class PatienceOver:
+    """Attempts have waited for a while beside objects that have nothing to do."""
+
+
+@dataclass(slots=True)
 class DelayOver:
     """The delay before an attempt is over. `number`: of the attempt that failed."""
 
@@ -208,6 +250,11 @@ Event = (
     | ValueWanted
     | RefsDropped
     | ValueKept
+    | ActorBuilt
+    | ActorNotBuilt
+    | ActorGone
+    | InstanceLetGo
+    | PatienceOver
     | DelayOver
     | FailuresHandled
     | BodyReturned

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from dagengine.core.actions import Actions, Notice
+from dagengine.core.chain import Instance, Place
 from dagengine.core.states import TRANSITIONS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch, Step
 from dagengine.errors import InternalError
@@ -19,11 +20,12 @@ from dagengine.model import (
     NewStep,
     PendingStep,
     StepInput,
+    StepKind,
     StepState,
     Value,
 )
 from dagengine.options import Options
-from dagengine.storage.interface import FinishStep, RecordSteps
+from dagengine.storage.interface import FinishStep, RecordSteps, StateChange
 
 
 class Ledger:
@@ -41,6 +43,8 @@ class Ledger:
         self.host = host
         self.steps: dict[int, Step] = {}
         self.options: dict[int, Options] = {}
+        self.every: dict[int, int] = {}  # by definition: after how many calls a state is saved
+        self.instances: dict[int, Instance] = {}  # by the seq of their CREATE step
         self.ended_before: dict[int, StepState] = {}
         self.body = BodyPhase.OPEN
         self.stop = Stop.NO
@@ -56,13 +60,17 @@ class Ledger:
         self._batch = Batch()
         self._started: dict[int, AttemptRecord] = {}  # of the attempts that run
         self._to_write: dict[int, AttemptRecord] = {}  # started, not yet handed to the store
+        self._waited: set[tuple[int, int]] = set()  # attempts that waited beside idle objects when that was looked at
+        self._unsettled: dict[int, Instance] = {}  # objects that may have no more to do
         self._actions = Actions()
 
     # ---- steps come -------------------------------------------------------------------------
 
     def _define(self, definitions: Iterable[Definition]) -> None:
         for definition in definitions:
-            self.options[definition.number] = Options.from_json(definition.options)
+            options = dict(definition.options)
+            self.every[definition.number] = options.pop("checkpoint_every", 1)
+            self.options[definition.number] = Options.from_json(options)
 
     def _record(self, definitions: Iterable[Definition], steps: list[NewStep], now: float) -> None:
         self._actions.writes.append(RecordSteps(tuple(definitions), tuple(steps), now))
@@ -76,7 +84,22 @@ class Ledger:
             raise InternalError(f"step {recorded.seq} ({recorded.key}) was called twice")
         step = self.steps[recorded.seq] = Step(recorded)
         self.unfinished += 1
+        if recorded.kind is StepKind.CREATE:
+            step.place = Place(self._instance(recorded.seq, recorded.definition))
+            self._unsettled[recorded.seq] = step.place.instance
+        elif recorded.kind.is_call:
+            created = recorded.inputs[-1]
+            if not isinstance(created, StepInput):
+                raise InternalError(f"{recorded.key} is a call on nothing")
+            step.place = Place(self._instance(created.seq, recorded.definition))
+            step.place.instance.open += 1
         return step
+
+    def _instance(self, seq: int, definition: int) -> Instance:
+        instance = self.instances.get(seq)
+        if instance is None:
+            instance = self.instances[seq] = Instance(seq, self.every[definition])
+        return instance
 
     def _link(self, step: Step, now: float) -> None:
         """Make the step wait for what it reads; or end it, if that will never be there."""
@@ -102,6 +125,15 @@ class Ledger:
             else:
                 step.missing += 1
                 other.add_dependent(step.seq)
+        if step.place is not None and step.kind.is_call:
+            step.missing += 1  # its turn
+            step.place.instance.join(step)
+            self._give_turns(step.place.instance, now)
+
+    def _give_turns(self, instance: Instance, now: float) -> None:
+        for call in instance.turns():
+            call.missing -= 1
+            self._consider(call, now)
 
     def _there(self, other: Step) -> bool:
         """Whether the value of a succeeded step can be read."""
@@ -118,26 +150,39 @@ class Ledger:
     def _consider(self, step: Step, now: float) -> None:
         """The last input, or the last item of a map, may have come: go on."""
         if step.missing:
+            if step.missing == 1 and step.place is not None and step.kind.is_call:
+                self._want(step.place.instance, now)
             return
         if step.phase is Phase.WAITING:
+            if step.kind is StepKind.CREATE and step.place is not None and not step.place.instance.wanted:
+                return  # an object is made when there is something for it to do: it may hold a device
             self._go(step, Phase.READY)
             self._ready.append(step.seq)
         elif step.phase is Phase.EXPANDED:
             self._end(step, StepState.SUCCEEDED, now, value=Value("", 0, items=step.items))
 
+    def _want(self, instance: Instance, now: float) -> None:
+        """A call waits for no more than its object: this is when the object is made."""
+        create = self.steps.get(instance.seq)
+        if create is not None and create.end is None and not instance.wanted:
+            instance.wanted = True
+            self._consider(create, now)
+
     # ---- steps end --------------------------------------------------------------------------
 
     def _end(
-        self, step: Step, state: StepState, at: float, value: Value | None = None, failure: Failure | None = None
+        self,
+        step: Step,
+        state: StepState,
+        at: float,
+        *,
+        value: Value | None = None,
+        failure: Failure | None = None,
+        changed: StateChange | None = None,
     ) -> None:
-        self._go(step, Phase.ENDING)
-        step.end = state
-        step.order = self.next_order
-        self.next_order += 1
-        self.unfinished -= 1
-        self._batch.ended.append(step.seq)
+        self._close(step, state)
         self._actions.writes.append(
-            FinishStep(step.seq, state, step.order, step.attempt, at, value=value, failure=failure)
+            FinishStep(step.seq, state, step.order, step.attempt, at, value=value, failure=failure, changed=changed)
         )
         if state is StepState.FAILED and failure is not None:
             self.unhandled[step.seq] = failure
@@ -170,19 +215,28 @@ class Ledger:
             f"{step.key} did not run, because {key} did not succeed",
             facts={"cause": key, "root_seq": step.root},
         )
+        self._close(step, state)
+        self._actions.writes.append(FinishStep(step.seq, state, step.order, step.attempt, at, failure=failure))
+
+    def _close(self, step: Step, state: StepState) -> None:
         self._go(step, Phase.ENDING)
         step.end = state
         step.order = self.next_order
         self.next_order += 1
         self.unfinished -= 1
         self._batch.ended.append(step.seq)
-        self._actions.writes.append(FinishStep(step.seq, state, step.order, step.attempt, at, failure=failure))
+        if step.place is not None:
+            instance = step.place.instance
+            instance.open -= step.kind.is_call
+            self._unsettled[instance.seq] = instance
 
     def _go(self, step: Step, phase: Phase) -> None:
         if phase not in TRANSITIONS[step.phase]:
             raise InternalError(f"{step.key} can't go from {step.phase.name} to {phase.name}")
-        was = step.phase in (Phase.SUBMITTED, Phase.RUNNING)
-        self.in_flight += (phase in (Phase.SUBMITTED, Phase.RUNNING)) - was
+        more = (phase in (Phase.SUBMITTED, Phase.RUNNING)) - (step.phase in (Phase.SUBMITTED, Phase.RUNNING))
+        self.in_flight += more
+        if more and step.place is not None:
+            step.place.instance.out += more
         self.unrecorded += (phase is Phase.ENDING) - (step.phase is Phase.ENDING)
         step.phase = phase
 

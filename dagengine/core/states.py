@@ -15,6 +15,8 @@ NEW ──────────▶ WAITING ──────────▶ 
 
 Where values can be lost (core/ephemeral.py), a step goes back to WAITING from READY, SUBMITTED and RUNNING when an input
 is gone, and from SUCCEEDED when its own value is to be made again.
+A call on a stateful object is PARKED between READY and SUBMITTED while the object's state is being rebuilt; if that fails,
+it is RETRYING, or ends.
 
 A step is NEW until its record is durable, and ENDING until its end is: nobody may build on either before.
 """
@@ -34,11 +36,12 @@ class Phase(IntEnum):
     RUNNING = 4  # a worker has it
     RETRYING = 5  # waits for the delay before the next attempt
     EXPANDED = 6  # a map that waits for its items
-    ENDING = 7  # asked to record its end
-    SUCCEEDED = 8
-    FAILED = 9
-    SKIPPED = 10
-    CANCELLED = 11
+    PARKED = 7  # a call that waits until the state of its object is rebuilt
+    ENDING = 8  # asked to record its end
+    SUCCEEDED = 9
+    FAILED = 10
+    SKIPPED = 11
+    CANCELLED = 12
 
 
 P = Phase
@@ -46,11 +49,12 @@ P = Phase
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     P.NEW: frozenset({P.WAITING, P.ENDING}),
     P.WAITING: frozenset({P.READY, P.EXPANDED, P.ENDING}),
-    P.READY: frozenset({P.SUBMITTED, P.WAITING, P.ENDING}),
+    P.READY: frozenset({P.SUBMITTED, P.WAITING, P.PARKED, P.ENDING}),
     P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RUNNING: frozenset({P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RETRYING: frozenset({P.READY, P.ENDING}),
     P.EXPANDED: frozenset({P.ENDING}),
+    P.PARKED: frozenset({P.READY, P.RETRYING, P.ENDING}),
     P.ENDING: frozenset({P.SUCCEEDED, P.FAILED, P.SKIPPED, P.CANCELLED}),
     P.SUCCEEDED: frozenset({P.WAITING, P.EXPANDED}),
     P.FAILED: frozenset(),
@@ -73,6 +77,7 @@ STATE_OF: dict[Phase, StepState] = {
     P.RUNNING: StepState.RUNNING,
     P.RETRYING: StepState.RETRYING,
     P.EXPANDED: StepState.WAITING,
+    P.PARKED: StepState.READY,
     P.ENDING: StepState.RUNNING,
     P.SUCCEEDED: StepState.SUCCEEDED,
     P.FAILED: StepState.FAILED,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dagengine.core.chain import Place
 from dagengine.core.states import Phase
 from dagengine.model import NewStep, PendingStep, RunState, StepKind, StepState
 
@@ -26,11 +27,12 @@ class Step:
         "inputs",
         "items",
         "key",
+        "kind",
         "losses",
-        "map",
         "missing",
         "order",
         "phase",
+        "place",
         "root",
         "seq",
     )
@@ -42,7 +44,8 @@ class Step:
         self.definition = recorded.definition
         self.call: bytes | None = recorded.call
         self.inputs = recorded.inputs
-        self.map = recorded.kind is StepKind.MAP
+        self.kind = recorded.kind
+        self.place: Place | None = None  # at a stateful object
         self.phase = Phase.NEW
         self.missing = 0  # inputs (or items) whose end is not durable yet
         self.dependents: int | list[int] | None = None  # a list costs 88 bytes, and most steps have one reader
@@ -53,6 +56,14 @@ class Step:
         self.end: StepState | None = None  # asked for, or recorded
         self.order = -1  # place in the run's order of completion
         self.root = seq  # of a skipped step: the step whose failure was the first cause
+
+    @property
+    def map(self) -> bool:
+        return self.kind is StepKind.MAP
+
+    @property
+    def readonly(self) -> bool:
+        return self.kind is StepKind.READONLY
 
     def add_dependent(self, seq: int) -> None:
         known = self.dependents

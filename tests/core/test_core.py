@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagengine.core.actions import Actions
-from dagengine.core.attempts import WORKER_LOSSES
+from dagengine.core.actors import WORKER_LOSSES
 from dagengine.core.core import RunCore
 from dagengine.core.events import (
     AttemptDropped,

@@ -328,7 +328,7 @@ class World:
             return InputsLost(seq, number, tuple(sorted(gone)))
         roll = 0.5 if self.calm else self.random.random()
         step = self.core.steps[seq]
-        if step.map and step.items is None and roll < 0.9:
+        if step.kind is StepKind.MAP and step.items is None and roll < 0.9:
             count = self.random.randrange(4)
             first, self.next_seq = self.next_seq, self.next_seq + count
             return AttemptExpanded(seq, number, 0, 0.0, 0.0, [b""] * count, first)
