@@ -218,6 +218,13 @@ class PendingStep:
     attempts: int  # the greatest number of an attempt so far, also of one that vanished: the next is one more
     items: tuple[int, int] | None  # of a map that is already expanded
 
+    def reads(self) -> set[int]:
+        """Seqs of the steps that it is made from: its inputs, and the items of a map."""
+        read = {item.seq for item in self.inputs if isinstance(item, StepInput)}
+        if self.items is not None:
+            read.update(range(self.items[0], self.items[0] + self.items[1]))
+        return read
+
 
 @dataclass(frozen=True, slots=True)
 class SavedState:

@@ -28,6 +28,7 @@ from dagengine.storage.interface import (
     FinishRun,
     FinishStep,
     HandleFailures,
+    KeepValue,
     RecordAttempt,
     RecordSteps,
     StateChange,
@@ -141,6 +142,10 @@ _CLOSE_BODY = "UPDATE run SET body_closed = 1, result_call = ?, result_inputs = 
 _FINISH_RUN = """
     UPDATE run SET state = ?, finished_at = ?, failure = ?, failure_pickled = ?, owner = NULL WHERE number = ?
 """
+_KEEP_VALUE = """
+    UPDATE step SET value_size = ?, value_digest = ?, value = ?
+    WHERE run = ? AND seq = ? AND state = 'succeeded' AND value_digest = x'' AND items_first IS NULL
+"""
 _ADD_UNSAVED_CALL = "INSERT INTO unsaved_call (run, instance, seq) VALUES (?, ?, ?)"
 _FORGET_STATE = "DELETE FROM state_version WHERE run = ? AND instance = ?"
 _FORGET_UNSAVED_CALLS = "DELETE FROM unsaved_call WHERE run = ? AND instance = ?"
@@ -165,6 +170,7 @@ class Plan:
         self._finished: list[tuple[Any, ...]] = []
         self._handled: list[tuple[int, tuple[int, ...], bool]] = []
         self._attempts: dict[tuple[int, int, int], tuple[Any, ...]] = {}
+        self._kept: list[tuple[Any, ...]] = []
         self._state_changes: list[tuple[str, tuple[Any, ...]]] = []
         self._run_changes: list[tuple[str, tuple[Any, ...]]] = []
         self._events: list[tuple[Any, ...]] = []
@@ -188,6 +194,8 @@ class Plan:
                         raise OutOfOrder
                     self._expanded.append((run, seq, first, count))
                     self._touch(run, seq)
+                case KeepValue(seq, value):
+                    self._kept.append((value.size, bytes.fromhex(value.digest), value.inline, run, seq))
                 case HandleFailures(seqs, handled):
                     self._handled.append((run, seqs, handled))
                     for seq in seqs:
@@ -219,6 +227,11 @@ class Plan:
             _FINISH_STEPS(connection, self._finished)
             if connection.total_changes - before != len(self._finished):
                 raise Refused("it ends a step that is not waiting; what is recorded is never replaced")
+        for row in self._kept:
+            before = connection.total_changes
+            connection.execute(_KEEP_VALUE, row)
+            if connection.total_changes - before != 1:
+                raise Refused("it keeps the value of a step that has one; what is recorded is never replaced")
         for run, seqs, handled in self._handled:
             before = connection.total_changes
             connection.execute(_HANDLE_FAILURES, (int(handled), run, json.dumps(seqs)))

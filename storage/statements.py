@@ -169,6 +169,38 @@ def ended_between() -> Executable:
     return found.where(STEP.c.state != literal_column("'waiting'"))
 
 
+def _unrecorded() -> Select[*tuple[Any, ...]]:
+    """Steps of the given `definitions` that succeeded, and whose value has no digest: no bytes are recorded."""
+    columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.attempts)
+    found = select(*columns, STEP.c.items_first, STEP.c.items_count).where(STEP.c.run == _this_run)
+    found = found.where(STEP.c.state == literal_column("'succeeded'"), STEP.c.value_digest == literal_column("x''"))
+    return found.where(STEP.c.definition.in_(_listed("definitions"))).order_by(STEP.c.seq)
+
+
+@_query
+def unrecorded() -> Executable:
+    return _unrecorded()
+
+
+@_query
+def unrecorded_among() -> Executable:
+    """Of the steps `seqs`."""
+    return _unrecorded().where(STEP.c.seq.in_(_listed("seqs")))
+
+
+@_query
+def greatest_attempts() -> Executable:
+    """Of the steps `seqs` that were attempted: the greatest number of an attempt."""
+    found = select(ATTEMPT.c.seq, func.max(ATTEMPT.c.number)).where(ATTEMPT.c.run == _this_run)
+    return found.where(ATTEMPT.c.seq.in_(_listed("seqs"))).group_by(ATTEMPT.c.seq)
+
+
+@_query
+def returned() -> Executable:
+    """Whether the run's body has returned, and what it returned of steps."""
+    return select(RUN.c.body_closed, RUN.c.result_inputs).where(RUN.c.number == _this_run)
+
+
 # ---- steps by number ------------------------------------------------------------------------
 
 
