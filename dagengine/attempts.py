@@ -26,6 +26,7 @@ from dagengine.core.events import (
 from dagengine.definitions import Definitions
 from dagengine.errors import DagengineError, RuntimeStopped
 from dagengine.functions import Reference
+from dagengine.holding import Holding
 from dagengine.model import Failure, RunRecord, StepInput, Value
 from dagengine.options import Options
 from dagengine.progress import Tally
@@ -58,6 +59,7 @@ class Attempts:
         *,
         core: RunCore,
         definitions: Definitions,
+        holding: Holding,
         supply: Supply,
         tally: Tally,
         take_seqs: Callable[[int], int],
@@ -67,6 +69,7 @@ class Attempts:
         self._run = run
         self._core = core
         self._definitions = definitions
+        self._holding = holding
         self._supply = supply
         self._tally = tally
         self._take_seqs = take_seqs
@@ -78,7 +81,7 @@ class Attempts:
         """Hand these to the runtime; returns what is to be told of those that it can't take. Raises RuntimeStopped."""
         steps = self._core.steps
         read = {item.seq for seq, _ in attempts for item in steps[seq].inputs if isinstance(item, StepInput)}
-        found = self._supply.of_steps(read)
+        found = self._holding.of_steps(read)
         specs = []
         refused: list[Event] = []
         for seq, number in attempts:

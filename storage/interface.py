@@ -288,9 +288,9 @@ class ArtifactStore(Protocol):
 
     url: str
 
-    def put(self, digest: str, size: int, source: bytes | int) -> None:
+    def put(self, digest: str, size: int, source: bytes | int, offset: int = 0) -> None:
         """Make the bytes durable (temporary name, fsync, rename, fsync of the folder). `source`: bytes, or an open
-        file descriptor that is read from offset 0. Raises StoreFull or StoreUnavailable."""
+        file descriptor that is read from `offset`. Raises StoreFull or StoreUnavailable."""
 
     def local_path(self, digest: str, size: int) -> str:
         """The path of a local file with the bytes, to be mapped; fetched first where the artifacts are elsewhere.
