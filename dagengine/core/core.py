@@ -44,6 +44,7 @@ from dagengine.core.events import (
     Recorded,
     RefsDropped,
     StepsCalled,
+    TimeIsUp,
     ValueKept,
     ValueLost,
     ValueWanted,
@@ -189,6 +190,13 @@ class RunCore(Ephemerals):
             if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
                 self._end(step, StepState.CANCELLED, now, failure=cancelled(step))
 
+    def _time_is_up(self, event: TimeIsUp, now: float) -> None:
+        if self.finish_asked:
+            return
+        message = f"the run was still working {event.seconds:g} s after its start, which is its timeout"
+        self.failure = self.failure or Failure("timeout", "dagengine.errors.RunTimeout", message)
+        self._stop(Stop.TIMEOUT, force=True)
+
     def _stop(self, why: Stop, force: bool = False) -> None:
         if self.finish_asked:
             return
@@ -217,6 +225,8 @@ class RunCore(Ephemerals):
             return RunState.CANCELLED, None
         if self.stop == Stop.MISMATCH:
             return RunState.MISMATCH, self.failure
+        if self.stop == Stop.TIMEOUT:
+            return RunState.FAILED, self.failure
         if self.stop == Stop.INTERRUPT:
             return RunState.INTERRUPTED, None
         if self.failure is not None:
@@ -261,5 +271,6 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     BodyMismatched: RunCore._body_mismatched,
     InterruptRequested: RunCore._interrupt_requested,
     CancelRequested: RunCore._cancel_requested,
+    TimeIsUp: RunCore._time_is_up,
     FlushAttempts: RunCore._flush_attempts,
 }

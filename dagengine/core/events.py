@@ -231,6 +231,13 @@ class CancelRequested:
 
 
 @dataclass(slots=True)
+class TimeIsUp:
+    """The run has worked for as long as it may: `seconds` since it was started or resumed."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
 class FlushAttempts:
     """Attempts have waited long enough for a commit to share."""
 
@@ -262,5 +269,6 @@ Event = (
     | BodyMismatched
     | InterruptRequested
     | CancelRequested
+    | TimeIsUp
     | FlushAttempts
 )

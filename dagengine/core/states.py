@@ -99,5 +99,6 @@ class Stop(IntEnum):
 
     NO = 0
     INTERRUPT = 1  # drain: let attempts end, start none
-    MISMATCH = 2
-    CANCEL = 3
+    TIMEOUT = 2
+    MISMATCH = 3
+    CANCEL = 4
