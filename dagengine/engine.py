@@ -11,6 +11,7 @@ May import everything but the command line.
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import heapq
 import itertools
@@ -21,11 +22,13 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dagengine import config
+from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
@@ -42,9 +45,9 @@ from dagengine.errors import (
 )
 from dagengine.functions import Reference, main_file, refer, resolve
 from dagengine.identity import is_alive, new_id, this_process
-from dagengine.model import NewRun, PayloadInput, ProcessRecord
+from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
 from dagengine.run import Run
-from dagengine.runtime.protocol import Broken, RuntimeEvent, Succeeded
+from dagengine.runtime.protocol import Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.workflows import Workflow
@@ -124,7 +127,6 @@ class Engine:
         self._timer_numbers = itertools.count()
         self._functions: dict[str, int] = {}
         self._verified: set[str] = set()
-        self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._broken: BaseException | None = None
@@ -175,8 +177,8 @@ class Engine:
             self.runtime.close(force)
             self._inbox.put((None, None))
             self._thread.join()
-            if self._pool is not None:
-                self._pool.shutdown()
+            if "_keepers" in vars(self):
+                self._keepers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
                 gc.set_threshold(*PYTHONS_GC)
         self.store.close()
@@ -331,26 +333,44 @@ class Engine:
         return True
 
     def keep_later(self, driver: Driver, event: Succeeded) -> None:
-        """Make a large result durable on a thread of the pool; then the driver is told."""
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+        """Make a large result durable; then the driver is told."""
+        self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
-            self._pool = ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
-        self._pool.submit(self._keep, driver, event)
-
-    def _keep(self, driver: Driver, event: Succeeded) -> None:
-        shared = event.shared
+    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Event]) -> None:
+        """Make what was read from the runtime durable; then the driver is told the event that `event` makes of it."""
+        digest = content.digest or None
+        if content.data is not None:
+            self.tell(driver, event(Value(digest or sha256(content.data).hexdigest(), content.size, content.data)))
+            return
+        shared = content.shared
         assert shared is not None
+
+        def kept() -> Event:
+            return event(Value(shared.digest, content.size))
+
+        self._keepers.submit(self._keep, driver, [shared], kept)
+
+    @functools.cached_property
+    def _keepers(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+
+    def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
         try:
-            self.artifacts.put(event.digest, event.size, shared.fileno())
-            self._verified.add(event.digest)
-            self.tell(driver, event)
+            for shared in parts:
+                if not shared.digest:
+                    shared.digest = sha256(shared.view()).hexdigest()
+                self.artifacts.put(shared.digest, shared.size, shared.fileno(), shared.offset)
+                self._verified.add(shared.digest)
+            self.tell(driver, told())
         except StoreError as error:
             self.tell(driver, error)
         except BaseException as error:
             self.tell(driver, InternalError(f"an artifact could not be kept: {error!r}"))
         finally:
-            shared.close()
+            for shared in parts:
+                shared.close()
 
     # ---- the thread ---------------------------------------------------------------------------
 
@@ -443,10 +463,12 @@ class Engine:
             if isinstance(event, Broken):
                 self._runtime_broke(event)
                 continue
-            driver = self._drivers.get(event.id[0])
+            driver = self._drivers.get(run_of(event))
             if driver is None:
-                if isinstance(event, Succeeded) and event.shared is not None:
-                    event.shared.close()
+                if isinstance(event, Succeeded):
+                    for _, _, shared in shared_parts(event):
+                        shared.close()
+                    self.runtime.free([event.id])  # the name of its object, if it made one
                 continue
             converted = driver.convert(event)
             if converted is not None:

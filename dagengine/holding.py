@@ -9,19 +9,21 @@ May import everything of the workflow layer that a driver may.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import sha256
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dagengine.core.core import RunCore
+from dagengine.core.ephemeral import MAP
 from dagengine.core.events import Event, InputsLost, ValueKept, ValueLost, ValueWanted
-from dagengine.errors import ObjectLost
-from dagengine.model import Failure, StepState, Value
+from dagengine.errors import ObjectLost, RuntimeStopped
+from dagengine.model import Failure, StepState
 from dagengine.runtime.protocol import Content, Failed, ListInput, ObjectId, ObjectInput, TaskInput
 from dagengine.supply import Found, Supply
 from dagengine.values import decode
 
 if TYPE_CHECKING:
+    from dagengine.driver import Driver
     from dagengine.engine import Engine
 
 READ_TRIES = 10
@@ -42,7 +44,8 @@ class Holding:
 
     def of_steps(self, seqs: Iterable[int]) -> Found:
         """What these steps made, to be read by others: recorded values and objects."""
-        recorded, found = [], Found()
+        recorded: list[int] = []
+        found: Found = {}
         for seq in seqs:
             if self._is_object(seq):
                 found[seq] = self._input(seq)
@@ -64,18 +67,20 @@ class Holding:
     def free(self, objects: list[tuple[int, int]]) -> None:
         self._engine.runtime.free([(self._index, *made) for made in objects])
 
-    def keep(self, objects: list[tuple[int, int]], tell: Callable[[list[Event]], None]) -> None:
-        """Make these durable; each is answered by `tell`."""
+    def free_all(self) -> None:
+        """The run is over here: whatever is held is of no more use."""
+        with suppress(RuntimeStopped):  # then it is gone
+            self.free([(seq, made) for seq, made in self._core.held.items() if made != MAP])
+
+    def keep(self, objects: list[tuple[int, int]], driver: Driver) -> None:
+        """Make these durable; the driver is told of each."""
         for seq, made in objects:
 
             def told(content: Content | Failure, seq: int = seq, made: int = made) -> None:
                 if isinstance(content, Failure):
-                    tell([ValueLost(((seq, made),))])
-                elif content.data is not None:
-                    digest = sha256(content.data).hexdigest()
-                    tell([ValueKept(seq, Value(digest, content.size, content.data))])
+                    self._engine.tell(driver, ValueLost(((seq, made),)))
                 else:
-                    self._engine.keep_content(content, lambda digest: tell([ValueKept(seq, Value(digest, content.size))]))
+                    self._engine.keep_content(driver, content, lambda value: ValueKept(seq, value))
 
             self._engine.runtime.read((self._index, seq, made), told)
 

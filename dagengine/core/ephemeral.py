@@ -38,6 +38,7 @@ class Ephemerals(Attempts):
         self.held: dict[int, int] = {}  # step -> the attempt that made its object
         self.remaking: set[int] = set()
         self.keeping: set[int] = set()  # what the body returned, to be recorded in full before the run ends
+        self.kept: set[int] = set()  # recorded in full after all
         self._ephemeral: set[int] = set()  # definitions
         self._readers: dict[int, int] = {}  # step -> unfinished steps that read it
         self._unreachable: set[int] = set()  # the body has no ref to them left
@@ -78,9 +79,11 @@ class Ephemerals(Attempts):
                 yield other
 
     def _is_held(self, step: Step) -> bool:
+        if step.seq in self.kept:
+            return True
         if step.items is None:
             return step.seq in self.held
-        return all(item.phase is Phase.SUCCEEDED and item.seq in self.held for item in self._reads(step))
+        return all(item.phase is Phase.SUCCEEDED and self._is_held(item) for item in self._reads(step))
 
     # ---- readers come and go --------------------------------------------------------------------
 
@@ -346,6 +349,7 @@ class Ephemerals(Attempts):
 
     def _kept_recorded(self, seqs: list[int]) -> None:
         for seq in seqs:
+            self.kept.add(seq)
             self.keeping.discard(seq)
             self._keep_asked.discard(seq)
             self._maybe_free(self.steps[seq])
