@@ -240,7 +240,8 @@ class Attempts:
         if isinstance(event, ActorLost):
             return ActorGone(*event.actor[1:])
         if isinstance(event, ObjectLost):
-            return ValueLost((event.object[1:3],))
+            _, seq, made = event.object
+            return ValueLost(((seq, made),))
         if isinstance(event, Yielded):
             raise AssertionError(event)  # no task of a run is a stream
         if event.id[2] < 0:

@@ -32,6 +32,7 @@ from dagengine.core.events import (
 from dagengine.core.states import STATE_OF, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
+from dagengine.holding import Holding
 from dagengine.model import (
     Claim,
     Definition,

@@ -61,7 +61,7 @@ def explain(
         if this.record.kind is not StepKind.MAP:
             lines.append(f"its value of {this.record.value_size:,} bytes was not recorded (checkpoint=False)")
     elif this.record.value_size is not None:
-        lines.append(f"its value has {this.record.value_size:,} bytes (sha256 {this.record.value_digest[:12]})")
+        lines.append(f"its value has {this.record.value_size:,} bytes (sha256 {(this.record.value_digest or '')[:12]})")
     return Explanation(this, tuple(lines), story.waits, story.causes)
 
 

@@ -19,7 +19,7 @@ from dagengine.core.events import Event, InputsLost, ValueKept, ValueLost, Value
 from dagengine.errors import ObjectLost, RuntimeStopped
 from dagengine.model import Failure, StepState
 from dagengine.runtime.protocol import Content, Failed, ListInput, ObjectId, ObjectInput, TaskInput
-from dagengine.supply import Found, Supply
+from dagengine.supply import Found, Supply, had
 from dagengine.values import decode
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Holding:
             return ObjectInput((self._index, seq, self._core.held[seq]))
         first, count = step.items
         items = self.of_steps(range(first, first + count))
-        return ListInput(tuple(items[first + index] for index in range(count)))  # type: ignore[misc]
+        return ListInput(tuple(had(items[first + index]) for index in range(count)))
 
     def free(self, objects: list[tuple[int, int]]) -> None:
         self._engine.runtime.free([(self._index, *made) for made in objects])

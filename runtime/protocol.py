@@ -59,7 +59,7 @@ class FileInput:
 class ListInput:
     """A list of values, each given as an input."""
 
-    items: tuple[InlineInput | FileInput | ListInput, ...]
+    items: tuple[InlineInput | FileInput | ListInput | ObjectInput, ...]
 
 
 @dataclass(frozen=True, slots=True)
