@@ -116,12 +116,17 @@ class Cancelled:
 
 @dataclass(slots=True)
 class Stored:
-    """Whoever submits has put an object on a node: its room was granted before. Inline: it takes no room anywhere."""
+    """Whoever submits has put an object on a node: its room was granted before. Inline: it takes no room anywhere.
+
+    request: of the room, as in RoomAsked; overflow: it was written straight to the node's spill space
+    """
 
     object: ObjectId
     node: NodeId
     size: int
     inline: bool = False
+    request: int = -1
+    overflow: bool = False
 
 
 @dataclass(slots=True)
