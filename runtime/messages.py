@@ -2,7 +2,7 @@
 
 Nothing here is a pickle to be loaded by the controller: users' values are opaque bytes.
 
-    controller ─▶ worker   Define, Run, Revoke; Room for each AskRoom; Credit; Answer for each Ask;
+    controller ─▶ worker   Define, Run, Revoke; Room for each AskRoom; Credit; Stop; Answer for each Ask;
                            the end of the stream: finish, then exit
     worker ─▶ controller   Hello, then for each Run Done or Expanded or Erred, in order but for concurrent calls on an
                            actor; Acknowledge for each Revoke; AskRoom, Yield, Hold, LetGo, Ask
@@ -44,6 +44,7 @@ class Run(msgspec.Struct, tag=2, array_like=True, gc=False):
 
     devices: GPUs that the attempt may see; None: leave the environment as it is set (an actor's calls)
     replay: of "create": [method, call, inputs] each
+    cpus: whole ones that the attempt was given; above 1, libraries that it loads may use as many threads
     """
 
     id: TaskId
@@ -63,6 +64,7 @@ class Run(msgspec.Struct, tag=2, array_like=True, gc=False):
     save_state: bool = False
     state: Any = None
     replay: list[Any] = []
+    cpus: int = 1
 
 
 class Revoke(msgspec.Struct, tag=3, array_like=True, gc=False):
@@ -73,7 +75,10 @@ class Revoke(msgspec.Struct, tag=3, array_like=True, gc=False):
 
 class Room(msgspec.Struct, tag=14, array_like=True, gc=False):
     """Answers AskRoom: write to the arena at `offset`; or, if that is -1, to the new file `path`; or, if that is "",
-    nowhere: the attempt fails with ObjectStoreFull, saying `trouble`."""
+    nowhere: the attempt fails with ObjectStoreFull, saying `trouble`.
+
+    Room that no Written has named by the end of the attempt was not used.
+    """
 
     request: int
     offset: int
@@ -88,8 +93,17 @@ class Credit(msgspec.Struct, tag=15, array_like=True, gc=False):
     count: int
 
 
+class Stop(msgspec.Struct, tag=22, array_like=True, gc=False):
+    """Nobody wants more of the attempt. A "stream" closes its generator and ends with the number of its items so far; a
+    concurrent call of an async method is cancelled; others go on."""
+
+    id: TaskId
+
+
 class Answer(msgspec.Struct, tag=16, array_like=True, gc=False):
-    """Answers an Ask. `failure` instead of `body`, if it could not be done."""
+    """Answers an Ask. `failure` instead of `body`, if it could not be done.
+
+    Each object of the arena that `body` says the place of is held by the worker from then on, as by a Hold."""
 
     number: int
     body: Any = None
@@ -162,13 +176,13 @@ class Yield(msgspec.Struct, tag=18, array_like=True, gc=False):
 
 
 class Hold(msgspec.Struct, tag=19, array_like=True, gc=False):
-    """Views on these objects outlive the task that read them. Sent before that task's result."""
+    """Views on these objects outlive the task that read them. Sent before that task's result. Holds are counted."""
 
     objects: list[ObjectId]
 
 
 class LetGo(msgspec.Struct, tag=20, array_like=True, gc=False):
-    """The last view on each of these held objects is gone."""
+    """The last view on each of these held objects is gone. An object is named once for each hold of it."""
 
     objects: list[ObjectId]
 
@@ -221,7 +235,7 @@ class Exited(msgspec.Struct, tag=13, array_like=True, gc=False):
     status: int
 
 
-ToWorker = Packed | Define | Run | Revoke | Room | Credit | Answer
+ToWorker = Packed | Define | Run | Revoke | Room | Credit | Stop | Answer
 FromWorker = Packed | Hello | Done | Expanded | Erred | Acknowledge | AskRoom | Yield | Hold | LetGo | Ask
 ToForker = Packed | Fork | Kill
 FromForker = Packed | Forked | NotForked | Exited
