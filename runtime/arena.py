@@ -1,63 +1,250 @@
 """The controller's side of the arena: one piece of shared memory for all objects of a node, with a hard limit.
 
 A memfd on Linux, which no name leads to: it is gone with the last process that holds its descriptor. Where that is
-missing, or memory is smaller than the limit, a nameless file in a private folder.
+missing, or memory is smaller than the limit, a nameless file in a folder.
 
 Who does what: the controller decides which range is whose (`allocate`, `release`), workers are given the descriptor once
-(forker.py) and write and read by themselves (worker_arena.py). `allocate` decides and does no I/O but giving pages back.
+and write and read by themselves (worker_arena.py). `allocate` and `release` are for the runtime's thread: they decide,
+and at most give pages back to the kernel.
 
-Never a SIGBUS: who writes through `pwrite` (workers) meets a lack of memory as OSError; `view` commits the pages
-before it gives them to be written.
+Invariants:
+- Pages of the file never exceed the limit: what `allocate` takes counts from then on, whoever gets its pages.
+- Free pages are kept (warm), because new ones cost several times as much as copying into them; a thread gets some
+  before they are needed, more when they were not enough, and sleeps when there are enough.
+- Never a SIGBUS: who writes through `pwrite` (workers) meets a lack of memory as OSError; `view` gets the pages before
+  it gives them to be written.
 
 May import nothing of ours but runtime.{allocator,memory,worker_arena}.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import mmap
+import os
+import resource
+import sys
+import tempfile
+import threading
 from collections.abc import Callable
+from typing import Final
+
+from dagengine.runtime.allocator import Allocator
+from dagengine.runtime.memory import shared_memory_room
+from dagengine.runtime.worker_arena import WorkerArena, libc
+
+ROOM: Final = 16
+"""Address space for each byte of the limit. Objects differ in size by less than 2^20, and placing them well needs about
+log2 of that at the very worst; pages are only where something lies."""
+
+FIRST: Final = 64 << 20
+"""Bytes that are made warm at the start, and the least that is kept ahead."""
+
+AHEAD: Final = 1 << 30
+"""Bytes that are kept ahead at the most: what a single thread fills in 0.1 s."""
+
+_BEFORE_FIRST: Final = 0.25
+"""Seconds. Workers that start need the processors more."""
+
+_STEP: Final = 8 << 20
+"""Bytes that are made warm at a time. `allocate` may have to wait for one step: 2 ms, 20 where the machine is itself
+a guest whose host has to find the pages."""
+
+_GRANULE: Final = 1 << 20
+"""Bytes. Of each so many it is known whether this process has them mapped already."""
+
+_HUGE: Final = 256 << 30
+_LIMITS: Final = (resource.RLIMIT_AS, resource.RLIMIT_FSIZE)
+
+_PUNCH: Final = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_POPULATE_WRITE: Final = 23  # MADV_POPULATE_WRITE, Linux 5.14
+_DONTDUMP: Final = 16  # MADV_DONTDUMP
 
 
 class Arena:
     """`kind`: "memfd" or "file". `descriptor` is what workers are given, with `size` (its length, of which never more
     than `limit` bytes have pages). Thread-safe."""
 
-    kind: str
-    descriptor: int
-    size: int
-    limit: int
-
     def __init__(self, limit: int, folder: str | None = None) -> None:
         """`folder`: for a file, where there can be no memfd; the temporary folder if None. Raises OSError if neither
         can be had."""
-        raise NotImplementedError
+        page = mmap.PAGESIZE
+        self.limit = max(page, limit // page * page)
+        self.size = self.limit * _room(self.limit)
+        self.kind, self.descriptor = _open(self.limit, self.size, folder)
+        try:
+            self._mapping = mmap.mmap(self.descriptor, self.size)
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        libc().madvise(self._address, self.size, _DONTDUMP)
+        self._views = WorkerArena(self.descriptor, self.size)
+        self._ranges = Allocator(self.size, self.limit, page)
+        self._mapped = bytearray(-(-self.size // _GRANULE))
+        self._populates = sys.platform == "linux"
+        self._ahead = min(FIRST, self.limit)
+        self._exhausted = False  # there are no more pages, whatever the limit says
+        self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._warm_up, name="dagengine-arena", daemon=True)
+        self._thread.start()
 
     @property
     def used(self) -> int:
         """Bytes of live ranges, in whole pages."""
-        raise NotImplementedError
+        return self._ranges.live
 
     @property
     def warm(self) -> int:
         """Bytes of free pages that are kept for reuse. used + warm <= limit, always."""
-        raise NotImplementedError
+        with self._changed:
+            return self._ranges.warm + self._ranges.rising
 
     def allocate(self, size: int) -> int | None:
-        """The offset of a new range, a multiple of a page; None if it does not fit. Quick: for the runtime's thread."""
-        raise NotImplementedError
+        """The offset of a new range, a multiple of a page; None if it does not fit."""
+        with self._changed:
+            if self._closed:
+                return None
+            before = self._ranges.warm
+            taken = self._ranges.allocate(size)
+            while taken is None and self._ranges.rising:
+                self._changed.wait()
+                taken = self._ranges.allocate(size)
+            if taken is None:
+                return None
+            for offset, length in taken.punched:
+                self._punch(offset, length)
+            if before < taken.size:
+                self._ahead = min(2 * self._ahead, AHEAD, self.limit)
+            if self._ranges.warm < self._ahead:
+                self._changed.notify_all()
+            return taken.offset
 
     def release(self, offset: int) -> None:
         """Give the range back that `allocate` returned. Nobody may read or write it any more."""
-        raise NotImplementedError
+        with self._changed:
+            self._ranges.release(offset)
+
+    def cool(self) -> int:
+        """Give the kernel all pages that are kept for reuse, because others need memory now. How many bytes."""
+        with self._changed:
+            self._ahead = 0
+            cooled = self._ranges.cool(self._ranges.warm)
+            for offset, length in cooled:
+                self._punch(offset, length)
+            return sum(length for _, length in cooled)
 
     def view(self, offset: int, size: int) -> memoryview:
-        """Writable, for what the controller restores or puts itself. Commits the pages first, which may take 0.4 s for
+        """Writable, for what the controller restores or puts itself. Gets the pages first, which may take 0.4 s for
         a GB that is not warm: on a thread of the spill space or the caller's. Raises OSError if there is no memory."""
-        raise NotImplementedError
+        self._populate(offset, size)
+        return memoryview(self._mapping)[offset : offset + size]
 
     def read(self, offset: int, size: int, released: Callable[[], None]) -> memoryview:
         """As `WorkerArena.read`, for values that are decoded in the controller's process."""
-        raise NotImplementedError
+        return self._views.read(offset, size, released)
 
     def close(self) -> None:
         """Twice is harmless. Views that are left stay readable; their memory goes with the last of them."""
-        raise NotImplementedError
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._views.close()
+        os.close(self.descriptor)
+        try:
+            self._mapping.close()
+        except BufferError:
+            pass  # It goes with the last view.
+
+    # ---- pages ------------------------------------------------------------------------------
+
+    def _warm_up(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, _BEFORE_FIRST)
+            while not self._closed:
+                some = None
+                if self._ranges.warm < self._ahead and not self._exhausted:
+                    some = self._ranges.raise_some(min(_STEP, self._ahead - self._ranges.warm))
+                if some is None:
+                    self._changed.wait()
+                    continue
+                self._changed.release()
+                try:
+                    self._populate(*some)
+                    ok = True
+                except OSError:
+                    ok = False
+                finally:
+                    self._changed.acquire()
+                if not ok:
+                    self._punch(*some)
+                    self._exhausted = True
+                self._ranges.raised(some[0], ok)
+                self._changed.notify_all()
+
+    def _populate(self, offset: int, size: int) -> None:
+        """Get pages for the range, and map them here, as far as that is not known to be done."""
+        end = offset + size
+        at = offset
+        while at < end:
+            granule = at // _GRANULE
+            if self._mapped[granule]:
+                at = (granule + 1) * _GRANULE
+                continue
+            # All up to the next granule that is mapped already, by one call: a step at a time would cost as much again.
+            known = self._mapped.find(1, granule, -(-end // _GRANULE))
+            stop = end if known < 0 else known * _GRANULE
+            self._get_pages(at, stop - at)
+            whole = range(-(-at // _GRANULE), stop // _GRANULE)
+            self._mapped[whole.start : max(whole.start, whole.stop)] = b"\1" * len(whole)
+            at = stop
+
+    def _get_pages(self, offset: int, size: int) -> None:
+        os.posix_fallocate(self.descriptor, offset, size)
+        if self._populates:
+            if libc().madvise(self._address + offset, size, _POPULATE_WRITE) == 0:
+                return
+            number = ctypes.get_errno()
+            if number != errno.EINVAL:
+                raise OSError(number, f"{size:,} bytes of shared memory can't be had: {os.strerror(number)}")
+            self._populates = False  # An older kernel: the pages are there, and each is mapped when it is first used.
+
+    def _punch(self, offset: int, size: int) -> None:
+        first, last = offset // _GRANULE, (offset + size - 1) // _GRANULE
+        self._mapped[first : last + 1] = bytes(last + 1 - first)
+        if libc().fallocate(self.descriptor, _PUNCH, offset, size) != 0:
+            number = ctypes.get_errno()
+            if number not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                raise OSError(number, f"pages of the arena can't be given back: {os.strerror(number)}")
+            # A file on such a filesystem keeps its blocks: the limit is then one of places, and the disk has the rest.
+
+
+def _room(limit: int) -> int:
+    """How many times the limit the address space is; less where that could be refused (`ulimit -v` or `-f`, and files
+    of many TB)."""
+    limited = [resource.getrlimit(which)[0] != resource.RLIM_INFINITY for which in _LIMITS]
+    return 2 if any(limited) or limit > _HUGE else ROOM
+
+
+def _open(limit: int, size: int, folder: str | None) -> tuple[str, int]:
+    if hasattr(os, "memfd_create") and limit <= shared_memory_room():
+        try:
+            return "memfd", _sized(os.memfd_create("dagengine", os.MFD_CLOEXEC), size)
+        except OSError:
+            pass  # Forbidden in some sandboxes; a file will do.
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return "file", _sized(os.dup(file.fileno()), size)
+
+
+def _sized(descriptor: int, size: int) -> int:
+    try:
+        os.ftruncate(descriptor, size)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor

@@ -2,14 +2,23 @@
 
 Readings only: what follows from them (no new leases, ending an attempt) the scheduler core decides.
 
+What counts as a process's own is what nobody else could use: its anonymous memory, with a part of what it shares with
+the process it was forked from (PSS), and its children's. Pages of the arena and of mapped files are not. Reading that
+takes the kernel a walk over all pages, so it is done only when the cheap figure, which is never lower, says that it
+could matter.
+
 May import nothing of ours but runtime.memory. Linux only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+from dagengine.runtime.memory import InUse, memory_in_use
 
 PAUSE: Final = 0.80
 """Of the limit: from here on nothing new should start."""
@@ -17,15 +26,25 @@ PAUSE: Final = 0.80
 END: Final = 0.95
 """Of the limit: from here on the kernel may be the next to choose who dies, so we do."""
 
+_GROWTH: Final = 4 << 30
+"""Bytes a second by which a few processes can grow: new pages come at about 2 GB/s to each."""
+
+_SHORTEST: Final = 0.05
+_LONGEST: Final = 1.0
+"""Seconds between readings: as long as memory could not run out before, within these bounds."""
+
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """used: bytes of the node's limit that are in use. processes: bytes that each process has of its own (PSS without
-    shared memory), of those that still live."""
+    """used: bytes of the node's limit that are in use. processes: bytes that each process that still lives has of its
+    own; `exact` unless the node has so much left that it does not matter."""
 
     used: int
     limit: int
     processes: dict[int, int]
+    exact: bool = True
 
     @property
     def high(self) -> bool:
@@ -38,15 +57,76 @@ class Reading:
 
 class Watch:
     """`limit`: bytes that the tasks' processes may have together; None: what the machine and its control groups have,
-    and then everybody's memory counts."""
+    and then everybody's memory counts, the arena's, too."""
 
     def __init__(self, limit: int | None = None) -> None:
-        raise NotImplementedError
+        self._limit = limit
+        self._last: Reading | None = None
 
     def read(self, pids: Sequence[int]) -> Reading:
         """Look at the processes that run tasks now. Some microseconds each, while there is memory enough."""
-        raise NotImplementedError
+        families = {pid: list(_family(pid)) for pid in pids}
+        rough = {pid: own for pid, family in families.items() if (own := _sum(_anonymous(one) for one in family))}
+        # Figures only err upwards, so below the threshold they will do.
+        reading = self._reading(rough, exact=False)
+        if reading.high:
+            own = {pid: _sum(_proportional(one) for one in families[pid]) or most for pid, most in rough.items()}
+            reading = self._reading(own, exact=True)
+        self._last = reading
+        return reading
 
     def pause(self) -> float:
         """Seconds after which to read again, as long as a task runs; while none does, don't read at all."""
-        raise NotImplementedError
+        if self._last is None:
+            return _SHORTEST
+        left = self._last.limit * END - self._last.used
+        return min(_LONGEST, max(_SHORTEST, left / _GROWTH))
+
+    def _reading(self, processes: dict[int, int], exact: bool) -> Reading:
+        if self._limit is None:
+            used, limit = max(memory_in_use(), key=_share)
+        else:
+            used, limit = sum(processes.values()), self._limit
+        return Reading(used, limit, processes, exact)
+
+
+def _share(found: InUse) -> float:
+    return found.used / found.limit if found.limit else 1.0
+
+
+def _sum(found: Iterator[int | None]) -> int:
+    return sum(own for own in found if own is not None)
+
+
+def _family(pid: int) -> Iterator[int]:
+    """The process and all that descend from it."""
+    yield pid
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield from _family(int(child))
+    except OSError:
+        return  # It has just ended, or the kernel does not tell children.
+
+
+def _anonymous(pid: int) -> int | None:
+    """Bytes in memory that are neither a file's nor shared memory; what it shares with its parent counts in full."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared, *_ = file.read().split()
+    except (OSError, ValueError):
+        return None
+    return (int(resident) - int(shared)) * _PAGE
+
+
+def _proportional(pid: int) -> int | None:
+    """The same, of what it shares with others its part only; with what of it is swapped out."""
+    found = 0
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            for line in file:
+                if line.startswith((b"Pss_Anon:", b"SwapPss:")):
+                    found += int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return _anonymous(pid)
+    return found
