@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from dagengine.model import Failure
-from dagengine.runtime.protocol import FileInput, InlineInput, ObjectId, TaskId, TaskInput
+from dagengine.runtime.protocol import FileInput, InlineInput, ListInput, ObjectId, TaskId, TaskInput
 
 
 class Packed(msgspec.Struct, tag=0, array_like=True, gc=False):
@@ -103,11 +103,12 @@ class Stop(msgspec.Struct, tag=22, array_like=True, gc=False):
 class Answer(msgspec.Struct, tag=16, array_like=True, gc=False):
     """Answers an Ask. `failure` instead of `body`, if it could not be done.
 
-    Each object of the arena that `body` says the place of is held by the worker from then on, as by a Hold."""
+    `holds`: objects of the arena whose places `body` says. They are held by the worker from then on, as by a Hold."""
 
     number: int
     body: Any = None
     failure: Failure | None = None
+    holds: list[ObjectId] = []
 
 
 # ---- worker to controller -------------------------------------------------------------------
@@ -256,4 +257,5 @@ def pack_input(given: TaskInput) -> Any:
         return given.data
     if isinstance(given, FileInput):
         return (given.path, given.size, given.digest, given.verify)
+    assert isinstance(given, ListInput)
     return {"items": [pack_input(item) for item in given.items]}
