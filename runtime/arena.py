@@ -19,6 +19,7 @@ May import nothing of ours but runtime.{allocator,memory,worker_arena}.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -156,10 +157,8 @@ class Arena:
         self._thread.join()
         self._views.close()
         os.close(self.descriptor)
-        try:
+        with contextlib.suppress(BufferError):  # Else it goes with the last view.
             self._mapping.close()
-        except BufferError:
-            pass  # It goes with the last view.
 
     # ---- pages ------------------------------------------------------------------------------
 

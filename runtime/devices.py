@@ -67,8 +67,7 @@ def _names(environment: Mapping[str, str]) -> list[str] | None:
     if text is None:
         return None
     names: list[str] = []
-    for name in text.split(","):
-        name = name.strip()
+    for name in map(str.strip, text.split(",")):
         if not name or name.startswith("-") or name in names:
             break  # CUDA stops there: "-1" is a common way to say none.
         names.append(name)

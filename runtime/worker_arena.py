@@ -51,7 +51,7 @@ class WorkerArena:
             if sha is not None:
                 for part in batch:
                     sha.update(part)
-            offset = _write_all(self._descriptor, batch, offset)
+            offset = write_all(self._descriptor, batch, offset)
 
     def read(self, offset: int, size: int, released: Callable[[], None]) -> memoryview:
         """The bytes, read-only and not copied.
@@ -147,7 +147,7 @@ def _batches(segments: Sequence[bytes | memoryview], most: int) -> Iterator[list
         yield batch
 
 
-def _write_all(descriptor: int, batch: list[memoryview], offset: int) -> int:
+def write_all(descriptor: int, batch: list[memoryview], offset: int) -> int:
     """Where the next one goes."""
     while batch:
         written = os.pwritev(descriptor, batch, offset)
