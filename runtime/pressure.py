@@ -13,7 +13,7 @@ May import nothing of ours but runtime.memory. Linux only.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -66,12 +66,10 @@ class Watch:
     def read(self, pids: Sequence[int]) -> Reading:
         """Look at the processes that run tasks now. Some microseconds each, while there is memory enough."""
         families = {pid: list(_family(pid)) for pid in pids}
-        rough = {pid: own for pid, family in families.items() if (own := _sum(_anonymous(one) for one in family))}
         # Figures only err upwards, so below the threshold they will do.
-        reading = self._reading(rough, exact=False)
+        reading = self._reading(_own(families, _anonymous), exact=False)
         if reading.high:
-            own = {pid: _sum(_proportional(one) for one in families[pid]) or most for pid, most in rough.items()}
-            reading = self._reading(own, exact=True)
+            reading = self._reading(_own(families, _proportional), exact=True)
         self._last = reading
         return reading
 
@@ -94,8 +92,10 @@ def _share(found: InUse) -> float:
     return found.used / found.limit if found.limit else 1.0
 
 
-def _sum(found: Iterator[int | None]) -> int:
-    return sum(own for own in found if own is not None)
+def _own(families: dict[int, list[int]], measure: Callable[[int], int | None]) -> dict[int, int]:
+    """What each family has, of those of which somebody lives."""
+    found = {pid: [own for one in family if (own := measure(one)) is not None] for pid, family in families.items()}
+    return {pid: sum(owns) for pid, owns in found.items() if owns}
 
 
 def _family(pid: int) -> Iterator[int]:
