@@ -68,8 +68,8 @@ def cancelled(task: str) -> Failure:
     return Failure("cancelled", "TaskCancelled", f"{task} was cancelled", retriable=False)
 
 
-def timed_out(task: str, timeout: float | None) -> Failure:
-    return Failure("timeout", "TaskTimeout", f"{task} ran past its timeout of {timeout:g} s and was ended.")
+def timed_out(task: str) -> Failure:
+    return Failure("timeout", "TaskTimeout", f"{task} ran past its timeout and was ended")
 
 
 def stopped(reason: str = "the runtime was stopped before the task had ended") -> Failure:
