@@ -127,7 +127,7 @@ class Executor:
         current.task.set(run.id)
 
     def _arguments(self, run: Run) -> Any:
-        return decode(run.call, [self._host.open(given) for given in run.inputs])
+        return decode(run.call, [self._host.open(given) for given in run.inputs] if run.inputs else ())
 
     def _call(self, function: Function, run: Run) -> Written:
         self._enter(run)

@@ -129,17 +129,14 @@ class Link(Generic[M]):
         if descriptors:
             self._out.append((memoryview(data), list(descriptors)))
             return self.flush()
-        sent = self._send(data)
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
         if sent == len(data):
             return True
         self._out.append((memoryview(data)[sent:], []))
         return self.flush()
-
-    def _send(self, data: bytes | memoryview) -> int:
-        try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
 
     def flush(self) -> bool:
         """Send what is queued. False if some is left."""

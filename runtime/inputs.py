@@ -36,10 +36,12 @@ KEPT: Final = 32
 class Inputs:
     """`arena`: None where a runtime has none. Thread-safe.
 
+    used: an object was read or handed over, ever
     `noted`: called when a view ends, wherever that happens: it takes no lock.
     """
 
     def __init__(self, arena: WorkerArena | None = None, noted: Callable[[], None] = lambda: None) -> None:
+        self.used = False
         self._arena = arena
         self._noted = noted
         self._lock = threading.Lock()
@@ -73,6 +75,7 @@ class Inputs:
     def _read(self, offset: int, size: int, number: ObjectId, task: TaskId | None) -> Any:
         if self._arena is None:
             raise InternalError(f"object {number} lies in an arena, and this process has none")
+        self.used = True
         with self._lock:
             self._views[number] += 1
             self._fresh.add(number)
@@ -129,12 +132,14 @@ class Inputs:
     def handed(self, objects: Sequence[ObjectId], task: TaskId | None) -> None:
         """An answer has handed these over, to be opened by `task`; what is not, is let go when the task has ended."""
         if objects:
+            self.used = True
             with self._lock:
                 self._handed.setdefault(task, []).extend(objects)
 
     def unwanted(self, objects: Sequence[ObjectId]) -> None:
         """An answer has handed these over, and nobody is left to open them. Takes no lock."""
         if objects:
+            self.used = True
             self._unwanted += objects
             self._noted()
 
@@ -147,8 +152,6 @@ class Inputs:
 
     def finish(self, task: TaskId) -> tuple[list[ObjectId], list[ObjectId]]:
         """The task has ended: what is to be held from now on, and what can be let go."""
-        if not self._fresh and not self._gone and not self._unwanted and not self._handed:
-            return [], []
         with self._lock:
             self._owed += self._handed.pop(task, [])
             let_go = self._settle()

@@ -18,15 +18,16 @@ May import nothing of ours but errors and runtime modules.
 
 from __future__ import annotations
 
+import _signal
 import gc
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from dagengine.errors import InternalError
 from dagengine.runtime import current
@@ -46,6 +47,9 @@ _WATCHED: Final = 0.01
 
 _COLLECT: Final = 0.05
 """Seconds with nothing to do after which views that are held are looked for among garbage."""
+
+_handler_of: Callable[[int], Any] = _signal.getsignal
+"""`signal.getsignal` looks for an enumeration's member first, which for a function takes longer than a small task."""
 
 
 def run_worker(
@@ -176,7 +180,7 @@ class Worker:
         if self._place.channel.torn:
             raise InternalError("a signal handler of the task cut a message off: this worker can't go on")
         os.fchdir(self._folder)
-        if signal.getsignal(signal.SIGTERM) is not self._on_sigterm:
+        if _handler_of(signal.SIGTERM) is not self._on_sigterm:
             signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def _concurrent_ended(self, run: Run, result: Result) -> None:

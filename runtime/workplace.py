@@ -106,10 +106,10 @@ class Workplace:
 
     def finish(self, result: Result) -> None:
         """Send an attempt's result, and before it what its end has to tell."""
-        hold, let_go = self.inputs.finish(result.id)
-        if not (hold or let_go or self._notes):
+        if not (self.inputs.used or self._notes):
             self.channel.send([result])
             return
+        hold, let_go = self.inputs.finish(result.id)
         before: list[FromWorker] = self._noted_asks()
         if hold:
             before.append(Hold(hold))
