@@ -139,7 +139,10 @@ class Arena:
 
     def view(self, offset: int, size: int) -> memoryview:
         """Writable, for what the controller restores or puts itself. Gets the pages first, which may take 0.4 s for
-        a GB that is not warm: on a thread of the spill space or the caller's. Raises OSError if there is no memory."""
+        a GB that is not warm: on a thread of the spill space or the caller's. Raises OSError if there is no memory,
+        ValueError after `close`."""
+        if self._closed:
+            raise ValueError("the arena is closed")
         self._populate(offset, size)
         return memoryview(self._mapping)[offset : offset + size]
 
@@ -157,8 +160,10 @@ class Arena:
         self._thread.join()
         self._views.close()
         os.close(self.descriptor)
+        mapping = self._mapping
+        del self._mapping
         with contextlib.suppress(BufferError):  # Else it goes with the last view.
-            self._mapping.close()
+            mapping.close()
 
     # ---- pages ------------------------------------------------------------------------------
 
