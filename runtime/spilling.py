@@ -156,7 +156,7 @@ class SpillSpace:
             with self._changed:
                 self._changed.wait_for(lambda: not (self._todo or self._busy))
             if not self._try_places(items):
-                raise self._full(sum(len(view) for _, view in items))
+                raise self._full([len(view) for _, view in items])
 
     def _try_places(self, items: Sequence[tuple[ObjectId, memoryview]]) -> bool:
         """Whether there was room in one of them."""
@@ -201,14 +201,15 @@ class SpillSpace:
                 at += file.place.span(size)
             file.wanted = file.size
 
-    def _full(self, size: int) -> SpillFull:
+    def _full(self, sizes: Sequence[int]) -> SpillFull:
         where = ", ".join(place.where for place in self._places)
-        if self.limit is not None and self._used + size > self.limit:
+        total = min(sum(map(place.span, sizes)) for place in self._places)
+        if self.limit is not None and self._used + total > self.limit:
             return SpillFull(
-                f"no room to spill {size:,} bytes: {self._used:,} of {self.limit:,} are in use ({where})."
+                f"no room to spill {total:,} bytes: {self._used:,} of {self.limit:,} are in use ({where})."
                 " Raise the limit, or free objects"
             )
-        return SpillFull(f"no room to spill {size:,} bytes: the disk is full ({where}). Make room there")
+        return SpillFull(f"no room to spill {total:,} bytes: the disk is full ({where}). Make room there")
 
     # ---- files that workers write -------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,7 +81,7 @@ class AllocatorMachine(RuleBasedStateMachine):
     @invariant()
     def no_two_ranges_overlap(self) -> None:
         taken = sorted([*self.live.items(), *self.rising])
-        for (offset, size), (following, _) in zip(taken, taken[1:], strict=False):
+        for (offset, size), (following, _) in itertools.pairwise(taken):
             assert offset + size <= following
         for offset, size in self.live.items():
             assert set(range(offset, offset + size, PAGE)) <= self.pages
