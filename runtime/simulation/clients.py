@@ -40,8 +40,8 @@ class Controller(Protocol):
 
     def value(self, object_id: ObjectId) -> int: ...
 
-    def read(self, object_id: ObjectId) -> None:
-        """The local node's bytes of it are looked at, and must be right."""
+    def read(self, object_id: ObjectId) -> bool:
+        """The local node's bytes of it are looked at, and must be right. Whether they now must stay in its arena."""
 
     def explained(self, tasks: tuple[TaskId, ...]) -> str: ...
 
@@ -58,8 +58,10 @@ class Client:
         self.made: set[ObjectId] = set()
         self.freed: set[ObjectId] = set()
         self.cancelled: set[TaskId] = set()
+        self.cycles: list[set[TaskId]] = []  # as the core has told of them
         self.released = False
         self.refused = False
+        self._bundles = 0
         self._steps = len(unit.steps)
         self._putting: set[ObjectId] = set()
         self._reading: dict[int, tuple[ObjectId, bool]] = {}
@@ -154,6 +156,7 @@ class Client:
     def _reserve(self, step: tuple[tuple[e.Need, ...], str]) -> None:
         assert self.unit.group is not None
         self._held_back = []
+        self._bundles = len(step[0])
         self.world.feed(e.GroupAsked(self.unit.group, *step))
 
     def _release(self, force: bool) -> None:
@@ -164,9 +167,11 @@ class Client:
     # ---- answers --------------------------------------------------------------------------------
 
     def answered(self, action: a.GroupReserved | a.GroupRefused) -> None:
+        if isinstance(action, a.GroupReserved) and len(action.places) != self._bundles:
+            raise Violation(f"group {name(action.group)} of {self._bundles} bundles is reserved as {action.places}")
         held, self._held_back = self._held_back, None
         if held is None:
-            raise Violation(f"group {name(action.group)} was answered twice")
+            return  # a node with one of its bundles was lost, and that has a place again
         self.refused = isinstance(action, a.GroupRefused)
         for plans in held:
             self.submit(plans)
@@ -190,16 +195,18 @@ class Client:
             raise Violation(f"reader {ready.reader} of {name(ready.object)} is answered twice")
         self._reading[ready.reader] = (ready.object, True)
         if ready.ok:
-            self.world.read(ready.object)
-            self.world.later(self.world.rng.uniform(0, 0.5), self._read, ready.reader)
+            viewed = self.world.read(ready.object)
+            self.world.later(self.world.rng.uniform(0, 0.5), self._read, ready.reader, viewed)
         else:
             self._read(ready.reader)
 
     def waits_for(self, reader: int) -> bool:
         return reader in self._reading
 
-    def _read(self, reader: int) -> None:
+    def _read(self, reader: int, viewed: bool = False) -> None:
         object_id, _ = self._reading.pop(reader)
+        if viewed:
+            self.world.local.store.unview(object_id)
         self.world.feed(e.Unwanted(object_id, self.world.local.number, reader))
         self._look()
 
@@ -259,7 +266,7 @@ class Client:
         if any(task in self.ended for task in self.unit.cycle):
             return
         text = self.world.explained(self.unit.cycle)
-        if "cycle" not in text:
+        if "cycle" not in text or set(self.unit.cycle) not in self.cycles:
             raise Violation(
                 f"tasks {[name(task) for task in self.unit.cycle]} wait for one another, and it says: {text}"
             )

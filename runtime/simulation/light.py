@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from dagengine.model import INLINE_LIMIT
 from dagengine.runtime.core import actions as a
 from dagengine.runtime.core import events as e
 from dagengine.runtime.core.machine import Scheduler
@@ -67,6 +68,7 @@ class LightWorld:
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._number = 0
         self._timer: float | None = None
+        self._inline: set[ObjectId] = set()
         self._requests: dict[tuple[int, int], tuple[a.Lease, int]] = {}
         self._nodes = [_Node(number, capacity) for number, capacity in enumerate(capacities)]
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -121,6 +123,8 @@ class LightWorld:
         node = self._nodes[run.node]
         for lease in run.leases:
             for object_id in lease.request.inputs:
+                if object_id in self._inline:
+                    continue
                 if object_id not in node.store.arena:
                     raise Violation(f"{name(lease.request.id)} is leased, and its input {name(object_id)} is not there")
                 node.store.view(object_id)
@@ -136,21 +140,29 @@ class LightWorld:
             self._later(_work(lease).seconds, self._computed, node, lease)
 
     def _computed(self, node: _Node, lease: a.Lease) -> None:
-        if lease.request.output is None:
+        output, size = lease.request.output, _work(lease).size
+        if output is None:
             self._finish(node, lease, ())
             return
+        if size <= INLINE_LIMIT:
+            self._inline.add(output)
+            self._finish(node, lease, (e.Made(output, size),))
+            return
         self._number += 1
-        size = _work(lease).size
         self._requests[node.number, self._number] = (lease, size)
         self.feed(e.RoomAsked(node.number, node.epoch, self._number, size, lease.request.id, lease.attempt))
 
     def _finish(self, node: _Node, lease: a.Lease, made: tuple[e.Made, ...]) -> None:
-        for object_id in lease.request.inputs:
-            node.store.unview(object_id)
+        self._unview(node, lease)
         node.free += 1
         self._start(node)
         done = e.Done(lease.request.id, lease.attempt, _work(lease).seconds, made)
         self.feed(e.Finished(node.number, node.epoch, [done]))
+
+    def _unview(self, node: _Node, lease: a.Lease) -> None:
+        for object_id in lease.request.inputs:
+            if object_id not in self._inline:
+                node.store.unview(object_id)
 
     def _ended(self, ended: a.Ended) -> None:
         self.ended += 1
@@ -162,8 +174,7 @@ class LightWorld:
         back = [lease for lease in node.queue if (lease.request.id, lease.attempt) in wanted]
         node.queue = deque(lease for lease in node.queue if (lease.request.id, lease.attempt) not in wanted)
         for lease in back:
-            for object_id in lease.request.inputs:
-                node.store.unview(object_id)
+            self._unview(node, lease)
             self._later(0.0, self.feed, e.AttemptReturned(node.number, node.epoch, lease.request.id, lease.attempt))
 
     # ---- objects --------------------------------------------------------------------------------
@@ -198,6 +209,8 @@ class LightWorld:
 
     def _drop(self, drop: a.Drop) -> None:
         for object_id in drop.objects:
+            if object_id in self._inline:
+                continue
             self._nodes[drop.node].store.drop(object_id, drop.spilled)
 
     def _restore(self, restore: a.Restore) -> None:

@@ -32,8 +32,8 @@ class Node:
         self.up = True
         self.life = 0
         self.epoch = -1
-        self.disk_rate = 50_000.0
-        self.net_rate = 100_000.0
+        self.disk_rate = 50e6
+        self.net_rate = 100e6
         self.fail_spills = 0
         self.fail_restores = 0
         self.crew = Crew(self)

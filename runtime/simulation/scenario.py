@@ -17,7 +17,10 @@ from dagengine.runtime.core.events import UNIT, Capacity, Device, Need, Request,
 from dagengine.runtime.protocol import ActorId, GroupId, ObjectId, TaskId
 from dagengine.runtime.simulation.plans import Plan
 
-ARENA: Final = 10_000
+KB: Final = 1_000
+ARENA: Final = 10_000 * KB
+"""Sizes of objects are well above model.INLINE_LIMIT, below which the core takes none for an object with room."""
+
 FAULT_SECONDS: Final = 20.0
 """Faults begin within so many seconds; afterwards everything heals."""
 
@@ -109,17 +112,19 @@ class _Maker:
     def _node(self, number: int) -> NodePlan:
         rng = self.rng
         slots = rng.randint(1, 4)
-        arena = rng.choice((4_000, 6_000)) if "small arena" in self.features else ARENA
+        arena = rng.choice((4_000 * KB, 6_000 * KB)) if "small arena" in self.features else ARENA
         capacity = Capacity(
             name=f"n{number}",
             cpus=slots * UNIT,
-            memory=8_000,
+            memory=8_000 * KB,
             arena=arena,
-            devices=tuple(Device(device, 1_000) for device in range(2)) if "gpus" in self.features else (),
+            devices=tuple(Device(device, 1_000 * KB) for device in range(2)) if "gpus" in self.features else (),
             custom=(("licence", 2 * UNIT),) if "custom" in self.features else (),
             slots=slots,
         )
-        return NodePlan(capacity, rng.choice((20_000, 200_000)) if "disk" in self.features else 1_000_000)
+        return NodePlan(
+            capacity, rng.choice((20_000 * KB, 200_000 * KB)) if "disk" in self.features else 1_000_000 * KB
+        )
 
     # ---- units ----------------------------------------------------------------------------------
 
@@ -212,16 +217,17 @@ class _Maker:
         rng = self.rng
         parents = []
         for _ in range(rng.randint(1, 4)):
-            children = tuple(self._plan(unit, ()) for _ in range(rng.randint(1, 3)))
-            parent = self._plan(unit, ())
+            # Nothing but a cpu, which they give back while they wait: whoever held more would wait for those that do too.
+            children = tuple(self._plan(unit, (), Need()) for _ in range(rng.randint(1, 3)))
+            parent = self._plan(unit, (), Need())
             parent.children = children
             parents.append(parent)
         unit.steps.append((at, "submit", parents))
 
     def _cycle(self, unit: Unit, at: float) -> None:
         """One waits inside itself for what another makes, which reads what the first one makes."""
-        first = self._plan(unit, (), output=True)
-        second = self._plan(unit, tuple(first.outputs()), output=True)
+        first = self._plan(unit, (), Need(), output=True)
+        second = self._plan(unit, tuple(first.outputs()), Need(), output=True)
         for plan in (first, second):
             plan.fails, plan.timeout = False, None
         [first.blocks_on] = second.outputs()
@@ -240,7 +246,7 @@ class _Maker:
 
     def _size(self) -> int:
         rng = self.rng
-        return rng.randint(500, 3_000) if "large" in self.features else rng.randint(20, 400)
+        return (rng.randint(500, 3_000) if "large" in self.features else rng.randint(20, 400)) * KB
 
     def _plan(
         self,
@@ -264,7 +270,7 @@ class _Maker:
             need=need,
             inputs=inputs,
             output=(unit.number, 3, self._next) if has_output else None,
-            expected=rng.choice((None, None, 500)),
+            expected=rng.choice((None, None, 500 * KB)),
             kind=kind,
             actor=unit.actor if kind in (TaskKind.CREATE, TaskKind.METHOD) else None,
             concurrent=False,
@@ -275,7 +281,7 @@ class _Maker:
         plan = Plan(
             request,
             seconds=rng.choice((0.0, 0.01, 0.2, 1.0)),
-            size=rng.randint(20, 60) if small else self._size(),
+            size=rng.randint(20, 60) * KB if small else self._size(),
             inline=not has_output or rng.random() < 0.2,
             fails="failures" in self.features and rng.random() < 0.1,
             yields=rng.randint(1, 5) if kind == TaskKind.STREAM else 0,
@@ -294,9 +300,11 @@ class _Maker:
             return Need()
         match rng.choice(kinds):
             case "memory":
-                return Need(memory=rng.choice((1_000, 3_000, 6_000)), cpus=UNIT // 2 if rng.random() < 0.5 else UNIT)
+                return Need(
+                    memory=rng.choice((1_000, 3_000, 6_000)) * KB, cpus=UNIT // 2 if rng.random() < 0.5 else UNIT
+                )
             case "gpus":
-                return Need(gpus=rng.choice((UNIT // 4, UNIT // 2, UNIT, 2 * UNIT)), gpu_memory=400)
+                return Need(gpus=rng.choice((UNIT // 4, UNIT // 2, UNIT, 2 * UNIT)), gpu_memory=400 * KB)
             case "custom":
                 return Need(custom=(("licence", rng.choice((UNIT, 2 * UNIT))),))
         return Need(node="n0", soft=rng.random() < 0.5)

@@ -40,6 +40,10 @@ END_SECONDS: Final = 400.0
 STEPS: Final = 100_000
 """Events of one run, at most: a core that goes round in circles is stopped here."""
 
+SETTLE_SECONDS: Final = 3.0
+GIVE_UP_SECONDS: Final = 60.0
+"""After the clients have done: the time in which everything is surely given back, and the time for nodes to come back."""
+
 LOCAL_SECONDS: Final = 0.0001
 
 Log = list[tuple[e.Event, float]]
@@ -159,9 +163,13 @@ class World:
         back."""
         if self.faults.quiet_since is None:
             self.faults.quiet_since = self.now
+            for delay in (SETTLE_SECONDS, GIVE_UP_SECONDS):
+                self.later(delay + 0.1, self.trace, "nothing is left to do")
         empty = all(not node.store.used and not node.store.written for node in self.nodes)
         joined = all(node.epoch >= 0 and self.judge.epochs.get(node.number) == node.epoch for node in self.nodes)
-        return (empty and joined and self.now > self.faults.quiet_since + 3) or self.now > self.faults.quiet_since + 60
+        return (
+            empty and joined and self.now > self.faults.quiet_since + SETTLE_SECONDS
+        ) or self.now > self.faults.quiet_since + GIVE_UP_SECONDS
 
     def _stuck(self) -> str:
         unfinished = self.judge.unfinished()
@@ -256,6 +264,9 @@ class World:
                 self.judge.lost(object_id)
             case a.GroupReserved(group) | a.GroupRefused(group):
                 self.clients[group[0]].answered(action)
+            case a.Cycle(tasks):
+                for unit in {task[0] for task in tasks}:
+                    self.clients[unit].cycles.append(set(tasks))
             case a.ActorGone() | a.Throttle():
                 pass
             case _:
@@ -322,16 +333,21 @@ class World:
     def value(self, object_id: ObjectId) -> int:
         return self.values.expected(object_id)
 
-    def read(self, object_id: ObjectId) -> None:
+    def read(self, object_id: ObjectId) -> bool:
         if self.outside(object_id) is not None:
-            return
-        copy = self.local.store.arena.get(object_id)
+            return False
+        store = self.local.store
+        copy = store.arena.get(object_id) or store.spilled.get(object_id)
         if copy is None:
             raise Violation(f"{name(object_id)} is said to be ready on {self.local.capacity.name}, and is not there")
         if copy.damaged:
             self.feed(e.Damaged(self.local.number, self.local.epoch, object_id))
         elif copy.value != self.values.expected(object_id):
             raise Violation(f"{name(object_id)} is read, and is another one than was made")
+        if object_id not in store.arena:
+            return False  # it has to be read from the spill space
+        store.view(object_id)
+        return True
 
     def explained(self, tasks: tuple[TaskId, ...]) -> str:
         waits = self.core.waits()
