@@ -1,0 +1,500 @@
+"""What the scheduler core knows: tasks, classes of tasks, objects and their copies, nodes, actors, groups.
+
+Pure data with the arithmetic of its own counts. May import nothing of ours but errors, runtime.protocol and the core's
+other words.
+
+    (submitted) ─▶ WAITING ──inputs exist──▶ QUEUED ──admitted──▶ ADMITTED ──inputs are there──▶ LEASED ◀─▶ BLOCKED
+                     ▲ │                      ▲ │                    │                             │
+                     │ └──────────────────────┼─┴────────────────────┴──────────▶ ENDED ◀──────────┤
+                     └─── an input was lost ──┴── taken back ── PAUSED ◀── attempt lost ───────────┘
+
+A METHOD waits in the mailbox of its actor, not in a queue: it is MAILED instead of QUEUED.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from dagengine.errors import InternalError
+from dagengine.runtime.core.events import Capacity, Need, NodeId, Request
+from dagengine.runtime.core.ledger import Ledger
+from dagengine.runtime.core.queues import TaskQueue
+from dagengine.runtime.protocol import ActorId, GroupId, ObjectId
+
+AHEAD_SECONDS: Final = 0.005
+"""Estimated work for each worker that a node may have: enough to hide a round trip, little enough to stay movable."""
+
+AHEAD_TASKS: Final = 256
+"""Leases for each worker, or calls sent to one actor: bounds what one batch holds and what a death gives back."""
+
+AGE_SECONDS: Final = 2.0
+"""When what can't be placed has waited this long, nothing younger overtakes it on the node that it will get."""
+
+ARGUMENTS_SHARE: Final = 0.7
+"""Of the arena, for the inputs of running tasks, when more than one runs: outputs need room as well."""
+
+SPILL_ABOVE: Final = 0.8
+SPILL_DOWN_TO: Final = 0.7
+"""Shares of the arena between which is spilled ahead of need, so that a writer seldom waits for the disk."""
+
+SPILL_BYTES: Final = 64 << 20
+SPILL_OBJECTS: Final = 2_000
+"""Of one Spill: small objects are fused into one file, which stays small enough to be given back as a whole."""
+
+SUSPECT_SECONDS: Final = 3.0
+DEAD_SECONDS: Final = 10.0
+"""Silence of a node that sends heartbeats, until it gets no more leases; until it is given up. A node stops its own
+workers after 8 s of silence, so that no attempt of a node that was given up runs on."""
+
+BACKOFF_SECONDS: Final = 0.2
+"""Before the attempt after a lost one; doubles with each."""
+
+MEMORY_LOSSES: Final = 5
+"""Attempts that may be killed for lack of memory before a task with `losses` is given up."""
+
+REBUILDS: Final = 3
+"""Times that one object is made again."""
+
+REVOKE_SECONDS: Final = 0.001
+"""Estimated work worth taking back for an idle node."""
+
+PRESSED_SHARE: Final = 0.80
+KILL_SHARE: Final = 0.95
+"""Of a node's memory: no new leases above the first; above the second one attempt is killed."""
+
+WATCH_SECONDS: Final = 1.0
+"""Between looks for tasks that wait for each other, as long as any task waits inside itself."""
+
+
+class State:
+    """Of a task. Plain numbers: they are compared several times for each task."""
+
+    WAITING: Final = 0
+    QUEUED: Final = 1
+    MAILED: Final = 2
+    ADMITTED: Final = 3
+    LEASED: Final = 4
+    BLOCKED: Final = 5
+    PAUSED: Final = 6
+    ENDED: Final = 7
+
+
+STATE_NAMES: Final = ("waiting", "queued", "mailed", "admitted", "leased", "blocked", "paused", "ended")
+
+_S = State
+TRANSITIONS: Final[tuple[frozenset[int], ...]] = (
+    frozenset({_S.QUEUED, _S.MAILED, _S.ENDED}),
+    frozenset({_S.ADMITTED, _S.LEASED, _S.WAITING, _S.QUEUED, _S.ENDED}),
+    frozenset({_S.ADMITTED, _S.LEASED, _S.WAITING, _S.ENDED}),
+    frozenset({_S.LEASED, _S.QUEUED, _S.MAILED, _S.WAITING, _S.ENDED}),
+    frozenset({_S.BLOCKED, _S.QUEUED, _S.MAILED, _S.WAITING, _S.PAUSED, _S.ENDED}),
+    frozenset({_S.LEASED, _S.QUEUED, _S.MAILED, _S.WAITING, _S.PAUSED, _S.ENDED}),
+    frozenset({_S.QUEUED, _S.WAITING, _S.ENDED}),
+    frozenset(),
+)
+"""By the state that a task is in, those that may follow."""
+
+
+class Estimate:
+    """What tasks of one function take. seconds: below 0 as long as none has ended. memory: learned from a kill."""
+
+    __slots__ = ("memory", "output", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = -1.0
+        self.output = 0
+        self.memory = 0
+
+
+class Extra:
+    """What only some tasks have: those with objects, with more than one cpu, or with troubles.
+
+    pins: copies that are kept for it
+    pending: inputs that are on their way to the node
+    expected: bytes that it is thought to make; reserved: those set aside for it in the node's arena
+    room: bytes that it needs there at once before its inputs can be brought (a bundle that waits)
+    rooms: requests of its attempt that are granted, or asked for
+    doomed: why it was killed, or will be dropped when it comes back
+    moved: bytes of its inputs that had to be brought
+    """
+
+    __slots__ = (
+        "awaits",
+        "bundle",
+        "devices",
+        "doomed",
+        "expected",
+        "facts",
+        "ledger",
+        "losses",
+        "memory",
+        "memory_losses",
+        "moved",
+        "pending",
+        "pins",
+        "rebuild",
+        "reserved",
+        "revoked",
+        "room",
+        "rooms",
+        "score",
+        "yielded",
+    )
+
+    def __init__(self) -> None:
+        self.ledger: Ledger | None = None
+        self.bundle: Bundle | None = None
+        self.devices: tuple[int, ...] = ()
+        self.memory = 0
+        self.pins: dict[ObjectId, Copy] = {}
+        self.expected = 0
+        self.pending = 0
+        self.reserved = 0
+        self.room = 0
+        self.rooms: set[int] = set()
+        self.doomed: str | None = None
+        self.facts: dict[str, int] | None = None
+        self.awaits: tuple[ObjectId, ...] = ()
+        self.losses = 0
+        self.memory_losses = 0
+        self.revoked = False
+        self.rebuild = False
+        self.yielded = False
+        self.moved = 0
+        self.score: dict[str, float] | None = None
+
+
+class Task:
+    """One submitted task. `light`: nothing but a cpu, no objects: the short way through the core."""
+
+    __slots__ = (
+        "actor",
+        "attempt",
+        "estimate",
+        "extra",
+        "inputs",
+        "klass",
+        "light",
+        "missing",
+        "node",
+        "order",
+        "output",
+        "pooled",
+        "request",
+        "since",
+        "state",
+    )
+
+    def __init__(self, request: Request, order: int, now: float) -> None:
+        self.request = request
+        self.order = order
+        self.state = _S.WAITING
+        self.attempt = 0
+        self.klass: Klass | None = None
+        self.node: Node | None = None
+        self.estimate = 0.0
+        self.since = now
+        self.missing = 0
+        self.inputs: tuple[Obj, ...] = ()
+        self.output: Obj | None = None
+        self.light = False
+        self.pooled = False
+        self.extra: Extra | None = None
+        self.actor: Actor | None = None
+
+    @property
+    def more(self) -> Extra:
+        extra = self.extra
+        if extra is None:
+            extra = self.extra = Extra()
+        return extra
+
+    def move(self, state: int) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise InternalError(
+                f"task {self.request.id} is {STATE_NAMES[self.state]} and can't be {STATE_NAMES[state]}"
+            )
+        self.state = state
+
+
+class Klass:
+    """Tasks that ask for the same: what one can't get, none can.
+
+    light: of light tasks; heavy: some of them need room in an arena
+    feasible: nodes that could run them if they were empty, as of `version` of the cluster; able: their ids
+    stuck: no node has what they ask for, until something changes on one of them
+    """
+
+    __slots__ = (
+        "able",
+        "feasible",
+        "group",
+        "heavy",
+        "light",
+        "need",
+        "number",
+        "plain",
+        "queue",
+        "ring",
+        "stuck",
+        "version",
+    )
+
+    def __init__(self, number: int, need: Need, plain: bool, light: bool, heavy: bool) -> None:
+        self.number = number
+        self.need = need
+        self.plain = plain
+        self.light = light
+        self.heavy = heavy
+        self.queue = TaskQueue(self)
+        self.stuck = False
+        self.feasible: list[Node] = []
+        self.able: set[NodeId] = set()
+        self.version = -1
+        self.ring = 0
+        self.group = need.group
+
+
+class Place:
+    """Where the bytes of a copy are."""
+
+    AWAY: Final = 0  # not in the arena (but perhaps spilled)
+    INCOMING: Final = 1  # room is set aside; restored or fetched
+    PRESENT: Final = 2
+    SPILLING: Final = 3  # being written; the room is free when that is done
+    DAMAGED: Final = 4  # there, and of no use; dropped when nobody reads it
+
+
+PLACE_NAMES: Final = ("away", "incoming", "present", "spilling", "damaged")
+
+
+class Copy:
+    """An object on one node. pins: tasks, readers and views for which it has to stay in the arena; held: the views.
+
+    spilled: it is (also) in the node's spill space
+    waiting: tasks and readers for which it is on its way
+    source: from where it is fetched
+    """
+
+    __slots__ = ("age", "held", "node", "object", "pins", "place", "source", "spilled", "waiting")
+
+    def __init__(self, obj: Obj, node: Node, age: int) -> None:
+        self.object = obj
+        self.node = node
+        self.place = Place.AWAY
+        self.spilled = False
+        self.pins = 0
+        self.held = 0
+        self.age = age
+        self.waiting: list[Task | Reader] | None = None
+        self.source: Copy | None = None
+
+
+class Obj:
+    """One object. It *exists* if it is inline, durable, or a node has its bytes.
+
+    readers: tasks that read it and have not ended, among some that have: `users` counts; in the order of submission
+    producer: the unfinished task that makes it
+    lineage: the ended one that made it and could do so again; heirs: how many objects have it in their lineage
+    bad: how many of the copies are damaged
+    dead: it will never exist; whoever reads it ends
+    """
+
+    __slots__ = (
+        "attempts",
+        "bad",
+        "copies",
+        "dead",
+        "durable",
+        "first",
+        "freed",
+        "heirs",
+        "home",
+        "id",
+        "inline",
+        "lineage",
+        "made",
+        "parents",
+        "producer",
+        "readers",
+        "rebuilds",
+        "size",
+        "users",
+        "wanted",
+    )
+
+    def __init__(self, object_id: ObjectId) -> None:
+        self.id = object_id
+        self.size = 0
+        self.inline = False
+        self.durable = False
+        self.made = False
+        self.dead = False
+        self.freed = False
+        self.copies: dict[NodeId, Copy] = {}
+        self.bad = 0
+        self.home: NodeId = -1
+        self.producer: Task | None = None
+        self.readers: list[Task] = []
+        self.first = 0
+        self.users = 0
+        self.wanted: dict[tuple[NodeId, int], Reader] | None = None
+        self.lineage: Request | None = None
+        self.parents: tuple[Obj, ...] = ()
+        self.attempts = 0
+        self.heirs = 0
+        self.rebuilds = 0
+
+    @property
+    def exists(self) -> bool:
+        return self.inline or self.durable or len(self.copies) > self.bad
+
+
+class Reader:
+    """Somebody on a node who waits for an object, or has it pinned. Not a task."""
+
+    __slots__ = ("copy", "node", "number", "object", "ready", "room", "since")
+
+    def __init__(self, obj: Obj, node: Node, number: int, now: float) -> None:
+        self.object = obj
+        self.node = node
+        self.number = number
+        self.since = now
+        self.ready = False
+        self.copy: Copy | None = None
+        self.room = 0
+
+
+class Room:
+    """Asked for by whoever writes an object. `task`: None for `put`."""
+
+    __slots__ = ("granted", "number", "size", "task")
+
+    def __init__(self, number: int, size: int, task: Task | None) -> None:
+        self.number = number
+        self.size = size
+        self.task = task
+        self.granted = False
+
+
+class Node:
+    """A machine. Of its arena: used + reserved <= limit, always.
+
+    used: bytes of what lies there, and of granted rooms; reserved: for what is on its way, and what tasks will make
+    pinned: bytes of copies that have pins; loose: of present copies that have none; spilling: on their way to the disk
+    pool: plain leases that are not blocked; held: the cpus (in units of one) that they have. The others are ahead
+    argued: tasks that have pins here
+    asking: rooms that can't be granted yet; bundle: the admitted task whose room is being made
+    readers: those who wait for room
+    claim: a task that waits for long: nothing younger takes what it needs
+    """
+
+    __slots__ = (
+        "argued",
+        "asking",
+        "backlog",
+        "bundle",
+        "capacity",
+        "claim",
+        "copies",
+        "dead",
+        "epoch",
+        "heard",
+        "held",
+        "id",
+        "leases",
+        "ledger",
+        "limit",
+        "loose",
+        "pinned",
+        "pool",
+        "pressed",
+        "readers",
+        "reserved",
+        "revoked",
+        "rooms",
+        "spill_full",
+        "spill_later",
+        "spill_tries",
+        "spilled",
+        "spilling",
+        "suspect",
+        "used",
+    )
+
+    def __init__(self, node_id: NodeId, epoch: int, capacity: Capacity) -> None:
+        self.id = node_id
+        self.epoch = epoch
+        self.capacity = capacity
+        self.ledger = Ledger.of(capacity)
+        self.limit = capacity.arena
+        self.used = self.reserved = self.pinned = self.loose = self.spilling = self.spilled = 0
+        self.copies: dict[ObjectId, Copy] = {}
+        self.leases: dict[tuple[int, ...], Task] = {}
+        self.pool = self.held = self.argued = 0
+        self.backlog = 0.0
+        self.rooms: dict[int, Room] = {}
+        self.asking: list[Room] = []
+        self.bundle: Task | None = None
+        self.readers: deque[Reader] = deque()
+        self.claim: Task | None = None
+        self.spill_full = False
+        self.spill_later = 0.0
+        self.spill_tries = 0
+        self.pressed = 0.0
+        self.revoked = 0
+        self.heard: float | None = None
+        self.suspect = False
+        self.dead = False
+
+    @property
+    def free(self) -> int:
+        return self.limit - self.used - self.reserved
+
+
+class Bundle:
+    """A part of a group: what was set aside for it on a node."""
+
+    __slots__ = ("devices", "index", "ledger", "need", "node")
+
+    def __init__(self, index: int, need: Need) -> None:
+        self.index = index
+        self.need = need
+        self.node: Node | None = None
+        self.devices: tuple[int, ...] = ()
+        self.ledger = Ledger()
+
+
+class Group:
+    """reserved: told to whoever asked. released: ends with its last task. tasks: its unfinished ones."""
+
+    __slots__ = ("bundles", "id", "released", "reserved", "since", "strategy", "tasks")
+
+    def __init__(self, group_id: GroupId, needs: tuple[Need, ...], strategy: str, now: float) -> None:
+        self.id = group_id
+        self.bundles = [Bundle(index, need) for index, need in enumerate(needs)]
+        self.strategy = strategy
+        self.since = now
+        self.reserved = False
+        self.released = False
+        self.tasks: dict[tuple[int, ...], Task] = {}
+
+
+class Actor:
+    """mailbox: calls that have not gone out, in the order of submission; sent: those that have, and have not ended.
+
+    creation: the task that makes it; it keeps what it was given as long as the actor lives
+    """
+
+    __slots__ = ("alive", "creation", "force", "gone", "id", "mailbox", "releasing", "sent")
+
+    def __init__(self, actor_id: ActorId, creation: Task) -> None:
+        self.id = actor_id
+        self.creation = creation
+        self.alive = False
+        self.gone = False
+        self.releasing = False
+        self.force = False
+        self.mailbox: deque[Task] = deque()
+        self.sent: dict[tuple[int, ...], Task] = {}
