@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 
 import pytest
 from hypothesis import given, settings
@@ -193,10 +194,9 @@ def test_a_hundred_thousand_objects_are_placed_without_looking_at_all_of_them() 
     assert counts[0] == counts[1]
 
 
-class _Counting(dict):  # type: ignore[type-arg]
+class _Counting(OrderedDict[int, int]):
     count = 0
 
     def __getitem__(self, key: int) -> int:
         self.count += 1
-        found: int = super().__getitem__(key)
-        return found
+        return super().__getitem__(key)
