@@ -16,13 +16,15 @@ May import nothing of ours but errors.
 
 from __future__ import annotations
 
-import asyncio
 import copyreg
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -93,6 +95,8 @@ class Actor:
         return await getattr(self._instance, method)(*args, **kwargs)
 
     def _wait_for(self, call: Coroutine[Any, Any, Any]) -> Any:
+        import asyncio
+
         future = asyncio.run_coroutine_threadsafe(call, self.loop())
         try:
             return future.result()
@@ -104,6 +108,8 @@ class Actor:
         """The actor's event loop. It runs from here on, until the process ends."""
         with self._starting:
             if self._loop is None:
+                import asyncio
+
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name=f"{self.name}-loop", daemon=True).start()
             return self._loop

@@ -10,16 +10,19 @@ May import nothing of ours but runtime modules.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
-from dagengine.runtime.actors import Actor
 from dagengine.runtime.channel import Channel
 from dagengine.runtime.execution import Executor
 from dagengine.runtime.messages import Result, Run
 from dagengine.runtime.permits import Permits
+from dagengine.runtime.protocol import TaskId
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Calls:
@@ -49,31 +52,40 @@ class Calls:
         self._lock = threading.Lock()
         self._waiting: SimpleQueue[Run] = SimpleQueue()
         self._threads = 0
-        self._on_loop: dict[asyncio.Task[None], Run] = {}
+        self._alone = False  # what runs on the main thread
+        self._on_loop: dict[TaskId, asyncio.Task[None]] = {}  # a loop itself holds its tasks weakly
 
     def begin_alone(self) -> Run | None:
         """Begin what is next, for the main thread to run; None if there is nothing that may begin there now.
 
-        Concurrent calls that come before it are begun on the way.
+        What was begun so before has ended by now. Concurrent calls that come before it are begun on the way.
         """
         tasks = self._channel.tasks
+        self._alone = False
         while tasks:
             if tasks[0].concurrent:
                 run = self._begin()
                 if run is None:
                     return None
                 self._start(run)
-            elif self.running:
-                return None
-            else:
+            elif not self.concurrent:
                 return tasks.popleft() if self._permits.take() else None
+            else:
+                with self._lock:
+                    # Whoever has just ended a concurrent call may be about to begin the one after this.
+                    if self.running or not self._permits.take():
+                        return None
+                    self._alone = True
+                    return tasks.popleft()
         return None
 
     def _begin(self) -> Run | None:
         """Begin the concurrent call that is next, if it may."""
         tasks = self._channel.tasks
         with self._lock:
-            if not tasks or not tasks[0].concurrent or self.running >= self.limit or not self._permits.take():
+            if self._alone or not tasks or not tasks[0].concurrent or self.running >= self.limit:
+                return None
+            if not self._permits.take():
                 return None
             self.running += 1
             return tasks.popleft()
@@ -82,7 +94,7 @@ class Calls:
         self.concurrent = True
         actor = self._executor.actor
         if actor is not None and actor.is_async(run.method):
-            actor.loop().call_soon_threadsafe(self._spawn, actor, run)
+            actor.loop().call_soon_threadsafe(self._spawn, actor.loop(), run)
             return
         if self._threads < self.running:
             self._threads += 1
@@ -115,19 +127,15 @@ class Calls:
 
     # ---- on the loop --------------------------------------------------------------------------
 
-    def _spawn(self, actor: Actor, run: Run) -> None:
-        task = actor.loop().create_task(self._call(run))
-        self._on_loop[task] = run
-        self._channel.on_stop(run.id, lambda: self._cancel(actor, task))
-        task.add_done_callback(self._on_loop.pop)
-
-    def _cancel(self, actor: Actor, task: asyncio.Task[None]) -> None:
-        actor.loop().call_soon_threadsafe(task.cancel)
+    def _spawn(self, loop: asyncio.AbstractEventLoop, run: Run) -> None:
+        task = self._on_loop[run.id] = loop.create_task(self._call(run))
+        self._channel.on_stop(run.id, lambda: loop.call_soon_threadsafe(task.cancel))
 
     async def _call(self, run: Run) -> None:
         try:
             result = await self._executor.execute_later(run)
             self._channel.on_stop(run.id, None)
+            del self._on_loop[run.id]
             after = self._end(run, result)
             if after is not None:
                 self._start(after)

@@ -41,6 +41,9 @@ from dagengine.runtime.messages import (
 )
 from dagengine.runtime.protocol import ObjectId, TaskId
 
+_EARLY: Final = 64
+"""Stops that are kept because they came before their attempt had said how to stop it. Most never will, being plain."""
+
 _ENDED: Final = "the runtime was closed while a task waited for it"
 
 
@@ -71,7 +74,8 @@ class Channel:
         self._numbers = itertools.count()
         self._awaited: dict[int, Room | Answer | None] = {}
         self._streams: dict[TaskId, Stream] = {}
-        self._stops: dict[TaskId, Callable[[], None]] = {}
+        self._stops: dict[TaskId, Callable[[], object]] = {}
+        self._early: deque[TaskId] = deque(maxlen=_EARLY)
         self._woken = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
@@ -203,6 +207,8 @@ class Channel:
 
     def _sort(self, message: ToWorker) -> None:
         if isinstance(message, Run):
+            if message.id in self._early:
+                self._early.remove(message.id)  # of an earlier attempt
             self.tasks.append(message)
             self.arrivals += 1
         elif isinstance(message, Define):
@@ -226,15 +232,22 @@ class Channel:
             stop = self._stops.get(message.id)
             if stop is not None:
                 stop()
+            else:
+                self._early.append(message.id)
 
     # ---- attempts that can be stopped -----------------------------------------------------------
 
-    def on_stop(self, task: TaskId, stop: Callable[[], None] | None) -> None:
-        """Call `stop` when a Stop of the attempt comes; None: no more. It is called with the lock held: it only notes."""
-        if stop is None:
-            self._stops.pop(task, None)
-        else:
-            self._stops[task] = stop
+    def on_stop(self, task: TaskId, stop: Callable[[], object] | None) -> None:
+        """Call `stop` when a Stop of the attempt comes, or has come; None: no more. It is called with the lock held: it
+        only notes."""
+        with self._changed:
+            if stop is None:
+                self._stops.pop(task, None)
+            elif task in self._early:
+                self._early.remove(task)
+                stop()
+            else:
+                self._stops[task] = stop
 
     def flow(self, task: TaskId, ahead: int) -> Stream:
         """As Host.flow."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from hashlib import sha256
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from dagengine.errors import InternalError
@@ -44,8 +44,9 @@ class Function:
         if self._call is None:
             found = resolve(self._reference)
             self.is_retriable = getattr(found, "is_retriable", None)
-            # A decorated function is an object with the plain one inside; a plain class may have such a method.
-            self._call = found if isinstance(found, type) else getattr(found, "function", found)
+            # What a decorator has made is an object with the plain one inside; a plain class may have such a method.
+            plain = isinstance(found, (type, FunctionType))
+            self._call = found if plain else getattr(found, "function", found)
         return self._call
 
 

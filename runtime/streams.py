@@ -8,7 +8,6 @@ May import nothing of ours but values and runtime modules.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from types import CoroutineType
 from typing import Any
@@ -30,6 +29,8 @@ def stream(items: Any, name: str, run: Run, host: Host, write: Write) -> int:
     flow = host.flow(run.id, run.ahead)
     try:
         if type(items) is CoroutineType or hasattr(items, "__aiter__"):
+            import asyncio
+
             return asyncio.run(_drain_later(items, hand, flow))
         return _drain(items, hand, flow, name)
     finally:
@@ -61,6 +62,8 @@ def _drain(items: Iterable[Any], hand: Callable[[int, Any], None], flow: Flow, n
 
 
 async def _drain_later(items: Any, hand: Callable[[int, Any], None], flow: Flow) -> int:
+    import asyncio
+
     if type(items) is CoroutineType:
         items = await items
     if not hasattr(items, "__aiter__"):

@@ -18,7 +18,7 @@ May import nothing of ours but errors and runtime modules.
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import signal

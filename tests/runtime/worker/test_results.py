@@ -74,7 +74,7 @@ def test_a_file_that_can_not_be_written_fails_the_attempt(worker: Controller) ->
 def test_what_arrives_while_a_task_waits_for_room_is_kept(worker: Controller) -> None:
     """Tasks and functions that come between the question and its answer; a revoke takes only what had not begun."""
     held: list[AskRoom] = []
-    worker.give_room = held.append  # type: ignore[assignment, func-returns-value]
+    worker.give_room = held.append
     first = worker.start("large")
     while not held:
         worker.message()

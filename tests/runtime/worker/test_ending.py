@@ -1,0 +1,79 @@
+"""How a worker ends: asked to, politely or not, at any time; and what a task may still do about it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from dagengine.runtime.messages import Ask, Done
+from tests.runtime.worker.controller import Controller
+
+
+def died_of(worker: Controller) -> int:
+    """The signal."""
+    status = worker.status()
+    assert os.WIFSIGNALED(status), status
+    return os.WTERMSIG(status)
+
+
+@pytest.mark.parametrize("name", ["clean_up_when_terminated", "ask_for_ever"])
+def test_a_task_cleans_up_when_its_worker_is_terminated(worker: Controller, tmp_path: Path, name: str) -> None:
+    """Its `finally` runs, also when it waits for an answer; then the process dies of the signal, without a result."""
+    worker.start(name, str(tmp_path / "file"))
+    worker.next(Ask)
+    worker.signal(signal.SIGTERM)
+    assert died_of(worker) == signal.SIGTERM
+    assert (tmp_path / "file").read_text() == "cleaned up"
+    assert worker.link.receive() is None
+
+
+def test_a_task_that_swallows_its_termination_has_no_result(worker: Controller) -> None:
+    """The controller has ended it, whatever it says."""
+    worker.start("swallow_termination")
+    worker.next(Ask)
+    worker.signal(signal.SIGTERM)
+    assert died_of(worker) == signal.SIGTERM
+    assert worker.link.receive() is None
+
+
+def test_a_tasks_own_handler_is_called_instead(worker: Controller) -> None:
+    """It may end well; the next task is terminated as any other."""
+    task = worker.start("handle_termination")
+    worker.next(Ask)
+    worker.signal(signal.SIGTERM)
+    assert worker.result(task) == "ended well"
+    worker.start("swallow_termination")
+    worker.next(Ask)
+    worker.signal(signal.SIGTERM)
+    assert died_of(worker) == signal.SIGTERM
+
+
+def test_an_idle_worker_dies_at_once(worker: Controller) -> None:
+    """There is nothing to clean up."""
+    worker.call("same", 1)
+    worker.signal(signal.SIGTERM)
+    assert died_of(worker) == signal.SIGTERM
+
+
+def test_an_actor_that_runs_concurrent_calls_dies_at_once(worker: Controller) -> None:
+    """They are on other threads, which no signal reaches."""
+    worker.until(Done, worker.start("Counter", mode="create", threads=2))
+    worker.start("Counter", "never", mode="method", method="ask", concurrent=True, devices=None)
+    worker.next(Ask)
+    worker.signal(signal.SIGTERM)
+    assert died_of(worker) == signal.SIGTERM
+
+
+def test_a_child_that_a_task_forks_dies_of_the_signal(worker: Controller) -> None:
+    """It is no worker: it meets what it would without us."""
+    assert worker.call("terminate_a_child") == -signal.SIGTERM
+
+
+def test_a_worker_that_is_done_ends_well(worker: Controller) -> None:
+    """All that was sent is run first."""
+    tasks = [worker.start("same", number) for number in range(3)]
+    assert [end.id for end in worker.finish() if isinstance(end, Done)] == tasks
+    assert worker.status() == 0
