@@ -253,7 +253,7 @@ def get(refs: Sequence[Ref[T]], *, timeout: float | None = None) -> list[T]: ...
 def get(refs: Any, *, timeout: float | None = None) -> Any:
     """The value of a ref, or of each of a list, when all have ended. Large arrays are views on shared memory: read-only.
 
-    Raises the task's own exception (of the first that failed), with the remote traceback as its cause; WorkerLost,
+    Raises a failed task's own exception, as soon as there is one, with the remote traceback as its cause; WorkerLost,
     TaskTimeout, TaskCancelled, ActorLost, ObjectLost; WaitTimeout after `timeout` seconds.
     """
     if isinstance(refs, Ref):

@@ -78,6 +78,10 @@ class TaskClient:
     def cancel(self, number: int, force: bool) -> None:
         self._ask("cancel", [number, force])
 
+    def cancel_many(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self.cancel(number, force=False)
+
     def next_item(self, stream: RefStream[Any], timeout: float | None) -> Ref[Any]:
         found = self._ask("next", [stream.id[0], timeout], blocks=True)
         if found is None:
@@ -116,7 +120,7 @@ class TaskClient:
             elif isinstance(item, bytes):
                 ref._state = DONE
                 ref._content = item
-            else:
+            elif item is not None:
                 places.setdefault(ref.id, []).append(item)
         for ref in refs:
             if isinstance(ref._content, Failure):

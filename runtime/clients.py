@@ -37,6 +37,11 @@ def _within_task() -> Any:
     return _within
 
 
+def running() -> bool:
+    """Whether there is a runtime already."""
+    return current.link is not None or _session is not None
+
+
 def start(workers: int | None = None, **settings: Any) -> Session:
     """Start the session of this process. Raises RuntimeStopped within a task, and if one is running."""
     global _session

@@ -209,6 +209,8 @@ class Serving:
         refs = [self._ref(worker, number) for number in numbers]
 
         def ended() -> Any:
+            if any(ref._state == FAILED for ref in refs):
+                return True
             return NotImplemented if any(ref._state == PENDING for ref in refs) else True
 
         def tell(found: Any) -> None:
@@ -255,7 +257,7 @@ class Serving:
                     reply(failure=_deadlock(circle))
                     return
                 self._blocked.setdefault(asker, {})[message.number] = refs
-        _Patience(self._session, timeout, ended, tell, on=refs, count=count).begin()
+        _Patience(self._session, timeout, ended, tell, on=refs, count=count, hasty=message.verb == "get").begin()
 
     def _unblock(self, message: Ask) -> None:
         if message.id is not None:
@@ -381,6 +383,7 @@ class _Patience:
         *,
         on: list[Any],
         count: int = 0,
+        hasty: bool = False,
     ) -> None:
         self._session = session
         self._timeout = timeout
@@ -388,6 +391,7 @@ class _Patience:
         self._tell = tell
         self._on = on
         self._count = count
+        self._hasty = hasty
         self._done = False
 
     def begin(self) -> None:
@@ -411,7 +415,7 @@ class _Patience:
             self._on.append(Then(1, self._look, self._session.later))
             return
         pending = [ref for ref in self._on if ref._state == PENDING]
-        then = Then(self._count - (len(self._on) - len(pending)), self._look, self._session.later)
+        then = Then(self._count - (len(self._on) - len(pending)), self._look, self._session.later, self._hasty)
         for ref in pending:
             add_waiter(ref, then)
 
@@ -439,6 +443,8 @@ class _Reading:
     def begin(self) -> None:
         large = []
         for index, ref in enumerate(self._refs):
+            if ref._state == PENDING:
+                continue  # another one has failed: that is what will be raised
             if ref._state == FAILED:
                 assert isinstance(ref._content, Failure)
                 self._found[index] = {"failure": asdict(ref._content)}

@@ -194,13 +194,12 @@ class Session:
         self._send(number, shape.spec, call, [])
         return found
 
-    def submit_owned(
-        self, spec_of: Callable[[int, bytes, tuple[TaskInput, ...]], TaskSpec], data: bytes, owner: Any
-    ) -> int:
-        """A task without inputs whose end is told to `owner`, on the runtime's thread: it has to be quick."""
+    def submit_owned(self, shape: Shape, call: EncodedCall, owner: Any) -> int:
+        """A task whose result is handed over instead of kept: `owner` is told, on the runtime's thread, and has to keep
+        what the call reads."""
         number = next(self._numbers)
         self._tasks[number] = owner
-        self._send(number, spec_of, EncodedCall(data, [], []), [])
+        self._send(number, shape.handed_over, call, [])
         return number
 
     def _send(
@@ -294,6 +293,15 @@ class Session:
         if not waiting and owner is not None and self._over is None:
             self.runtime.cancel([(number,)], force)
 
+    def cancel_many(self, numbers: Sequence[int]) -> None:
+        """Drop those that have not begun."""
+        unfinished = [number for number in numbers if number in self._tasks]
+        for number in unfinished:
+            if number in self._deferred:
+                self.cancel(number, force=False)
+        if unfinished and self._over is None:
+            self.runtime.cancel([(number,) for number in unfinished])
+
     def _name_of(self, number: int) -> str:
         return str(getattr(self._tasks.get(number), "name", "the task"))
 
@@ -318,9 +326,9 @@ class Session:
         return ref
 
     def get(self, refs: Sequence[Ref[Any]], timeout: float | None) -> list[Any]:
-        """Their values, when all have ended. Raises the first failed one's exception."""
+        """Their values, when all have ended. Raises a failed one's exception, as soon as there is one."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        if not self.settled(refs, len(refs), timeout):
+        if not self.settled(refs, len(refs), timeout, hasty=True):
             raise late(refs, timeout)
         for ref in refs:
             if ref._state == FAILED:
@@ -368,26 +376,26 @@ class Session:
                 raise exception_of(contents[index], refs[index].name)
         return contents
 
-    def settled(self, refs: Sequence[Ref[Any]], count: int, timeout: float | None) -> bool:
-        """Wait until `count` of them have ended. False: not in time."""
+    def settled(self, refs: Sequence[Ref[Any]], count: int, timeout: float | None, hasty: bool = False) -> bool:
+        """Wait until `count` of them have ended, or if it is `hasty`, one has failed. False: not in time."""
         for ref in refs:
             if ref._client is not self:
                 raise BadArguments(f"{ref!r} belongs to another runtime, which may have been stopped.")
         with self.lock:
             pending = [ref for ref in refs if ref._state == PENDING]
             missing = count - (len(refs) - len(pending))
-            if missing <= 0:
+            if missing <= 0 or (hasty and any(ref._state == FAILED for ref in refs)):
                 return True
             if timeout is not None and timeout <= 0:
                 return False
-            waiter = Waiter(missing)
+            waiter = Waiter(missing, hasty)
             for ref in pending:
                 add_waiter(ref, waiter)
         done = False
         try:
             done = waiter.wait(timeout)
         finally:
-            if not done or missing < len(pending):
+            if not done or hasty or missing < len(pending):
                 with self.lock:
                     for ref in pending:
                         if ref._waiters is not None and waiter in ref._waiters:
@@ -602,7 +610,7 @@ class Session:
         waiters, ref._waiters = ref._waiters, None
         if waiters is not None:
             for waiter in waiters:
-                waiter.one()
+                waiter.one(state == FAILED)
 
     def do_later(self) -> None:
         """Without the lock."""

@@ -47,6 +47,12 @@ class Shape:
             losses=options.retries,
         )
 
+    def handed_over(self, number: int, call: bytes, inputs: tuple[TaskInput, ...]) -> TaskSpec:
+        """A task whose result comes with the event."""
+        spec = self.spec(number, call, inputs)
+        spec.output = None
+        return spec
+
     def actor_spec(self, number: int, call: bytes, inputs: tuple[TaskInput, ...], work: ActorWork) -> TaskSpec:
         """Of a "create" or "method" task; what an actor is made with belongs to the former."""
         options = self.options

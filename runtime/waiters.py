@@ -15,19 +15,21 @@ from dagengine.runtime.handles import Ref
 
 
 class Waiter:
-    """`left` ends are to come; `wait` returns when they have. Belongs to one thread."""
+    """`left` ends are to come; `wait` returns when they have, or if it is `hasty`, one is a failure. Belongs to one thread."""
 
-    __slots__ = ("_lock", "left")
+    __slots__ = ("_lock", "hasty", "left")
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, hasty: bool = False) -> None:
         self.left = left
+        self.hasty = hasty
         self._lock = threading.Lock()
         self._lock.acquire()
 
-    def one(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self._lock.release()
+    def one(self, failed: bool = False) -> None:
+        if self.left > 0:
+            self.left = 0 if failed and self.hasty else self.left - 1
+            if self.left == 0:
+                self._lock.release()
 
     def wait(self, timeout: float | None) -> bool:
         """Whether all have come in time."""
@@ -35,19 +37,24 @@ class Waiter:
 
 
 class Then:
-    """`left` ends are to come; then `action` joins `later`, which is done once the lock is free again."""
+    """`left` ends are to come; then, or if it is `hasty` after one failure, `action` joins `later`, which is done once the
+    lock is free again."""
 
-    __slots__ = ("action", "later", "left")
+    __slots__ = ("action", "hasty", "later", "left")
 
-    def __init__(self, left: int, action: Callable[[], None], later: list[Callable[[], None]]) -> None:
+    def __init__(
+        self, left: int, action: Callable[[], None], later: list[Callable[[], None]], hasty: bool = False
+    ) -> None:
         self.left = left
+        self.hasty = hasty
         self.action = action
         self.later = later
 
-    def one(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.later.append(self.action)
+    def one(self, failed: bool = False) -> None:
+        if self.left > 0:
+            self.left = 0 if failed and self.hasty else self.left - 1
+            if self.left == 0:
+                self.later.append(self.action)
 
 
 def add_waiter(ref: Ref[Any], waiter: Any) -> None:
