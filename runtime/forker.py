@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from dagengine.runtime.deaths import FAILED
-from dagengine.runtime.frames import Link
-from dagengine.runtime.messages import Exited, Fork, Forked, FromForker, Kill, NotForked, ToForker
+from dagengine.runtime.frames import Frames, Link
+from dagengine.runtime.messages import Exited, Fork, Forked, FromForker, Kill, NotForked, ToForker, ToWorker
 from dagengine.runtime.surroundings import THREADS
 from dagengine.runtime.worker import run_worker
 
@@ -112,6 +112,7 @@ def run_forker(setup: dict[str, Any]) -> NoReturn:
 def _preload(setup: dict[str, Any]) -> None:
     importlib.import_module("cloudpickle")
     importlib.import_module("dagengine.values")
+    Frames(ToWorker)
     # Arrow's allocator would keep a thread to return memory in the background. It reads this once, when it is loaded.
     users = os.environ.get(_ARROW)
     os.environ[_ARROW] = "background_thread:false"

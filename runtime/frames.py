@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import os
 import socket
 import struct
@@ -49,11 +50,17 @@ def frame(body: bytes) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+@functools.cache
+def _decoder(kind: Any) -> Callable[[Any], list[Any]]:
+    # Made from the types in a millisecond: the forker does it once for all workers.
+    return msgspec.msgpack.Decoder(list[kind]).decode
+
+
 class Frames(Generic[M]):
     """Bytes in, messages out. `kind`: the type of one message, or a union."""
 
     def __init__(self, kind: Any) -> None:
-        self._decode: Callable[[Any], list[M]] = msgspec.msgpack.Decoder(list[kind]).decode
+        self._decode: Callable[[Any], list[M]] = _decoder(kind)
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[M]:
