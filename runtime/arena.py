@@ -129,13 +129,18 @@ class Arena:
             self._ranges.release(offset)
 
     def cool(self) -> int:
-        """Give the kernel all pages that are kept for reuse, because others need memory now. How many bytes."""
-        with self._changed:
-            self._ahead = 0
-            cooled = self._ranges.cool(self._ranges.warm)
-            for offset, length in cooled:
-                self._punch(offset, length)
-            return sum(length for _, length in cooled)
+        """Give the kernel all pages that are kept for reuse, because others need memory now, and keep none ahead from
+        here on. How many bytes. On a thread: 0.2 s for a GB; others are let in between."""
+        given = 0
+        while True:
+            with self._changed:
+                self._ahead = 0
+                cooled = self._ranges.cool(_STEP)
+                for offset, length in cooled:
+                    self._punch(offset, length)
+                    given += length
+            if not cooled:
+                return given
 
     def view(self, offset: int, size: int) -> memoryview:
         """Writable, for what the controller restores or puts itself. Gets the pages first, which may take 0.4 s for

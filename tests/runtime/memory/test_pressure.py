@@ -124,7 +124,12 @@ def test_a_process_that_is_gone_is_left_out(start: Start) -> None:
 def test_pages_are_walked_only_when_it_could_matter(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exact figure takes the kernel a walk over all pages: below the threshold nobody asks for it."""
     asked: list[int] = []
-    monkeypatch.setattr(pressure, "_proportional", lambda pid: asked.append(pid) or 10 * MiB)
+
+    def proportional(pid: int) -> int:
+        asked.append(pid)
+        return 10 * MiB
+
+    monkeypatch.setattr(pressure, "_proportional", proportional)
     pid = start("")
     watch = Watch(1 << 50)
     assert not watch.read([pid]).exact
@@ -194,11 +199,7 @@ def test_without_a_limit_of_its_own_the_tightest_of_machine_and_groups_counts(mo
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A root for /proc and /sys, with a machine of 100 MiB of which 60 are available."""
 
-    class Rooted(type(Path())):  # type: ignore[misc]
-        def __new__(cls, path: str) -> Path:
-            return tmp_path / path.lstrip("/") if path.startswith(("/proc", "/sys")) else Path(path)
-
-    monkeypatch.setattr(memory, "Path", Rooted)
+    monkeypatch.setattr(memory, "Path", lambda path: tmp_path / path.lstrip("/"))
     write(tmp_path / "proc/meminfo", "MemTotal: 102400 kB\nMemFree: 1 kB\nMemAvailable: 61440 kB\n")
     write(tmp_path / "proc/self/cgroup", "0::/\n")
     return tmp_path
