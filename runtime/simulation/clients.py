@@ -240,7 +240,8 @@ class Client:
             return
         if len(self.ended) < len(self.submitted):
             return
-        producers = {object_id for plan in self.submitted.values() for object_id in plan.outputs()}
+        # The core does not remember streams: who asks for an item after the end has to know that it was never made.
+        producers = {object_id for plan in self.submitted.values() if not plan.yields for object_id in plan.outputs()}
         for reader, (object_id, answered) in list(self._reading.items()):
             if not answered and object_id not in producers and object_id not in self.made:
                 self._read(reader)  # its task never came to be: nobody will make it

@@ -7,11 +7,16 @@ May import nothing of ours but the simulator's other modules and the core.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dagengine.runtime.core.events import UNIT, Capacity, Freed, Request, Submitted
 from dagengine.runtime.simulation.light import LightWorld, Work
+
+_LOOKS: Final = 40
+"""Values that a bound is worked out for, of as many as there are tasks."""
 
 
 class NotAcyclic(ValueError):
@@ -74,6 +79,36 @@ def ranks(graph: Graph) -> list[float]:
 def bound(graph: Graph, workers: int) -> float:
     """No schedule on so many workers is shorter."""
     return max(max(ranks(graph), default=0.0), graph.work / workers)
+
+
+def least(graph: Graph, workers: int) -> float:
+    """As `bound`, and also counting the times in which a graph has no work for all: what can't begin before a time, and
+    has a path of some length behind it, has to be done in between."""
+    rank = ranks(graph)
+    earliest = [0.0] * len(rank)
+    for number in order(graph):
+        for parent in graph.parents[number]:
+            earliest[number] = max(earliest[number], earliest[parent] + graph.seconds[parent])
+    tails = [whole - own for whole, own in zip(rank, graph.seconds, strict=True)]
+    limits = _spread(tails)
+    best = bound(graph, workers)
+    for begin in _spread(earliest):
+        work = [0.0] * len(limits)
+        for at, tail, seconds in zip(earliest, tails, graph.seconds, strict=True):
+            if at >= begin:
+                work[bisect_right(limits, tail) - 1] += seconds
+        total = 0.0
+        for limit, more in zip(reversed(limits), reversed(work), strict=True):
+            total += more
+            if total:
+                best = max(best, begin + total / workers + limit)
+    return best
+
+
+def _spread(values: list[float]) -> list[float]:
+    """Some of the values that there are, from the smallest on."""
+    there = sorted(set(values)) or [0.0]
+    return there[:: -(-len(there) // _LOOKS)]
 
 
 @dataclass(frozen=True, slots=True)

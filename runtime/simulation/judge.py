@@ -74,6 +74,11 @@ class Judge:
             case e.AttemptReturned(node, epoch, task, attempt):
                 if (case := self._current(node, epoch, task, attempt)) is not None:
                     case.returned, case.at = attempt, None
+            case e.NodeJoined(node):
+                self.node_over(node)
+            case e.NodeLost(node, epoch):
+                if epoch == self.epochs.get(node):
+                    self.node_over(node)
             case e.Stored(object_id, _, size):
                 self._put.add(object_id)
                 self._sizes[object_id] = 0 if event.inline else size
@@ -106,7 +111,8 @@ class Judge:
         return case if case.at == (node, epoch, attempt) else None
 
     def node_over(self, node: int) -> None:
-        """The core has given the node up, or knows that it is gone."""
+        """The core gives the node up, or is told that it is gone."""
+        self.epochs.pop(node, None)
         for case in self.cases.values():
             if case.at is not None and case.at[0] == node:
                 case.at = None
@@ -217,7 +223,11 @@ class Judge:
         case = self.cases[task]
         if why == "memory":
             case.killed_for_memory = True
-        elif not case.cancelled and case.plan.request.need.group not in self._groups_released:
+        elif not (
+            case.cancelled
+            or case.plan.request.need.group in self._groups_released
+            or case.plan.request.actor in self._actors_lost
+        ):
             raise Violation(f"{name(task)} is killed as {why}, and nobody cancelled it")
 
     def ready(self, action: a.Ready) -> None:

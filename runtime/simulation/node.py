@@ -135,8 +135,10 @@ class Node:
         if life != self.life or not self.up or object_id not in self.store.coming:
             return
         copy = self.store.spilled.get(object_id)
-        ok = copy is not None and not copy.damaged and not self.fail_restores
-        self.fail_restores = max(0, self.fail_restores - 1)
+        if copy is not None and self.fail_restores:
+            self.fail_restores -= 1
+            copy.damaged = True
+        ok = copy is not None and not copy.damaged
         self.store.arrive(object_id, Copy(copy.size, copy.value) if ok and copy is not None else None)
         self.say(e.Restored(self.number, self.epoch, object_id, ok))
 

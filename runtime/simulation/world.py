@@ -33,6 +33,7 @@ from dagengine.runtime.simulation.node import Node
 from dagengine.runtime.simulation.plans import Values, Violation, name
 from dagengine.runtime.simulation.scenario import FAULT_SECONDS, Scenario
 from dagengine.runtime.simulation.store import Copy
+from dagengine.runtime.simulation.tracing import shown
 
 END_SECONDS: Final = 400.0
 """Far more than the work of any scenario takes: what has not ended by then does not end."""
@@ -111,7 +112,7 @@ class World:
         self.later(FAULT_SECONDS, self._heal)
         while not self._over():
             if not self._heap:
-                raise Violation("nothing will happen any more")
+                raise Violation(f"nothing will happen any more; {self._stuck()}")
             self.now, _, what, arguments = heapq.heappop(self._heap)
             if self.now > END_SECONDS:
                 raise Violation(self._stuck())
@@ -142,16 +143,19 @@ class World:
             raise Violation(f"{STEPS:,} events, and no end: {self._stuck()}")
         self._seen(event)
         if self._trace is not None:
-            self.trace(f"─▶ {event}")
+            self.trace(f"─▶ {shown(event)}")
         actions = self.core.apply(event, self.now)
         if self._record:
             report.log.append((event, self.now))
             report.answers.append(actions)
         if self._trace is not None:
             for action in actions:
-                self.trace(f"   ─▶ {action}")
+                self.trace(f"        ─▶ {shown(action)}")
         if report.events % self._check_every == 0:
             invariants.check(self.core)
+        for action in actions:
+            if isinstance(action, a.Fence):
+                self.judge.node_over(action.node)  # whatever comes first in this answer is so because of it
         for action in actions:
             self._carry_out(action)
 
@@ -243,12 +247,9 @@ class World:
             case a.Welcome(node, epoch):
                 if epoch <= self.judge.epochs.get(node, -1):
                     raise Violation(f"node {node} is welcomed in epoch {epoch} for the second time")
-                self.judge.node_over(node)
                 self.judge.epochs[node] = epoch
                 self._order(node, self.nodes[node].joined, epoch)
             case a.Fence(node):
-                self.judge.node_over(node)
-                self.judge.epochs.pop(node, None)
                 self._order(node, self._fenced, self.nodes[node])
             case a.Ended(request):
                 self.judge.ended(action)
@@ -274,7 +275,7 @@ class World:
 
     def _order_of_node(self, action: Any) -> None:
         if action.epoch != self.judge.epochs.get(action.node):
-            raise Violation(f"{action} is for an epoch that is over")
+            raise Violation(f"{shown(action)} is for an epoch that is over")
         if isinstance(action, a.Kill):
             self.judge.killed(action.id, action.why)
         if isinstance(action, a.Drop):
