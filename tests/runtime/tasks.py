@@ -277,7 +277,7 @@ def settings() -> dict[str, Any]:
     return {
         "threads": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         "interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
-        "terminate": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+        "terminate": signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, None),
         "leads": os.getpgrp() == os.getpid(),
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
