@@ -149,10 +149,10 @@ class Actors:
 
     def release(self, actor_id: ActorId, force: bool) -> None:
         actor = self.actors.get(actor_id)
-        if actor is None or actor.gone:
+        if actor is None or actor.gone or actor.force:
             return
         actor.releasing = True
-        actor.force = actor.force or force
+        actor.force = force
         if not force:
             if actor.alive:
                 self._end_if_done(actor)
@@ -177,7 +177,8 @@ class Actors:
             return
         if any(task.state != State.ENDED for task in actor.mailbox):
             return
-        self._core.actions.append(EndActor(node.id, node.epoch, actor.id, actor.force))
+        if not actor.force:
+            self._core.actions.append(EndActor(node.id, node.epoch, actor.id, False))
         self._gone(actor)
 
     def _gone(self, actor: Actor) -> None:

@@ -101,7 +101,7 @@ def _check_ledger(core: Scheduler, node: Node, tasks: list[Task]) -> None:
             pool += task.state != State.BLOCKED
         elif task.extra is not None and task.extra.ledger is node.ledger and task.klass is not None:
             need = task.klass.need._replace(cpus=0) if task.state == State.BLOCKED else task.klass.need
-            taken.take(need, need.memory, task.extra.devices)
+            taken.take(need, task.extra.memory, task.extra.devices)
     taken.cpus -= node.held * UNIT
     free, name = node.ledger, f"node {node.id}"
     _demand(node.pool == pool, f"I1: {name} counts {node.pool} plain leases, and has {pool}")
@@ -142,6 +142,8 @@ def _check_arena(core: Scheduler, node: Node, tasks: list[Task]) -> None:
     _demand(node.pinned == pinned, f"I2: {name} has {pinned} pinned bytes, not {node.pinned}")
     _demand(node.spilling == spilling, f"I2: {name} writes {spilling} bytes, not {node.spilling}")
     _demand(node.spilled == spilled, f"I2: {name} has spilled {spilled} bytes, not {node.spilled}")
+    blocked = sum(task.state == State.BLOCKED for task in tasks)
+    _demand(node.blocked == blocked, f"I1: {name} counts {node.blocked} blocked tasks, and has {blocked}")
     argued = sum(task.extra is not None and bool(task.extra.pins) for task in tasks)
     _demand(node.argued == argued, f"I2: {name} counts {node.argued} tasks with arguments, and has {argued}")
     for task in tasks:

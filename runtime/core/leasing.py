@@ -35,6 +35,7 @@ from dagengine.runtime.core.model import (
 )
 from dagengine.runtime.core.placement import local_bytes, ranked
 from dagengine.runtime.core.queues import Key, key_of
+from dagengine.runtime.core.rooms import source_of
 
 if TYPE_CHECKING:
     from dagengine.runtime.core.machine import Scheduler
@@ -123,6 +124,7 @@ class Leasing:
         """Its first task could not be placed here. If that waits for long, it claims the node."""
         if (
             node.claim is None
+            and not node.blocked  # what they wait for may be younger
             and head not in self.claims
             and klass.group is None
             and head.since + AGE_SECONDS <= self._core.now
@@ -134,7 +136,7 @@ class Leasing:
     def _may_pass(self, task: Task, klass: Klass, node: Node) -> bool:
         """Whether the node's claim lets the task by."""
         claim = node.claim
-        if claim is None or claim is task:
+        if claim is None or claim is task or klass.group is not None:
             return True
         if claim.state != State.QUEUED or claim.klass is None:
             node.claim = None
@@ -241,14 +243,19 @@ class Leasing:
             for bundle in self._core.groups.bundles_on(need, node):
                 devices = bundle.ledger.fits(need, need.memory)
                 if devices is not None:
-                    return _Place(bundle.ledger, bundle, devices, False)
+                    return _Place(bundle.ledger, bundle, devices, False, need.memory)
             return None
         devices = node.ledger.fits(need, need.memory)
         if devices is not None:
-            return _Place(node.ledger, None, devices, False)
+            return _Place(node.ledger, None, devices, False, need.memory)
+        if need.memory > klass.asked and not any(task.state == State.LEASED for task in node.leases.values()):
+            # Those that have the memory wait inside themselves, perhaps for this one: then what was learned is waived.
+            devices = node.ledger.fits(need, klass.asked)
+            if devices is not None:
+                return _Place(node.ledger, None, devices, False, klass.asked)
         slots = node.capacity.slots
         if klass.plain and ahead and node.pool < slots * AHEAD_TASKS and node.backlog < slots * AHEAD_SECONDS:
-            return _Place(node.ledger, None, (), True)
+            return _Place(node.ledger, None, (), True, 0)
         return None
 
     def admit(self, task: Task, node: Node, place: _Place) -> bool:
@@ -275,8 +282,9 @@ class Leasing:
             task.pooled = True
             task.estimate = estimate
         else:
-            place.ledger.take(klass.need, klass.need.memory, place.devices)
+            place.ledger.take(klass.need, place.memory, place.devices)
             extra.ledger = place.ledger
+            extra.memory = place.memory
             extra.bundle = place.bundle
             extra.devices = place.devices
         if node.claim is task:
@@ -338,7 +346,7 @@ class Leasing:
         task.move(State.LEASED)
         task.attempt += 1
         node.leases[task.request.id] = task
-        memory = task.klass.need.memory if task.klass is not None else 0
+        memory = extra.memory if extra is not None else 0
         devices = extra.devices if extra is not None else ()
         self.runs.setdefault(node, []).append(Lease(task.request, task.attempt, devices, memory))
         if task.actor is not None and task.request.kind == TaskKind.METHOD:
@@ -368,6 +376,8 @@ class Leasing:
             elif place in (Place.SPILLING, Place.DAMAGED):
                 return False
             elif not obj.durable:
+                if (copy is None or not copy.spilled) and source_of(obj, node) is None:
+                    return False
                 missing.append(obj)
                 size += obj.size
         output = extra.expected
@@ -401,6 +411,8 @@ class Leasing:
             elif place in (Place.SPILLING, Place.DAMAGED):
                 return None
             elif not obj.durable:
+                if (copy is None or not copy.spilled) and source_of(obj, node) is None:
+                    return None
                 missing.append(obj)
                 missing_size += obj.size
         newly += missing_size
@@ -526,6 +538,7 @@ class _Place(NamedTuple):
     bundle: Bundle | None
     devices: tuple[int, ...]
     ahead: bool
+    memory: int
 
 
 _NOTHING = _Plan([], [], 0, 0, True)

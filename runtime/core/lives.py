@@ -140,12 +140,13 @@ class Lives:
             task.move(State.MAILED)
             core.actors.ready(task)
             return
-        need = request.need
+        asked = need = request.need
         learned = core.learned.get(request.function)
-        if learned and learned > need.memory:
+        if learned and learned > need.memory and need.group is None:
             need = need._replace(memory=min(learned, max(core.largest_memory(), need.memory)))
         plain = request.plain and need.cpus == UNIT and need.memory == 0 and need.group is None and not need.gpus
         task.klass = klass = core.klass(need, plain=plain, light=False, heavy=heavy)
+        klass.asked = min(klass.asked, asked.memory)
         task.move(State.QUEUED)
         klass.queue.add(task)
         core.fresh(klass)
@@ -177,6 +178,7 @@ class Lives:
         if node is None:
             return
         node.leases.pop(task.request.id, None)
+        node.blocked -= task.state == State.BLOCKED
         if extra is not None:
             if extra.rooms:
                 self._core.rooms.close_all(task)
@@ -209,8 +211,9 @@ class Lives:
         extra, klass = task.extra, task.klass
         if extra is not None and extra.ledger is not None and klass is not None:
             need = klass.need._replace(cpus=0) if task.state == State.BLOCKED else klass.need
-            extra.ledger.give(need, need.memory, extra.devices)
+            extra.ledger.give(need, extra.memory, extra.devices)
             extra.ledger = None
+            extra.memory = 0
             extra.bundle = None
             extra.devices = ()
 
@@ -312,7 +315,8 @@ class Lives:
             del core.tasks[request.id]
         if task.state == State.QUEUED and task.klass is not None:
             task.klass.queue.forget()
-        self.unload(task)
+        if task.actor is None or not task.actor.alive or task is not task.actor.creation:
+            self.unload(task)
         task.move(State.ENDED)
         extra = task.extra
         if request.need.group is not None:
@@ -326,6 +330,7 @@ class Lives:
                 if not output.exists:
                     self._failing.append(output)
             if request.kind == TaskKind.STREAM:
+                output.streamed = True
                 self._close_stream(output)
         for obj in task.inputs:
             core.directory.done_with(obj)

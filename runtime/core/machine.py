@@ -22,7 +22,7 @@ from typing import Any
 from dagengine.errors import InternalError
 from dagengine.model import INLINE_LIMIT
 from dagengine.runtime.core import events as e
-from dagengine.runtime.core.actions import Action, Ended, Kill, Outcome, Ready, Run
+from dagengine.runtime.core.actions import Action, EndActor, Ended, Kill, Outcome, Ready, Run
 from dagengine.runtime.core.actors import Actors
 from dagengine.runtime.core.groups import Groups
 from dagengine.runtime.core.leasing import Leasing
@@ -252,8 +252,8 @@ class Scheduler:
         obj.dead = False
         self.directory.forget_lineage(obj)
         for copy in list(obj.copies.values()):
-            if copy.place in (Place.PRESENT, Place.AWAY) and not (copy.place == Place.AWAY and copy.pins):
-                self.directory.unspill(copy)
+            if copy.spilled and not copy.pins and copy.place in (Place.PRESENT, Place.AWAY):
+                self.directory.remove(copy)
             self.disturbed(copy.node)
         if not existed:
             self.directory.arisen(obj)
@@ -383,6 +383,8 @@ class Scheduler:
                     self.directory.remember(obj, task)
         if cancelled:
             released = extra is not None and extra.doomed == "released"
+            if task.request.kind == e.TaskKind.CREATE and task.request.actor is not None and not done.failed:
+                self.actions.append(EndActor(node.id, node.epoch, task.request.actor, True))
             self.lives.end(task, Outcome.ACTOR if released else Outcome.DROPPED, True)
             return
         if task.request.kind == e.TaskKind.CREATE and not done.failed and task.actor is not None:
@@ -433,6 +435,12 @@ class Scheduler:
             return
         node, extra = task.node, task.more
         extra.awaits = event.objects
+        node.reserved -= extra.reserved
+        extra.reserved = 0
+        node.blocked += 1
+        if node.claim is not None:
+            self.leasing.claims.pop(node.claim, None)
+            node.claim = None
         if task.pooled:
             self.lives.leave_pool(task, node)
         elif extra.ledger is not None and task.klass is not None:
@@ -447,6 +455,7 @@ class Scheduler:
             return
         node, extra = task.node, task.more
         extra.awaits = ()
+        node.blocked -= 1
         if task.pooled:
             node.pool += 1
             node.held += 1
@@ -478,9 +487,9 @@ class Scheduler:
             return
         if event.ok:
             node.spill_tries = 0
-        elif event.full:
-            node.spill_full = True
         else:
+            # Tried again after a while: others may have made room on the disk.
+            node.spill_full = event.full
             node.spill_tries += 1
             node.spill_later = self.now + 0.5 * 2.0 ** min(node.spill_tries, 6)
             self.timers.wake(node.spill_later, self._spill_again, node)
@@ -490,6 +499,8 @@ class Scheduler:
                 self.directory.written(copy, event.ok)
 
     def _spill_again(self, node: Node) -> None:
+        if node.spill_later <= self.now:
+            node.spill_full = False
         self.disturbed(node)
 
     def _restored(self, event: e.Restored) -> None:
@@ -518,7 +529,7 @@ class Scheduler:
             self.disturbed(node)
             return
         node.pressed = self.now + 1.0
-        self.timers.wake(node.pressed, self._spill_again, node)
+        self.timers.wake(node.pressed, self.disturbed, node)
         if event.used < KILL_SHARE * event.limit:
             return
         running = []

@@ -223,11 +223,13 @@ class Klass:
 
     light: of light tasks; heavy: some of them need room in an arena
     feasible: nodes that could run them if they were empty, as of `version` of the cluster; able: their ids
+    asked: bytes of memory that they asked for; `need` may have more, learned from a kill
     stuck: no node has what they ask for, until something changes on one of them
     """
 
     __slots__ = (
         "able",
+        "asked",
         "feasible",
         "group",
         "heavy",
@@ -254,6 +256,7 @@ class Klass:
         self.version = -1
         self.ring = 0
         self.group = need.group
+        self.asked = need.memory
 
 
 class Place:
@@ -297,13 +300,16 @@ class Obj:
     readers: tasks that read it and have not ended, among some that have: `users` counts; in the order of submission
     producer: the unfinished task that makes it
     lineage: the ended one that made it and could do so again; heirs: how many objects have it in their lineage
+    made: it exists (or its loss is being worked out); born: it did once
     bad: how many of the copies are damaged
     dead: it will never exist; whoever reads it ends
+    streamed: the task that makes it makes items as well, by its id and a number
     """
 
     __slots__ = (
         "attempts",
         "bad",
+        "born",
         "copies",
         "dead",
         "durable",
@@ -320,6 +326,7 @@ class Obj:
         "readers",
         "rebuilds",
         "size",
+        "streamed",
         "users",
         "wanted",
     )
@@ -329,8 +336,9 @@ class Obj:
         self.size = 0
         self.inline = False
         self.durable = False
-        self.made = False
+        self.made = self.born = False
         self.dead = False
+        self.streamed = False
         self.freed = False
         self.copies: dict[NodeId, Copy] = {}
         self.bad = 0
@@ -384,7 +392,7 @@ class Node:
     used: bytes of what lies there, and of granted rooms; reserved: for what is on its way, and what tasks will make
     pinned: bytes of copies that have pins; loose: of present copies that have none; spilling: on their way to the disk
     pool: plain leases that are not blocked; held: the cpus (in units of one) that they have. The others are ahead
-    argued: tasks that have pins here
+    argued: tasks that have pins here; blocked: those that wait inside themselves
     asking: rooms that can't be granted yet; bundle: the admitted task whose room is being made
     readers: those who wait for room
     claim: a task that waits for long: nothing younger takes what it needs
@@ -394,6 +402,7 @@ class Node:
         "argued",
         "asking",
         "backlog",
+        "blocked",
         "bundle",
         "capacity",
         "claim",
@@ -432,7 +441,7 @@ class Node:
         self.used = self.reserved = self.pinned = self.loose = self.spilling = self.spilled = 0
         self.copies: dict[ObjectId, Copy] = {}
         self.leases: dict[tuple[int, ...], Task] = {}
-        self.pool = self.held = self.argued = 0
+        self.pool = self.held = self.argued = self.blocked = 0
         self.backlog = 0.0
         self.rooms: dict[int, Room] = {}
         self.asking: list[Room] = []

@@ -44,8 +44,11 @@ class Directory:
         if obj is None:
             obj = self.objects[object_id] = Obj(object_id)
             if len(object_id) > 1:
-                # It may be an item of a stream, which ends without it.
+                # It may be an item of a stream, which ends (or has ended) without it.
                 self.items.setdefault(object_id[:-1], {})[object_id] = obj
+                stream = self.objects.get(object_id[:-1])
+                if stream is not None and stream.streamed and stream.producer is None:
+                    self._core.lives.will_never_be(obj)
         return obj
 
     def produced(self, object_id: ObjectId, task: Task) -> Obj:
@@ -69,9 +72,23 @@ class Directory:
             obj.first = 0
             if obj.freed:
                 self.let_go(obj)
+            else:
+                self._if_nothing(obj)
         elif len(obj.readers) > 2 * obj.users + 16:
             obj.readers = [task for task in obj.readers if task.state != State.ENDED]
             obj.first = 0
+
+    def _if_nothing(self, obj: Obj) -> None:
+        """Forget what was only asked for, and never came to be."""
+        if not (obj.users or obj.wanted or obj.dead or obj.made or obj.producer or obj.lineage or obj.exists or obj.freed):
+            self._bury(obj)
+
+    def no_reader(self, obj: Obj) -> None:
+        """Somebody does not want to read it any more."""
+        if obj.freed:
+            self.let_go(obj)
+        else:
+            self._if_nothing(obj)
 
     def next_use(self, obj: Obj) -> int:
         """The order of the first task that is going to read it; NEVER, if none is known."""
@@ -97,7 +114,7 @@ class Directory:
             self._core.rooms.close(node, room)
         existed = obj.exists
         obj.size = made.size
-        obj.made = True
+        obj.made = obj.born = True
         obj.dead = False
         if made.request < 0 and not made.overflow:
             obj.inline = True
@@ -133,7 +150,7 @@ class Directory:
         copy.place = Place.PRESENT
         node.used += obj.size
         node.loose += obj.size
-        obj.made = True
+        obj.made = obj.born = True
         obj.dead = False
         if not existed:
             self.arisen(obj)
@@ -225,12 +242,21 @@ class Directory:
         self._core.disturbed(node)
         for waiter in waiting or ():
             self._core.rooms.again(waiter)
+        for task in obj.readers:
+            # Tasks on other nodes can have it fetched now.
+            if task.state == State.QUEUED and task.klass is not None:
+                self._core.fresh(task.klass)
+            elif task.state == State.MAILED and task.actor is not None:
+                self._core.push_later(task.actor)
         if obj.freed:
             self.let_go(obj)
 
     def evict(self, copy: Copy) -> None:
         """Give back the room of a copy that nobody reads, and that exists elsewhere."""
         node, obj = copy.node, copy.object
+        if obj.durable:
+            self.remove(copy)
+            return
         self.drop(node, obj.id, False)
         node.used -= obj.size
         node.loose -= obj.size
@@ -259,16 +285,6 @@ class Directory:
         if damaged:
             obj.bad -= 1
             self._core.recovery.lost_copy(obj)
-
-    def unspill(self, copy: Copy) -> None:
-        """The spilled bytes are of no use (any more)."""
-        if copy.spilled:
-            copy.spilled = False
-            copy.node.spilled -= copy.object.size
-            copy.node.spill_full = False
-            if copy.place == Place.AWAY:
-                self.drop(copy.node, copy.object.id, True)
-                self.erase(copy)
 
     def erase(self, copy: Copy) -> None:
         copy.object.copies.pop(copy.node.id, None)

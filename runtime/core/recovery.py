@@ -102,7 +102,7 @@ class Recovery:
 
     def gone(self, obj: Obj) -> None:
         """It will never exist."""
-        if obj.lineage is not None or obj.attempts or obj.home >= 0:
+        if obj.born and not obj.freed:
             self._core.actions.append(Lost(obj.id))
         self._core.directory.forget_lineage(obj)
 

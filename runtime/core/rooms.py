@@ -11,13 +11,14 @@ then objects are spilled, and if that can't help, either,
 
 So nobody who holds anything waits for somebody who holds something and waits.
 
-May import nothing of ours but the model, runtime.protocol and the core's words.
+May import nothing of ours but errors, the model, runtime.protocol and the core's words.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dagengine.errors import InternalError
 from dagengine.runtime.core.actions import Fetch, Grant, Overflow, Ready, Restore, Spill, Throttle
 from dagengine.runtime.core.model import (
     SPILL_ABOVE,
@@ -124,6 +125,9 @@ class Rooms:
             self.wait(copy, reader)
         elif obj.size > node.limit and copy is not None:
             self._ready(reader)
+        elif copy is None and source_of(obj, node) is None:
+            # All that there is of it is moving.
+            self.wait(next(iter(obj.copies.values())), reader)
         elif not reader.room:
             reader.room = obj.size
             node.readers.append(reader)
@@ -146,8 +150,7 @@ class Rooms:
             if copy.waiting and reader in copy.waiting:
                 copy.waiting.remove(reader)
             self._core.directory.unpin(copy)
-        if obj.freed:
-            self._core.directory.let_go(obj)
+        self._core.directory.no_reader(obj)
 
     def _ready(self, reader: Reader) -> None:
         reader.ready = True
@@ -176,8 +179,9 @@ class Rooms:
         if copy.spilled:
             self._core.actions.append(Restore(node.id, node.epoch, obj.id))
             return copy
-        others = [other for other in obj.copies.values() if other is not copy and other.place != Place.DAMAGED]
-        source = min(others, key=lambda other: (other.place != Place.PRESENT, other.pins, other.node.id))
+        source = source_of(obj, node)
+        if source is None:
+            raise InternalError(f"object {obj.id} is fetched from nowhere")
         directory.pin(source)
         copy.source = source
         self._core.actions.append(Fetch(node.id, node.epoch, obj.id, source.node.id))
@@ -269,7 +273,8 @@ class Rooms:
                 break
             node.readers.popleft()
             reader.room = 0
-            if not reader.object.exists or (copy is not None and copy.place != Place.AWAY):
+            away = copy is not None and copy.place == Place.AWAY
+            if not away and (copy is not None or source_of(reader.object, node) is None):
                 self.wanted(reader)
             else:
                 reader.copy = self.bring(reader.object, node, reader)
@@ -347,3 +352,14 @@ class Rooms:
         if on != self.throttled:
             self.throttled = on
             self._core.actions.append(Throttle(on))
+
+
+def source_of(obj: Obj, node: Node) -> Copy | None:
+    """The copy on another node from which it can be fetched now."""
+    best: Copy | None = None
+    for copy in obj.copies.values():
+        if copy.node is node or not (copy.place == Place.PRESENT or (copy.place == Place.AWAY and copy.spilled)):
+            continue
+        if best is None or (copy.place != Place.PRESENT, copy.pins) < (best.place != Place.PRESENT, best.pins):
+            best = copy
+    return best
