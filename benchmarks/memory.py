@@ -55,7 +55,7 @@ def rate(size: int, taken: float) -> float:
 def put(arena: Arena, source: memoryview) -> int:
     offset = arena.allocate(len(source))
     assert offset is not None
-    arena.view(offset, len(source))[:] = source
+    arena.write(offset, [source])
     return offset
 
 

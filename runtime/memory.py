@@ -132,11 +132,14 @@ def _limit(group: Path) -> int | None:
 
 
 def _used(group: Path) -> int | None:
-    for used, cache in (("memory.current", "inactive_file"), ("memory.usage_in_bytes", "total_inactive_file")):
+    """Without the files that the kernel has cached: under pressure it drops those before it kills. (Kubernetes leaves
+    out the inactive ones only; here that would end tasks because others read much.)"""
+    for used, prefix in (("memory.current", ""), ("memory.usage_in_bytes", "total_")):
         try:
-            return int((group / used).read_text()) - _fields(group / "memory.stat").get(cache, 0)
+            found, stat = int((group / used).read_text()), _fields(group / "memory.stat")
         except (OSError, ValueError):
             continue
+        return found - stat.get(f"{prefix}inactive_file", 0) - stat.get(f"{prefix}active_file", 0)
     return None
 
 

@@ -24,10 +24,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 from dagengine.identity import is_mark_dead, process_mark
-from dagengine.runtime.worker_arena import libc, write_all
+from dagengine.runtime.worker_arena import address_of, libc, write_all
 
 PREFIX: Final = "dagengine-spill-"
 
@@ -238,30 +238,7 @@ def _write_views(descriptor: int, views: Sequence[memoryview]) -> None:
 
 def _is_aligned(view: memoryview) -> bool:
     """Whether the memory starts at a block."""
-    found = _Buffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(found), 0)
-    try:
-        return (found.address or 0) % BLOCK == 0
-    finally:
-        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
-
-
-class _Buffer(ctypes.Structure):
-    """The interpreter's Py_buffer: the only way to the address of memory that can't be written to."""
-
-    _fields_: ClassVar = [
-        ("address", ctypes.c_void_p),
-        ("owner", ctypes.c_void_p),
-        ("length", ctypes.c_ssize_t),
-        ("item", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("dimensions", ctypes.c_int),
-        ("format", ctypes.c_char_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    ]
+    return address_of(view) % BLOCK == 0
 
 
 class _Writer:

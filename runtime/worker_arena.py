@@ -20,7 +20,7 @@ import mmap
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 _CHUNK: Final = 1 << 20
 """Bytes. What is hashed is still in the cache when it is written."""
@@ -47,7 +47,7 @@ class WorkerArena:
 
         Raises OSError if there is no memory; what was written by then does not matter to anybody.
         """
-        for batch in _batches(segments, _MOST if sha is None else _CHUNK):
+        for batch in batches(segments, _MOST if sha is None else _CHUNK):
             if sha is not None:
                 for part in batch:
                     sha.update(part)
@@ -107,10 +107,38 @@ def libc() -> Any:
         *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int),
         ctypes.c_int64,
     ]
+    library.memcpy.restype = None
+    library.memcpy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
     library.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return library
+
+
+class _Buffer(ctypes.Structure):
+    """The interpreter's Py_buffer."""
+
+    _fields_: ClassVar = [
+        ("address", ctypes.c_void_p),
+        ("owner", ctypes.c_void_p),
+        ("length", ctypes.c_ssize_t),
+        ("item", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("dimensions", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    ]
+
+
+def address_of(view: memoryview) -> int:
+    """Where the view's first byte is, also of memory that can't be written to. Good as long as the view is."""
+    found = _Buffer()
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(view), ctypes.byref(found), 0)
+    ctypes.pythonapi.PyBuffer_Release(ctypes.byref(found))
+    return found.address or 0
 
 
 @functools.cache
@@ -128,7 +156,7 @@ def _owner_type(bits: int) -> Any:
     return Owner
 
 
-def _batches(segments: Sequence[bytes | memoryview], most: int) -> Iterator[list[memoryview]]:
+def batches(segments: Sequence[bytes | memoryview], most: int) -> Iterator[list[memoryview]]:
     """The segments as lists of views of at most `most` bytes together."""
     batch: list[memoryview] = []
     room = most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import hashlib
@@ -106,6 +107,7 @@ def test_an_arena_refuses_what_does_not_fit_and_takes_it_when_it_does(arena: Are
 
 def test_pages_of_a_released_object_are_kept_for_the_next(arena: Arena) -> None:
     """The same place is given out again, and the kernel was not asked for anything."""
+    arena.cool()  # from here on nothing is made warm ahead
     offset = put(arena, bytes(4 * MiB))
     arena.release(offset)
     assert arena.warm >= 4 * MiB
@@ -208,6 +210,19 @@ def test_without_memfd_an_arena_is_a_nameless_file(tmp_path: Path, monkeypatch: 
         arena.release(offset)
         arena.cool()
         assert pages_of(arena) == 0
+    finally:
+        arena.close()
+
+
+def test_where_pages_can_not_be_given_back_the_space_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some sandboxes have no holes in files: then all of the space may come to have pages, so there is less of it."""
+    monkeypatch.setattr(arena_module, "punch", lambda *_: False)
+    arena = Arena(8 * MiB)
+    try:
+        assert arena.size == 16 * MiB
+        for size in (8 * MiB, 5 * MiB, 8 * MiB, 3 * MiB):
+            arena.release(put(arena, bytes(size)))
+            assert pages_of(arena) <= 16 * MiB
     finally:
         arena.close()
 
@@ -327,20 +342,46 @@ def test_a_forked_child_reads_the_views_that_it_inherits(arena: Arena) -> None:
 # ---- writing ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("writes", [WorkerArena, Arena])
 @pytest.mark.parametrize("hashed", [False, True])
 def test_segments_are_written_one_after_the_other_and_hashed_on_the_way(
-    arena: Arena, worker: WorkerArena, hashed: bool
+    arena: Arena, worker: WorkerArena, hashed: bool, writes: type
 ) -> None:
-    """Thousands of small ones, empty ones and one larger than what is written at a time."""
-    segments = [os.urandom(n % 7) for n in range(3000)] + [os.urandom(3 * MiB), b"", os.urandom(5)]
+    """Thousands of small ones, empty ones and one larger than what is written at a time; from both sides."""
+    segments = [os.urandom(n % 7) for n in range(3000)] + [os.urandom(3 * MiB), b"", os.urandom(70_000), os.urandom(5)]
     whole = b"".join(segments)
-    offset = arena.allocate(len(whole))
+    before, offset, after = arena.allocate(4096), arena.allocate(len(whole)), arena.allocate(4096)
+    assert before is not None
     assert offset is not None
+    assert after is not None
     sha = hashlib.sha256() if hashed else None
-    worker.write(offset, [memoryview(part) if n % 2 else part for n, part in enumerate(segments)], sha)
+    writer = worker if writes is WorkerArena else arena
+    writer.write(offset, [memoryview(part) if n % 2 else part for n, part in enumerate(segments)], sha)
     assert bytes(worker.read(offset, len(whole), lambda: None)) == whole
+    for neighbour in (before, after):
+        assert bytes(worker.read(neighbour, 4096, lambda: None)) == bytes(4096)
     if sha is not None:
         assert sha.digest() == hashlib.sha256(whole).digest()
+
+
+def test_the_arena_may_be_closed_under_somebody_who_writes_to_it() -> None:
+    """A put that is under way when the runtime ends: it goes on into memory that nobody reads, or is refused."""
+
+    def write(arena: Arena, offset: int, began: threading.Event) -> None:
+        began.set()
+        with contextlib.suppress(ValueError):
+            arena.write(offset, [bytes(16 * MiB)])
+
+    for _ in range(20):
+        arena = Arena(32 * MiB)
+        offset = arena.allocate(16 * MiB)
+        began = threading.Event()
+        thread = threading.Thread(target=write, args=(arena, offset, began))
+        thread.start()
+        began.wait()
+        arena.close()
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_a_write_for_which_there_is_no_room_is_an_error_and_no_signal(tmp_path: Path) -> None:

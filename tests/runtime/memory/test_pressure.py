@@ -225,7 +225,7 @@ def test_a_limit_of_a_version_2_group_counts_and_so_does_one_above_it(machine: P
     write(groups / "pod/container/memory.max", "max")
     write(groups / "pod/memory.max", 50 * MiB)
     write(groups / "pod/memory.current", 45 * MiB)
-    write(groups / "pod/memory.stat", f"anon 1\ninactive_file {5 * MiB}\nfile 3")
+    write(groups / "pod/memory.stat", f"anon 1\ninactive_file {3 * MiB}\nactive_file {2 * MiB}\nfile 3")
     assert available_memory() == 50 * MiB
     assert object_memory_default() == 15 * MiB
     assert shared_memory_room() == 50 * MiB
