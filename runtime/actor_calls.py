@@ -63,6 +63,7 @@ class Call(Owner):
         self.actor.finished(self)
         if event.state is not None:
             self.actor.saved(event.state)
+        self.ref._contains = self.inside or None
         self.session.settle(self.ref, DONE, event.data)
 
     def failed(self, failure: Failure) -> None:

@@ -25,7 +25,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
-from dagengine.errors import RuntimeStopped
+from dagengine.errors import RuntimeStopped, Unpicklable
 from dagengine.model import INLINE_LIMIT, Failure
 from dagengine.runtime.call_options import CallOptions
 from dagengine.runtime.calling import EncodedCall, encode_call, name_of, target
@@ -59,7 +59,7 @@ class InitializerFailed(Exception):
 class Item:
     """One call on its way. Told of its end by the session; belongs to the backlog's lock otherwise."""
 
-    __slots__ = ("backlog", "call", "future", "name", "shape")
+    __slots__ = ("backlog", "call", "future", "inside", "name", "shape")
 
     actor = None
 
@@ -69,6 +69,7 @@ class Item:
         self.call = call
         self.future = future
         self.name = shape.name
+        self.inside: list[Any] = []
 
     # With the session's lock held: only hand over.
 
@@ -128,7 +129,7 @@ class Backlog:
         except Exception as error:
             # As a call that can't be sent fails in the original: not here, but where its result is asked for.
             future.set_running_or_notify_cancel()
-            future.set_exception(error)
+            future.set_exception(_as_raised(error))
             return future
         with self._lock:
             self._queue.append(Item(self, shape, call, future))
@@ -304,6 +305,15 @@ class Backlog:
         error = BrokenProcessPool(reason)
         error.__cause__ = cause
         return error
+
+
+def _as_raised(error: Exception) -> BaseException:
+    """What pickling itself raised, as in the original, with our words beside it."""
+    cause = error.__cause__
+    if not isinstance(error, Unpicklable) or cause is None:
+        return error
+    cause.add_note(str(error))
+    return cause
 
 
 _NO_RETRY = CallOptions(retries=0)

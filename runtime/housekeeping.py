@@ -24,6 +24,10 @@ each, and memory does not wait for a millisecond."""
 Key = tuple[Any, ...]
 
 
+def _LEAVE() -> None:  # noqa: N802 - a mark in the queue, which is compared and never called
+    """The thread's end."""
+
+
 class Housekeeper:
     """`give_up` gets what was noted. The thread starts with the first errand."""
 
@@ -61,16 +65,15 @@ class Housekeeper:
     def close(self) -> None:
         """No more notes. What has begun is waited for, unless this is called from there."""
         self._muted = True
-        self._bell.put(self._leave)
+        self._bell.put(_LEAVE)
         if self._thread is not threading.current_thread():
             self._thread.join()
-
-    def _leave(self) -> None:
-        raise SystemExit
 
     def _run(self) -> None:
         while True:
             errand = self._next()
+            if errand is _LEAVE:
+                return
             if errand is not None:
                 errand()
             if self._noted:

@@ -31,12 +31,13 @@ def outcome(event: RuntimeEvent, name: str, over: Failure | None) -> Failure:
 
 
 class Owner:
-    """Told of one task."""
+    """Told of one task. `inside`: handles that were pickled into what the task is about to hand over."""
 
     name: str
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.inside: list[Any] = []
 
     def succeeded(self, event: Succeeded) -> None:
         raise NotImplementedError
@@ -62,6 +63,7 @@ class SplitOwner(Owner):
     def yielded(self, event: Yielded) -> None:
         ref, self._refs[event.index] = self._refs[event.index], None
         if ref is not None:
+            ref._contains, self.inside = self.inside or None, []
             self.session.settle(ref, DONE, None)
 
     def succeeded(self, event: Succeeded) -> None:
@@ -94,6 +96,7 @@ class StreamOwner(Owner):
     def yielded(self, event: Yielded) -> None:
         ref: Ref[Any] = Ref(self.session, tuple(event.object), self.name)
         ref._state = DONE
+        ref._contains, self.inside = self.inside or None, []
         if self._wanted:
             self._items.append(ref)
             self._wake()

@@ -25,7 +25,7 @@ from multiprocessing import TimeoutError as PoolTimeout
 from typing import Any, Final
 
 from dagengine.errors import Unpicklable
-from dagengine.runtime.backlog import Backlog, WorkerDied, run_chunk
+from dagengine.runtime.backlog import Backlog, RemoteTraceback, WorkerDied, run_chunk
 
 __all__ = ["AsyncResult", "MapResult", "Pool", "WorkerDied"]
 
@@ -366,4 +366,6 @@ def _error_of(future: Future[Any]) -> BaseException | None:
         wrapped = multiprocessing.pool.MaybeEncodingError(error, error.what)
         wrapped.__cause__ = error
         return wrapped
+    if error is not None and isinstance(error.__cause__, RemoteTraceback):
+        error.__cause__ = multiprocessing.pool.RemoteTraceback(error.__cause__.text)
     return error

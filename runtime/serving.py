@@ -108,9 +108,10 @@ class Serving:
         key = tuple(message.body)
         handle = self._known(worker, key)
         owner = self._session._tasks.get(message.id[0]) if message.id else None
-        ref = owner if isinstance(owner, Ref) else getattr(owner, "ref", owner)
-        if ref is not None:
-            ref._contains = [*(ref._contains or ()), handle]
+        if isinstance(owner, Ref):
+            owner._contains = [*(owner._contains or ()), handle]
+        elif owner is not None:
+            owner.inside.append(handle)
         self._session._exported[key] = handle
 
     def _known(self, worker: int, key: Any) -> Any:

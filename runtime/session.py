@@ -210,6 +210,8 @@ class Session:
         refs: list[Ref[Any]],
     ) -> None:
         """Submit, now or when what it reads is known to the scheduler."""
+        for handle in call.holds:
+            self.exported(handle)
         try:
             inputs = self.inputs(call.reads) if call.reads else ()
             if inputs is None:
@@ -321,7 +323,10 @@ class Session:
             ref._content = encoded.to_bytes()
         else:
             self.runtime.put(ref.id, encoded)
-        ref._contains = kept or None
+        if kept:
+            ref._contains = kept
+            for handle in kept:
+                self.exported(handle)
         ref._state = DONE
         return ref
 
@@ -521,7 +526,7 @@ class Session:
     # ---- what crosses as itself ---------------------------------------------------------------
 
     def exported(self, handle: Any) -> None:
-        """Whoever pickled it by hand has to keep it: only as long as it lives here can it come back."""
+        """It may come back, as long as it lives here: what it was pickled into holds it, or whoever pickled it by hand."""
         if isinstance(handle, Ref):
             self._exported[handle.id] = handle
 
@@ -645,8 +650,12 @@ class Session:
 
     def _give_up(self, keys: list[tuple[Any, ...]]) -> None:
         """The last handles of these are gone."""
-        if self._over is not None:
-            return
+        try:
+            self._give_up_now(keys)
+        except RuntimeStopped:
+            return  # and with it all that was to be given up
+
+    def _give_up_now(self, keys: list[tuple[Any, ...]]) -> None:
         objects = []
         for key in keys:
             if key[0] == "actor":
