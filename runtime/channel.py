@@ -44,6 +44,7 @@ from dagengine.runtime.protocol import ObjectId, TaskId
 _EARLY: Final = 64
 """Stops that are kept because they came before their attempt had said how to stop it. Most never will, being plain."""
 
+_TORN: Final = "a signal handler of the task has cut a message off: this worker can't go on"
 _ENDED: Final = "the runtime was closed while a task waited for it"
 
 
@@ -85,10 +86,14 @@ class Channel:
     # ---- out ----------------------------------------------------------------------------------
 
     def send(self, messages: Sequence[FromWorker]) -> None:
-        """Raises OSError if the controller is gone."""
+        """Raises OSError if the controller is gone, RuntimeStopped if the stream is torn."""
         with self._sending:
+            if self.torn:
+                raise RuntimeStopped(_TORN)
             try:
                 self._link.send(messages)
+            except (BrokenPipeError, ConnectionResetError):
+                raise
             except BaseException:
                 self.torn = True
                 raise
@@ -152,6 +157,8 @@ class Channel:
             while not ready():
                 if self.ended:
                     raise RuntimeStopped(_ENDED)
+                if self.torn:
+                    raise RuntimeStopped(_TORN)
                 if self._reading:
                     self._changed.wait()
                 else:

@@ -21,9 +21,12 @@ task: ContextVar[TaskId | None] = ContextVar("dagengine_attempt", default=None)
 """The attempt that this code belongs to; None outside of attempts, and on threads that a task has started."""
 
 
-class Terminated(BaseException):
+class Terminated(SystemExit):
     """The worker was told to end (SIGTERM). Raised in the task that runs on its main thread, so that `with` and
-    `finally` do what they are for; what is not done within the grace time, SIGKILL cuts off."""
+    `finally` do what they are for; what is not done within the grace time, SIGKILL cuts off.
+
+    A SystemExit, because what runs other people's code (asyncio, for one) lets that through, and ends in good order.
+    """
 
 
 class Link(Protocol):

@@ -53,12 +53,13 @@ class Function:
 class Executor:
     """Makes attempts. `execute` may run on several threads at a time.
 
-    `actor`: what a "create" has made
+    actor: what a "create" has made; there is one for each executor
+    functions: what is defined, where executors share it
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, functions: dict[int, Function] | None = None) -> None:
         self.actor: Actor | None = None
-        self._functions: dict[int, Function] = {}
+        self._functions = {} if functions is None else functions
         self._host = host
 
     def define(self, message: Define) -> None:

@@ -44,7 +44,7 @@ def describe_failure(error: BaseException, is_retriable: Callable[[BaseException
     elif isinstance(error, ObjectStoreFull):
         kind = "objects"
     elif isinstance(error, ObjectLost):
-        kind, facts = "object", {"objects": error.__dict__.get("objects", [])}
+        kind, facts = "object", _lost_objects(error)
     return Failure(
         kind=kind,
         type=_name(error),
@@ -54,6 +54,15 @@ def describe_failure(error: BaseException, is_retriable: Callable[[BaseException
         retriable=retriable,
         facts=facts,
     )
+
+
+def _lost_objects(error: ObjectLost) -> dict[str, Any]:
+    """What was found to be damaged here. Anybody may raise such an error, with anything in it."""
+    found = error.__dict__.get("objects")
+    try:
+        return {"objects": [[int(part) for part in number] for number in found]} if found else {}
+    except BaseException:
+        return {}
 
 
 def _name(error: BaseException) -> str:

@@ -56,19 +56,17 @@ class PeakMemory:
     """
 
     def __init__(self) -> None:
-        self._size = self._reset = -1
-        try:
-            self._reset = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
-            self._size = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-            self.take()
-        except OSError:
-            self._reset = -1
+        self.take()
 
     def take(self) -> int:
         """Bytes; 0 where the kernel does not say."""
-        if self._reset < 0:
+        # Opened each time: a task may have closed whatever was open, and opened files of its own in its place.
+        try:
+            with open("/proc/self/statm", "rb", buffering=0) as sizes:
+                shared = int(sizes.read(256).split()[2]) * _PAGE
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            with open("/proc/self/clear_refs", "wb", buffering=0) as reset:
+                reset.write(b"5")
+        except OSError:
             return 0
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        shared = int(os.pread(self._size, 256, 0).split()[2]) * _PAGE
-        os.pwrite(self._reset, b"5", 0)
         return max(peak - shared, 0)

@@ -13,7 +13,7 @@ of the signal. A handler of the task's own is called instead. Where there is no 
 actor's calls run on other threads), the process dies at once. Code that does not come back to Python, or goes on,
 meets SIGKILL when the grace time is over.
 
-May import nothing of ours but errors and runtime modules.
+May import nothing of ours but runtime modules.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from dagengine.errors import InternalError
 from dagengine.runtime import current
 from dagengine.runtime.calls import Calls
 from dagengine.runtime.deaths import FAILED
@@ -177,8 +176,6 @@ class Worker:
         # Before the result: when the attempt is over for the engine, its log is complete.
         self._capture.finish(run.log)
         self._place.finish(result)
-        if self._place.channel.torn:
-            raise InternalError("a signal handler of the task cut a message off: this worker can't go on")
         os.fchdir(self._folder)
         if _handler_of(signal.SIGTERM) is not self._on_sigterm:
             signal.signal(signal.SIGTERM, self._on_sigterm)

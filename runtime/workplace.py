@@ -46,6 +46,7 @@ class Workplace:
         self.idle = False
         self._arena = arena
         self._notes: deque[tuple[str, Any]] = deque()
+        self._pid = os.getpid()
 
     # ---- hosting.Host -------------------------------------------------------------------------
 
@@ -77,6 +78,7 @@ class Workplace:
     # ---- current.Link -------------------------------------------------------------------------
 
     def ask(self, verb: str, body: Any, blocks: bool = False) -> Answer:
+        self._check_process()
         self.used = True
         task = current.task.get()
         answer = self.channel.ask(lambda number: Ask(number, verb, body, task, blocks), self._settled())
@@ -84,6 +86,7 @@ class Workplace:
         return answer
 
     def tell(self, verb: str, body: Any) -> None:
+        self._check_process()
         self.used = True
         self._send([*self._settled(), Ask(_UNANSWERED, verb, body, current.task.get())])
 
@@ -93,6 +96,7 @@ class Workplace:
         self._noted()
 
     def keep(self, encoded: Encoded) -> Written:
+        self._check_process()
         if encoded.size > INLINE_LIMIT:
             return self.store(encoded, False, None)
         return Written("", encoded.size, encoded.to_bytes())
@@ -101,6 +105,10 @@ class Workplace:
         if isinstance(packed, bytes):
             return self.inputs.open(packed)
         return self.inputs.open(packed, current.task.get())
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeStopped("a process that a task has forked can't use the runtime: let the task itself do that")
 
     # ---- the worker ---------------------------------------------------------------------------
 

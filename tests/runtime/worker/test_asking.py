@@ -107,6 +107,12 @@ def test_a_timer_of_the_tasks_own_may_interrupt_an_ask(worker: Controller) -> No
     assert worker.result(task) == "right"
 
 
+def test_a_child_that_a_task_forks_can_not_ask(worker: Controller) -> None:
+    """It would write into the worker's stream, and read its messages."""
+    assert "can't use the runtime" in worker.call("ask_in_a_child")
+    assert worker.call("same", 1) == 1
+
+
 def test_the_end_of_the_controller_ends_who_asks(worker: Controller) -> None:
     """No answer will come: the task is told so, and the worker ends."""
     worker.start("ask", "get", None)

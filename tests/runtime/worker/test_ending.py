@@ -19,9 +19,9 @@ def died_of(worker: Controller) -> int:
     return os.WTERMSIG(status)
 
 
-@pytest.mark.parametrize("name", ["clean_up_when_terminated", "ask_for_ever"])
+@pytest.mark.parametrize("name", ["clean_up_when_terminated", "clean_up_later", "ask_for_ever"])
 def test_a_task_cleans_up_when_its_worker_is_terminated(worker: Controller, tmp_path: Path, name: str) -> None:
-    """Its `finally` runs, also when it waits for an answer; then the process dies of the signal, without a result."""
+    """Its `finally` runs, also when it waits, for an answer or in an event loop; then the process dies of the signal, without a result."""
     worker.start(name, str(tmp_path / "file"))
     worker.next(Ask)
     worker.signal(signal.SIGTERM)
