@@ -177,6 +177,8 @@ class Dispatcher:
         if task.calls:
             actors.give_back(self, worker, task)
             return
+        if task.creates and worker.id in self.staff.workers:
+            actors.unmade(self, worker)
         self._queue_of(task).give_back(task)
         if task.cancelled or self.closing:
             self._drop_queued(task)

@@ -90,6 +90,13 @@ def give_back(dispatcher: Dispatcher, worker: Worker, task: Task) -> None:
         worker.mailbox.appendleft(task)
 
 
+def unmade(dispatcher: Dispatcher, worker: Worker) -> None:
+    """The task that makes the actor was taken back: the worker is nobody's."""
+    while worker.mailbox:
+        dispatcher.drop(worker.mailbox.popleft())
+    dispatcher.staff.take_from_actor(worker)
+
+
 def forget(dispatcher: Dispatcher, task: Task) -> None:
     """A call that waits in a mailbox is not wanted any more."""
     assert task.actor is not None

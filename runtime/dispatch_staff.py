@@ -83,6 +83,16 @@ class Staff:
         self.used += task.cpus
         worker.counted = task.cpus + 1
 
+    def take_from_actor(self, worker: Worker) -> None:
+        """The actor was not begun to be made."""
+        assert worker.actor is not None
+        del self.actors[worker.actor]
+        self.used -= worker.counted - 1
+        worker.counted = 0
+        worker.actor = None
+        if worker.pooled and worker.state is not WorkerState.ENDING:
+            self._pool += 1
+
     # ---- coming and going ---------------------------------------------------------------------
 
     def hire(self, waiting: int) -> list[Action]:
@@ -134,7 +144,9 @@ class Staff:
         self.displace(worker)
         if worker.actor is not None:
             del self.actors[worker.actor]
+        if worker.counted:
             self.used -= worker.counted - 1
+            self.busy -= worker.actor is None
             worker.counted = 0
 
     def _leave_pool(self, worker: Worker) -> None:

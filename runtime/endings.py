@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dagengine.model import Failure
 from dagengine.runtime.core import actions as core
 from dagengine.runtime.core.actions import Outcome
+from dagengine.runtime.core.events import Request
 from dagengine.runtime.events import result_event
 from dagengine.runtime.messages import Erred
 from dagengine.runtime.node import Death, NodeAgent, Ready
@@ -27,6 +28,7 @@ from dagengine.runtime.protocol import (
     ObjectId,
     ObjectLost,
     Succeeded,
+    TaskId,
     TaskSpec,
     TimedOut,
 )
@@ -43,6 +45,7 @@ class Endings:
         self._shell = shell
         self._agent = agent
         self._quarantine = Quarantine()
+        self._refused: dict[TaskId, Failure] = {}
         self._failures: dict[ObjectId, Failure] = {}  # of tasks whose outputs others may wait for
         self.actions: dict[type, Callable[[Any], None]] = {
             core.Ended: self._ended,
@@ -60,11 +63,28 @@ class Endings:
             Outcome.ACTOR: self._actor,
         }
 
+    def refuse(self, requests: list[Request]) -> list[TaskId]:
+        """Of new tasks those that are quarantined: what they wait for will never be, and they are to be dropped."""
+        if not self._quarantine:
+            return []
+        refused = []
+        for request in requests:
+            failure = self._quarantine.refuses(_spec(request))
+            if failure is not None:
+                request.inputs = (*request.inputs, self._agent.objects.private())
+                self._refused[request.id] = failure
+                refused.append(request.id)
+        return refused
+
     def _ended(self, action: core.Ended) -> None:
         request = action.request
         self._shell.ended(request.id)
-        spec = request.spec
-        assert isinstance(spec, TaskSpec)
+        spec = _spec(request)
+        if self._refused and request.id in self._refused:
+            now = time.time()
+            failure = self._refused.pop(request.id)
+            self._tell_lost(spec, Death(-1, now, now, failure), failure)
+            return
         if action.outcome == Outcome.DONE:
             self._done(spec)
             return
@@ -129,8 +149,7 @@ class Endings:
         self._shell.told.append(Lost(spec.id, death.worker, death.started_at, death.finished_at, failure))
 
     def _retried(self, action: core.Retried) -> None:
-        spec = action.request.spec
-        assert isinstance(spec, TaskSpec)
+        spec = _spec(action.request)
         self._shell.again(spec.id)
         self._shell.counts["retried"] += 1
         death = self._agent.deaths.pop(spec.id, None)
@@ -188,7 +207,7 @@ class Endings:
         facts = action.facts or {}
         figures = ", ".join(f"{name} {value:,}" for name, value in facts.items())
         text = f"the objects that it reads and makes can't be in the memory for objects at once ({figures})"
-        failure = Failure("full", "dagengine.errors.ObjectStoreFull", text, retriable=False, facts=dict(facts))
+        failure = Failure("objects", "dagengine.errors.ObjectStoreFull", text, retriable=False, facts=dict(facts))
         self._tell_failed(spec, failure)
 
     # ---- objects and actors -------------------------------------------------------------------
@@ -257,6 +276,12 @@ class Handing:
         if written is None:
             return None
         return self._content(self._ready.state) or _inline(written)
+
+
+def _spec(request: Request) -> TaskSpec:
+    spec = request.spec
+    assert isinstance(spec, TaskSpec)
+    return spec
 
 
 def _inline(written: Any) -> Content:

@@ -151,13 +151,6 @@ class Mover:
         spilled = [object_id for object_id in objects if self._objects.places.pop(object_id).spilled]
         if spilled:
             self._spill.forget(spilled)
-            self.run(self._compact)
-
-    def _compact(self) -> None:
-        try:
-            self._spill.compact()
-        except Exception:
-            return  # it stays as it is: nothing is lost by that but disk space
 
 
 def _nothing() -> None:

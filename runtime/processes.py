@@ -15,6 +15,7 @@ May import nothing of ours but errors, model, values and runtime modules. Linux 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -323,7 +324,7 @@ class ProcessRuntime:
             spill.close()
             arena.close()
             raise
-        agent.mover.run(spill.sweep)
+        agent.mover.run(lambda: _sweep(spill))
         return agent
 
     def _take(self) -> list[Event | Errand]:
@@ -348,6 +349,11 @@ class ProcessRuntime:
                 self._shell = None
             for waiter in waiting:
                 waiter.tell(Failure("internal", "dagengine.errors.RuntimeStopped", "the runtime was closed"))
+
+
+def _sweep(spill: SpillSpace) -> None:
+    with contextlib.suppress(Exception):  # what others have left does no harm but to the disk
+        spill.sweep()
 
 
 class _Waiter:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from dagengine.model import Failure
 from dagengine.runtime.core import actions as core
-from dagengine.runtime.core.events import Capacity, Closing, Event, NodeJoined, Submitted, Tick
+from dagengine.runtime.core.events import Cancelled, Capacity, Closing, Event, NodeJoined, Submitted, Tick
 from dagengine.runtime.core.machine import Scheduler
 from dagengine.runtime.crew import WorkerProcess
 from dagengine.runtime.deaths import signal_name
@@ -75,6 +75,7 @@ class Shell:
         self.counts = dict.fromkeys(("tasks", "failed", "lost", "retried", "objects_put"), 0)
         self.agent: NodeAgent
         self.requests: Requests
+        self.endings: Endings
         self._sink = sink
         self._make_agent = make_agent
         self._wake = wake
@@ -98,9 +99,10 @@ class Shell:
         try:
             self.agent = self._make_agent(self, self._selector)
             self.requests = Requests(self, self.agent)
+            self.endings = Endings(self, self.agent)
             self._carry_out = {
                 **self.agent.actions,
-                **Endings(self, self.agent).actions,
+                **self.endings.actions,
                 **self.requests.actions,
                 core.SetTimer: self._set_timer,
                 core.Cycle: lambda action: None,  # `waits` names it
@@ -140,14 +142,20 @@ class Shell:
     def _take_in(self) -> None:
         for given in self._inbox():
             if isinstance(given, Submitted):
-                self.live += len(given.requests)
-                self.happen(given)
+                self._submitted(given)
             elif isinstance(given, Closing):
                 self._close(given)
             elif callable(given):
                 given(self)
             else:
                 self.happen(given)
+
+    def _submitted(self, event: Submitted) -> None:
+        self.live += len(event.requests)
+        refused = self.endings.refuse(event.requests)
+        self.happen(event)
+        if refused:
+            self.happen(Cancelled(refused))
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()

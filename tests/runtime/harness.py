@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 from dagengine.functions import Reference
 from dagengine.runtime.protocol import (
+    ActorLost,
     Broken,
     Dropped,
     Failed,
     InlineInput,
     Lost,
+    ObjectLost,
     Runtime,
     RuntimeEvent,
     Started,
@@ -23,6 +25,7 @@ from dagengine.runtime.protocol import (
     TaskInput,
     TaskSpec,
     TimedOut,
+    Yielded,
 )
 from dagengine.values import Placeholder, decode, encode
 
@@ -73,6 +76,8 @@ class Harness:
                 self.events.append(event)
                 if isinstance(event, Broken):
                     self.broken = event
+                elif isinstance(event, (Yielded, ActorLost, ObjectLost)):
+                    continue
                 elif isinstance(event, Started):
                     self._started.add(event.id)
                     if event.id in self.ends:
@@ -149,8 +154,8 @@ class Harness:
         if end.data is not None:
             return decode(end.data)
         assert end.shared is not None
-        with open(end.shared.fileno(), "rb", closefd=False) as file:
-            return decode(file.read(end.size), digest=end.digest)
+        with end.shared.view() as view:
+            return decode(bytes(view), digest=end.digest)
 
     def run(self, name: str, *args: Any, **fields: Any) -> Any:
         return self.result(self.start(name, *args, **fields))
