@@ -29,6 +29,7 @@ import resource
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -51,8 +52,8 @@ _BEFORE_FIRST: Final = 1.0
 by then."""
 
 _STEP: Final = 8 << 20
-"""Bytes that are made warm at a time. `allocate` may have to wait for one step: 2 ms, 20 where the machine is itself
-a guest whose host has to find the pages."""
+"""Bytes whose pages are got by one call, which keeps others from changing this process's mappings; and `allocate` may
+have to wait for one step: 2 ms, 20 where the machine is itself a guest whose host has to find the pages."""
 
 _GRANULE: Final = 1 << 20
 """Bytes. Of each so many it is known whether this process has them mapped already."""
@@ -95,7 +96,7 @@ class Arena:
         self._ahead = min(FIRST, self.limit)
         self._exhausted = False  # there are no more pages, whatever the limit says
         self._closed = False
-        self._users = 0  # threads that get pages
+        self._users: Counter[int] = Counter()  # threads that may be using the descriptor
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._warm_up, name="dagengine-arena", daemon=True)
         self._thread.start()
@@ -132,7 +133,8 @@ class Arena:
             return taken.offset
 
     def release(self, offset: int) -> None:
-        """Give the range back that `allocate` returned. Nobody may read or write it any more."""
+        """Give the range back that `allocate` returned. Nobody may read or write it any more. Not from a finaliser,
+        which may run in the middle of `allocate`."""
         with self._changed:
             self._ranges.release(offset)
 
@@ -159,13 +161,12 @@ class Arena:
             if self._closed:
                 raise ValueError("the arena is closed")
             view = memoryview(self._mapping)[offset : offset + size]
-            self._users += 1
+            self._enter()
         try:
             self._populate(offset, size)
         finally:
             with self._changed:
-                self._users -= 1
-                self._changed.notify_all()
+                self._leave()
         return view
 
     def write(self, offset: int, segments: Sequence[bytes | memoryview], sha: hashlib._Hash | None = None) -> None:
@@ -190,17 +191,40 @@ class Arena:
         return self._views.read(offset, size, released)
 
     def close(self) -> None:
-        """Twice is harmless. Views that are left stay readable; their memory goes with the last of them."""
+        """Twice is harmless. Views that are left stay readable; their memory goes with the last of them.
+
+        Waits for threads that get pages, unless it is called inside of one, from a finaliser: then that one cleans up.
+        """
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             self._changed.notify_all()
-            # Its number may be another file's as soon as the descriptor is closed.
-            self._changed.wait_for(lambda: not self._users)
-        self._thread.join()
-        self._views.close()
-        os.close(self.descriptor)
+            self._views.close()
+            inside = threading.get_ident() in self._users
+            if not inside:
+                self._changed.wait_for(lambda: not self._users)
+                self._clean_up()
+        if not inside:
+            self._thread.join()
+
+    # ---- whose the descriptor is --------------------------------------------------------------
+
+    def _enter(self) -> None:
+        """Its number may be another file's as soon as it is closed, so that has to wait from here on."""
+        self._users[threading.get_ident()] += 1
+
+    def _leave(self) -> None:
+        self._users -= Counter((threading.get_ident(),))
+        if self._closed and not self._users:
+            self._clean_up()
+        self._changed.notify_all()
+
+    def _clean_up(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor < 0:
+            return
+        os.close(descriptor)
         mapping = self._mapping
         del self._mapping
         with contextlib.suppress(BufferError):  # Else it goes with the last view.
@@ -217,20 +241,25 @@ class Arena:
                     some = self._ranges.raise_some(min(_STEP, self._ahead - self._ranges.warm))
                 if some is None:
                     self._changed.wait()
-                    continue
-                self._changed.release()
-                try:
-                    self._populate(*some)
-                    ok = True
-                except OSError:
-                    ok = False
-                finally:
-                    self._changed.acquire()
-                if not ok:
-                    self._punch(*some)
-                    self._exhausted = True
-                self._ranges.raised(some[0], ok)
-                self._changed.notify_all()
+                else:
+                    self._warm(*some)
+
+    def _warm(self, offset: int, size: int) -> None:
+        """Get pages for the rising range; others are let in meanwhile."""
+        self._enter()
+        self._changed.release()
+        try:
+            self._populate(offset, size)
+            ok = True
+        except OSError:
+            ok = False
+        finally:
+            self._changed.acquire()
+        if not ok:
+            self._punch(offset, size)
+            self._exhausted = True
+        self._ranges.raised(offset, ok)
+        self._leave()
 
     def _populate(self, offset: int, size: int) -> None:
         """Get pages for the range, and map them here, as far as that is not known to be done."""
@@ -241,9 +270,8 @@ class Arena:
             if self._mapped[granule]:
                 at = (granule + 1) * _GRANULE
                 continue
-            # All up to the next granule that is mapped already, by one call: a step at a time would cost as much again.
             known = self._mapped.find(1, granule, -(-end // _GRANULE))
-            stop = end if known < 0 else known * _GRANULE
+            stop = min(at + _STEP, end if known < 0 else known * _GRANULE)
             self._get_pages(at, stop - at)
             whole = range(-(-at // _GRANULE), stop // _GRANULE)
             self._mapped[whole.start : max(whole.start, whole.stop)] = b"\1" * len(whole)

@@ -57,9 +57,12 @@ class WorkerArena:
         """The bytes, read-only and not copied.
 
         `released` is called once, when the last view derived from it is gone: on whatever thread that happens, perhaps
-        inside of a garbage collection. It must do no more than put something into a deque or SimpleQueue.
+        inside of a garbage collection. It must do no more than put something into a deque or SimpleQueue. It is not
+        called if this raises: ValueError after `close`, or for what is not in the arena.
         """
         mapping = self._mapping
+        if self._descriptor < 0:
+            raise ValueError("the arena is closed")
         if mapping is None:
             # Two threads at once make two mappings, of which one goes with the views that were made on it.
             mapping = self._mapping = _Mapping(self._descriptor, self._size)
@@ -73,6 +76,7 @@ class WorkerArena:
 
     def close(self) -> None:
         """Twice is harmless. Views that are left stay readable."""
+        self._descriptor = -1
         self._mapping = None
 
 

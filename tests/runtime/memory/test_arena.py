@@ -246,7 +246,31 @@ def test_closing_twice_is_harmless_and_views_stay_readable(worker: WorkerArena, 
     assert arena.allocate(1) is None
     with pytest.raises(ValueError, match="closed"):
         arena.view(0, 1)
+    for side in (arena, worker):
+        with pytest.raises(ValueError, match="closed"):
+            side.read(0, 1, lambda: pytest.fail("released"))
+        with pytest.raises((ValueError, OSError)):
+            side.write(0, [b"x"])
     written.release()
+
+
+def test_an_arena_that_is_closed_by_a_finaliser_inside_of_its_own_work_does_not_wait_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A collection may run anywhere, and find the last view there: the thread that it interrupts cleans up."""
+    before = Left.now()
+    arena = Arena(8 * MiB)
+    populate = Arena._populate
+
+    def interrupted(self: Arena, offset: int, size: int) -> None:
+        self.close()
+        populate(self, offset, size)
+
+    monkeypatch.setattr(Arena, "_populate", interrupted)
+    arena.view(0, 10).release()
+    assert arena.descriptor == -1
+    arena._thread.join(60)
+    before.check()
 
 
 # ---- reading ----------------------------------------------------------------------------------
