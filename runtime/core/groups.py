@@ -158,6 +158,13 @@ class Groups:
         group.tasks[task.request.id] = task
         return True
 
+    def is_over(self, task: Task) -> bool:
+        """Whether the task is in a group that was released: it is not begun again."""
+        if task.request.need.group is None or (task.extra is not None and task.extra.rebuild):
+            return False
+        group = self.groups.get(task.request.need.group)
+        return group is None or group.released
+
     def left(self, task: Task) -> None:
         group = self.groups.get(task.request.need.group or ())
         if group is not None and group.tasks.pop(task.request.id, None) is not None:
@@ -227,8 +234,8 @@ class Groups:
                 bundle.node = None
                 bundle.devices = ()
                 bundle.ledger = Ledger()
+            group.reserved = group.reserved and not homeless
             if homeless and not group.released:
-                group.reserved = False
                 group.since = self._core.now
                 self.waiting[group.id] = group
         self.serve()

@@ -121,7 +121,7 @@ def _check_arena(core: Scheduler, node: Node, tasks: list[Task]) -> None:
     reserved = sum(task.extra.reserved for task in tasks if task.extra is not None)
     loose = pinned = spilling = spilled = 0
     for copy in node.copies.values():
-        size = copy.object.size
+        size = copy.size
         _demand(copy.object.copies.get(node.id) is copy, f"I2: {name} has a copy of {copy.object.id} that is not known")
         _demand(copy.pins >= copy.held, f"I2: {name} lost a pin of {copy.object.id}")
         if copy.place in (Place.PRESENT, Place.SPILLING, Place.DAMAGED):

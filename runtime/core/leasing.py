@@ -35,7 +35,6 @@ from dagengine.runtime.core.model import (
 )
 from dagengine.runtime.core.placement import local_bytes, ranked
 from dagengine.runtime.core.queues import Key, key_of
-from dagengine.runtime.core.rooms import source_of
 
 if TYPE_CHECKING:
     from dagengine.runtime.core.machine import Scheduler
@@ -376,7 +375,7 @@ class Leasing:
             elif place in (Place.SPILLING, Place.DAMAGED):
                 return False
             elif not obj.durable:
-                if (copy is None or not copy.spilled) and source_of(obj, node) is None:
+                if (copy is None or not copy.spilled) and self._core.rooms.source_of(obj, node) is None:
                     return False
                 missing.append(obj)
                 size += obj.size
@@ -411,7 +410,7 @@ class Leasing:
             elif place in (Place.SPILLING, Place.DAMAGED):
                 return None
             elif not obj.durable:
-                if (copy is None or not copy.spilled) and source_of(obj, node) is None:
+                if (copy is None or not copy.spilled) and self._core.rooms.source_of(obj, node) is None:
                     return None
                 missing.append(obj)
                 missing_size += obj.size

@@ -6,7 +6,6 @@ May import nothing of ours but errors, model, runtime.protocol and the core's ot
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from dagengine.errors import InternalError
@@ -34,7 +33,7 @@ class Lives:
     def __init__(self, core: Scheduler) -> None:
         self._core = core
         self._order = 0
-        self._failing: deque[Obj] = deque()
+        self._failing: dict[Obj, None] = {}
         self._light = core.klass(_ONE, plain=True, light=True, heavy=False)
 
     # ---- beginning ----------------------------------------------------------------------------
@@ -140,7 +139,10 @@ class Lives:
             task.move(State.MAILED)
             core.actors.ready(task)
             return
-        asked = need = request.need
+        need = request.need
+        if task.extra is not None and task.extra.rebuild:
+            need = need._replace(group=None, bundle=-1)  # the group may be gone
+        asked = need
         learned = core.learned.get(request.function)
         if learned and learned > need.memory and need.group is None:
             need = need._replace(memory=min(learned, max(core.largest_memory(), need.memory)))
@@ -234,7 +236,7 @@ class Lives:
                 self.end(task, Outcome.ACTOR if extra.doomed == "released" else Outcome.DROPPED, False)
                 return
             extra.doomed = None
-        if self._core.closing:
+        if self._core.closing or self._core.groups.is_over(task):
             self.end(task, Outcome.DROPPED, False)
         elif task.actor is not None and task.request.kind == TaskKind.METHOD:
             self._core.actors.returned(task)
@@ -281,7 +283,7 @@ class Lives:
             extra.memory_losses += 1
         else:
             tries = extra.losses
-            if not self._retriable(task) or tries >= request.losses:
+            if not self._retriable(task) or tries >= request.losses or self._core.groups.is_over(task):
                 self.end(task, Outcome.LOST, True)
                 return
             extra.losses += 1
@@ -328,7 +330,7 @@ class Lives:
             if output.producer is task:
                 output.producer = None
                 if not output.exists:
-                    self._failing.append(output)
+                    self._failing[output] = None
             if request.kind == TaskKind.STREAM:
                 output.streamed = True
                 self._close_stream(output)
@@ -343,17 +345,22 @@ class Lives:
     def _close_stream(self, output: Obj) -> None:
         for item in list(self._core.directory.items.get(output.id, {}).values()):
             if not item.exists and not item.made and item.producer is None:
-                self._failing.append(item)
+                self._failing[item] = None
 
     def will_never_be(self, obj: Obj) -> None:
-        self._failing.append(obj)
+        self._failing[obj] = None
+
+    def fails(self, obj: Obj) -> bool:
+        """Whether those who wait for it are about to be told that it will never be."""
+        return obj in self._failing
 
     def fail(self) -> bool:
         """Tell those who wait for objects that won't come. Whether there were any."""
         if not self._failing:
             return False
         while self._failing:
-            obj = self._failing.popleft()
+            obj = next(iter(self._failing))
+            del self._failing[obj]
             if obj.exists or obj.producer is not None or obj.dead:
                 continue
             obj.dead = True

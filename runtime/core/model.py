@@ -53,6 +53,9 @@ BACKOFF_SECONDS: Final = 0.2
 MEMORY_LOSSES: Final = 5
 """Attempts that may be killed for lack of memory before a task with `losses` is given up."""
 
+FETCHES: Final = 3
+"""Times in a row that an object may fail to come from one node, until its copy there is taken for lost."""
+
 REBUILDS: Final = 3
 """Times that one object is made again."""
 
@@ -277,10 +280,11 @@ class Copy:
 
     spilled: it is (also) in the node's spill space
     waiting: tasks and readers for which it is on its way
-    source: from where it is fetched
+    source: from where it is fetched; misses: how often in a row it could not be fetched from here
+    size: its bytes; an object that is made again may have others
     """
 
-    __slots__ = ("age", "held", "node", "object", "pins", "place", "source", "spilled", "waiting")
+    __slots__ = ("age", "held", "misses", "node", "object", "pins", "place", "size", "source", "spilled", "waiting")
 
     def __init__(self, obj: Obj, node: Node, age: int) -> None:
         self.object = obj
@@ -289,6 +293,8 @@ class Copy:
         self.spilled = False
         self.pins = 0
         self.held = 0
+        self.misses = 0
+        self.size = obj.size
         self.age = age
         self.waiting: list[Task | Reader] | None = None
         self.source: Copy | None = None
@@ -302,6 +308,7 @@ class Obj:
     lineage: the ended one that made it and could do so again; heirs: how many objects have it in their lineage
     made: it exists (or its loss is being worked out); born: it did once
     bad: how many of the copies are damaged
+    later: when it may be fetched again, after a fetch has failed
     dead: it will never exist; whoever reads it ends
     streamed: the task that makes it makes items as well, by its id and a number
     """
@@ -319,6 +326,7 @@ class Obj:
         "home",
         "id",
         "inline",
+        "later",
         "lineage",
         "made",
         "parents",
@@ -353,6 +361,7 @@ class Obj:
         self.attempts = 0
         self.heirs = 0
         self.rebuilds = 0
+        self.later = 0.0
 
     @property
     def exists(self) -> bool:

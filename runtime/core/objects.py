@@ -80,8 +80,11 @@ class Directory:
 
     def _if_nothing(self, obj: Obj) -> None:
         """Forget what was only asked for, and never came to be."""
-        if not (obj.users or obj.wanted or obj.dead or obj.made or obj.producer or obj.lineage or obj.exists or obj.freed):
-            self._bury(obj)
+        if not (
+            obj.users or obj.wanted or obj.dead or obj.made or obj.producer or obj.lineage or obj.exists or obj.freed
+        ):
+            if not self._core.lives.fails(obj):
+                self._bury(obj)
 
     def no_reader(self, obj: Obj) -> None:
         """Somebody does not want to read it any more."""
@@ -171,7 +174,7 @@ class Directory:
     def pin(self, copy: Copy) -> None:
         """Keep it in the arena, where it is, or is about to be."""
         if not copy.pins and copy.place != Place.AWAY:
-            node, size = copy.node, copy.object.size
+            node, size = copy.node, copy.size
             node.pinned += size
             if copy.place == Place.PRESENT:
                 node.loose -= size
@@ -181,7 +184,7 @@ class Directory:
         copy.pins -= 1
         if copy.pins:
             return
-        node, size = copy.node, copy.object.size
+        node, size = copy.node, copy.size
         if copy.place != Place.AWAY:
             node.pinned -= size
         if copy.place == Place.PRESENT:
@@ -198,16 +201,17 @@ class Directory:
     def expect(self, obj: Obj, node: Node) -> Copy:
         """Room for a copy that is to come was set aside in the node's arena."""
         copy = obj.copies.get(node.id) or self._copy(obj, node)
+        copy.size = obj.size
         copy.place = Place.INCOMING
-        node.reserved += obj.size
+        node.reserved += copy.size
         if copy.pins:
-            node.pinned += obj.size
+            node.pinned += copy.size
         return copy
 
     def came(self, copy: Copy, ok: bool) -> None:
         """What was expected has come, or won't."""
-        node, obj = copy.node, copy.object
-        node.reserved -= obj.size
+        node = copy.node
+        node.reserved -= copy.size
         if copy.source is not None:
             source, copy.source = copy.source, None
             self.unpin(source)
@@ -215,13 +219,13 @@ class Directory:
             copy.place = Place.PRESENT
             self._age += 1
             copy.age = self._age
-            node.used += obj.size
+            node.used += copy.size
             if not copy.pins:
-                node.loose += obj.size
+                node.loose += copy.size
         else:
             copy.place = Place.AWAY
             if copy.pins:
-                node.pinned -= obj.size
+                node.pinned -= copy.size
             if not copy.spilled:
                 self.erase(copy)
         self._core.disturbed(node)
@@ -229,27 +233,33 @@ class Directory:
     def written(self, copy: Copy, ok: bool) -> None:
         """The end of a spill."""
         node, obj = copy.node, copy.object
-        node.spilling -= obj.size
+        node.spilling -= copy.size
         if ok:
             copy.place = Place.AWAY
             copy.spilled = True
-            node.used -= obj.size
-            node.spilled += obj.size
+            node.used -= copy.size
+            node.spilled += copy.size
         else:
             copy.place = Place.PRESENT
-            node.loose += obj.size
+            node.loose += copy.size
         waiting, copy.waiting = copy.waiting, None
         self._core.disturbed(node)
         for waiter in waiting or ():
             self._core.rooms.again(waiter)
+        self.movable(obj)
+        if obj.freed:
+            self.let_go(obj)
+
+    def movable(self, obj: Obj) -> None:
+        """It can be fetched from now on: wake those who read it on other nodes."""
         for task in obj.readers:
-            # Tasks on other nodes can have it fetched now.
             if task.state == State.QUEUED and task.klass is not None:
                 self._core.fresh(task.klass)
             elif task.state == State.MAILED and task.actor is not None:
                 self._core.push_later(task.actor)
-        if obj.freed:
-            self.let_go(obj)
+        for reader in list((obj.wanted or {}).values()):
+            if not reader.ready and not reader.room and reader.copy is None:
+                self._core.rooms.wanted(reader)
 
     def evict(self, copy: Copy) -> None:
         """Give back the room of a copy that nobody reads, and that exists elsewhere."""
@@ -258,8 +268,8 @@ class Directory:
             self.remove(copy)
             return
         self.drop(node, obj.id, False)
-        node.used -= obj.size
-        node.loose -= obj.size
+        node.used -= copy.size
+        node.loose -= copy.size
         copy.place = Place.AWAY
         if not copy.spilled:
             self.erase(copy)
@@ -269,11 +279,11 @@ class Directory:
         node, obj = copy.node, copy.object
         damaged = copy.place == Place.DAMAGED
         if damaged or copy.place == Place.PRESENT:
-            node.used -= obj.size
-            node.loose -= 0 if damaged else obj.size
+            node.used -= copy.size
+            node.loose -= 0 if damaged else copy.size
         self.drop(node, obj.id, copy.spilled)
         if copy.spilled:
-            node.spilled -= obj.size
+            node.spilled -= copy.size
             node.spill_full = False
         copy.place = Place.AWAY
         copy.spilled = False

@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING
 
 from dagengine.errors import InternalError
 from dagengine.runtime.core.actions import Fetch, Grant, Overflow, Ready, Restore, Spill, Throttle
+from dagengine.runtime.core.events import NodeId
 from dagengine.runtime.core.model import (
+    BACKOFF_SECONDS,
+    FETCHES,
     SPILL_ABOVE,
     SPILL_DOWN_TO,
     Copy,
@@ -125,9 +128,11 @@ class Rooms:
             self.wait(copy, reader)
         elif obj.size > node.limit and copy is not None:
             self._ready(reader)
-        elif copy is None and source_of(obj, node) is None:
-            # All that there is of it is moving.
-            self.wait(next(iter(obj.copies.values())), reader)
+        elif copy is None and self.source_of(obj, node) is None:
+            # All that there is of it is moving, or could not be fetched just now.
+            moving = [other for other in obj.copies.values() if other.place in (Place.SPILLING, Place.INCOMING)]
+            if moving:
+                self.wait(moving[0], reader)
         elif not reader.room:
             reader.room = obj.size
             node.readers.append(reader)
@@ -179,7 +184,7 @@ class Rooms:
         if copy.spilled:
             self._core.actions.append(Restore(node.id, node.epoch, obj.id))
             return copy
-        source = source_of(obj, node)
+        source = self.source_of(obj, node)
         if source is None:
             raise InternalError(f"object {obj.id} is fetched from nowhere")
         directory.pin(source)
@@ -193,7 +198,7 @@ class Rooms:
         if not ok:
             if copy.source is None:
                 copy.spilled = False
-                copy.node.spilled -= copy.object.size
+                copy.node.spilled -= copy.size
                 self._core.directory.drop(copy.node, copy.object.id, True)
             for waiter in waiting or ():
                 # Before the copy is gone: they give their pins back.
@@ -203,12 +208,17 @@ class Rooms:
                     self._core.directory.unpin(copy)
                 else:
                     self._core.lives.take_back(waiter)
+            source = copy.source
             self._core.directory.came(copy, False)
+            if source is not None and not source.node.dead:
+                self._missed(copy.object, source)
             self._core.recovery.lost_copy(copy.object)
             for waiter in waiting or ():
                 if isinstance(waiter, Reader):
                     self.wanted(waiter)
             return
+        if copy.source is not None:
+            copy.source.misses = 0
         self._core.directory.came(copy, True)
         for waiter in waiting or ():
             if isinstance(waiter, Reader):
@@ -219,6 +229,28 @@ class Rooms:
                     self._core.leasing.lease_admitted(waiter)
         if copy.object.freed:
             self._core.directory.let_go(copy.object)
+
+    def source_of(self, obj: Obj, node: Node) -> Copy | None:
+        """The copy on another node from which it can be fetched now."""
+        best: Copy | None = None
+        if obj.later > self._core.now:
+            return None
+        for copy in obj.copies.values():
+            if copy.node is node or not (copy.place == Place.PRESENT or (copy.place == Place.AWAY and copy.spilled)):
+                continue
+            if best is None or _effort(copy) < _effort(best):
+                best = copy
+        return best
+
+    def _missed(self, obj: Obj, source: Copy) -> None:
+        """The object could not be fetched. Later again; and a copy that is never to be had is none."""
+        source.misses += 1
+        obj.later = self._core.now + BACKOFF_SECONDS * 2.0 ** min(source.misses, 6)
+        self._core.timers.wake(obj.later, self._core.directory.movable, obj)
+        if source.misses >= FETCHES and not source.pins and source.place in (Place.PRESENT, Place.AWAY):
+            others = any(copy is not source and copy.place != Place.INCOMING for copy in obj.copies.values())
+            if others or obj.durable or obj.lineage is not None:
+                self._core.directory.remove(source)
 
     # ---- who gets what ------------------------------------------------------------------------
 
@@ -237,7 +269,7 @@ class Rooms:
         """Bytes that could be free some time from now, by writing or dropping what nobody reads."""
         if self.may_spill(node):
             return node.loose
-        return sum(copy.object.size for copy in loose(node) if has_other(copy))
+        return sum(copy.size for copy in loose(node) if has_other(copy))
 
     def may_spill(self, node: Node) -> bool:
         return not node.spill_full and node.spill_later <= self._core.now
@@ -274,7 +306,7 @@ class Rooms:
             node.readers.popleft()
             reader.room = 0
             away = copy is not None and copy.place == Place.AWAY
-            if not away and (copy is not None or source_of(reader.object, node) is None):
+            if not away and (copy is not None or self.source_of(reader.object, node) is None):
                 self.wanted(reader)
             else:
                 reader.copy = self.bring(reader.object, node, reader)
@@ -296,7 +328,7 @@ class Rooms:
             # Of two nodes that have it, the first to need room drops it: the other's is then the last.
             if has_other(copy):
                 self._core.directory.evict(copy)
-                short -= copy.object.size
+                short -= copy.size
                 found = True
         return found
 
@@ -306,9 +338,9 @@ class Rooms:
         for batch in batches(copies):
             for copy in batch:
                 copy.place = Place.SPILLING
-                node.loose -= copy.object.size
-                node.spilling += copy.object.size
-                total += copy.object.size
+                node.loose -= copy.size
+                node.spilling += copy.size
+                total += copy.size
             self._core.actions.append(Spill(node.id, node.epoch, [copy.object.id for copy in batch]))
         return total
 
@@ -354,12 +386,5 @@ class Rooms:
             self._core.actions.append(Throttle(on))
 
 
-def source_of(obj: Obj, node: Node) -> Copy | None:
-    """The copy on another node from which it can be fetched now."""
-    best: Copy | None = None
-    for copy in obj.copies.values():
-        if copy.node is node or not (copy.place == Place.PRESENT or (copy.place == Place.AWAY and copy.spilled)):
-            continue
-        if best is None or (copy.place != Place.PRESENT, copy.pins) < (best.place != Place.PRESENT, best.pins):
-            best = copy
-    return best
+def _effort(copy: Copy) -> tuple[int, bool, int, NodeId]:
+    return (copy.misses, copy.place != Place.PRESENT, copy.pins, copy.node.id)

@@ -35,7 +35,7 @@ def victims(node: Node, amount: int, next_use: Callable[[Obj], int]) -> list[Cop
         if amount <= 0:
             break
         chosen.append(copy)
-        amount -= copy.object.size
+        amount -= copy.size
     return chosen
 
 
@@ -44,10 +44,10 @@ def batches(copies: list[Copy]) -> Iterator[list[Copy]]:
     batch: list[Copy] = []
     size = 0
     for copy in copies:
-        if batch and (size + copy.object.size > SPILL_BYTES or len(batch) >= SPILL_OBJECTS):
+        if batch and (size + copy.size > SPILL_BYTES or len(batch) >= SPILL_OBJECTS):
             yield batch
             batch, size = [], 0
         batch.append(copy)
-        size += copy.object.size
+        size += copy.size
     if batch:
         yield batch

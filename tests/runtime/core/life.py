@@ -25,6 +25,9 @@ NEEDS = (
     e.Need(node="one", soft=True),
 )
 
+FOR_LIFE = (e.Need(cpus=0), e.Need(cpus=0, memory=100), e.Need(cpus=0, gpus=UNIT // 4, gpu_memory=5))
+"""Of actors: none of it keeps a task waiting that its calls may wait for."""
+
 
 def node(name: str) -> e.Capacity:
     return capacity(name, cpus=2, arena=ARENA, memory=1000, devices=(e.Device(0, 20), e.Device(1, 20)), token=1)
@@ -221,7 +224,7 @@ class Life:
         self.number += 1
         actor = (5, self.number)
         self.actors.append(actor)
-        need = NEEDS[which % len(NEEDS)]
+        need = FOR_LIFE[which % len(FOR_LIFE)]
         self.world.submit(
             e.Request((1, self.number), 5, need, kind=e.TaskKind.CREATE, actor=actor, plain=False, losses=which % 2)
         )
@@ -288,7 +291,10 @@ class Life:
 
     def give_back(self, which: int) -> None:
         task = self.pick(self.running(), which)
-        if task is not None and not self.world.find(task)[1].rooms and not self.world.find(task)[1].asked:
+        if task is None:
+            return
+        _, attempt = self.world.find(task)
+        if not (attempt.rooms or attempt.asked or attempt.items or attempt.blocked):
             self.world.give_back(task)
 
     def lose(self, which: int) -> None:
@@ -317,7 +323,9 @@ class Life:
 
     def memory(self, which: int) -> None:
         host = self.world.hosts[0]
-        usage = [e.Usage(t, attempt.lease.attempt, 100 * (i + 1)) for i, (t, attempt) in enumerate(host.attempts.items())]
+        usage = [
+            e.Usage(t, attempt.lease.attempt, 100 * (i + 1)) for i, (t, attempt) in enumerate(host.attempts.items())
+        ]
         self.world.tell(e.MemoryHigh(0, host.epoch, 800 + which % 200, 1000, usage))
 
     # ---- healing ------------------------------------------------------------------------------
@@ -345,7 +353,7 @@ class Life:
                     self.block_one(task)
                 if not attempt.asked:
                     world.finish(task)
-            if not world.live and not world.puts and not self.running():
+            if not world.core.tasks and not world.puts and not self.running():
                 break
             if moved or len(world.ended) > before:
                 idle = 0
