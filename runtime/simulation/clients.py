@@ -63,7 +63,7 @@ class Client:
         self.refused = False
         self._bundles = 0
         self._steps = len(unit.steps)
-        self._putting: set[ObjectId] = set()
+        self._to_put = {object_id for object_id, _, _ in unit.puts}
         self._reading: dict[int, tuple[ObjectId, bool]] = {}
         self._next_reader = unit.number * 1_000
         self._held_back: list[list[Plan]] | None = None  # until the group is there
@@ -103,17 +103,17 @@ class Client:
         for plan in plans:
             for object_id in plan.request.inputs:
                 self._readers[object_id] -= 1
-                if not self._readers[object_id] and object_id in self.unit.early and object_id not in self._putting:
+                if not self._readers[object_id] and object_id in self.unit.early and object_id not in self._to_put:
                     done.append(object_id)
         self._free(done)
 
     def _put(self, step: tuple[ObjectId, int, bool]) -> None:
         object_id, size, inline = step
         if inline:
+            self._to_put.discard(object_id)
             self.made.add(object_id)
             self.world.feed(e.Stored(object_id, self.world.local.number, size, inline=True))
             return
-        self._putting.add(object_id)
         self.world.local.ask_room(size, lambda request, answer: self._put_answered(step, request, answer))
 
     def _put_answered(self, step: tuple[ObjectId, int, bool], request: int, answer: str) -> None:
@@ -129,7 +129,7 @@ class Client:
         if not self.world.local.keep(request, object_id, Copy(size, self.world.value(object_id)), overflow):
             self.world.later(AGAIN_SECONDS, self._put, step)
             return
-        self._putting.discard(object_id)
+        self._to_put.discard(object_id)
         self.made.add(object_id)
         self.world.feed(e.Stored(object_id, self.world.local.number, size, request=request, overflow=overflow))
         if object_id in self.unit.durable:
@@ -234,7 +234,7 @@ class Client:
 
     def _look(self) -> None:
         """Is the unit over? Then all that it has is given back."""
-        if self.over or self._steps or self._putting or self._held_back is not None:
+        if self.over or self._steps or self._to_put or self._held_back is not None:
             return
         if self.unit.cycle and len(self.ended) < len(self.submitted):
             return

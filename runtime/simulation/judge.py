@@ -50,6 +50,7 @@ class Judge:
         self._put: set[ObjectId] = set()
         self._actors_lost: set[ActorId] = set()
         self._groups_released: set[GroupId] = set()
+        self._disaster = False  # whether bytes may have been lost
 
     # ---- events ---------------------------------------------------------------------------------
 
@@ -82,6 +83,8 @@ class Judge:
             case e.Stored(object_id, _, size):
                 self._put.add(object_id)
                 self._sizes[object_id] = 0 if event.inline else size
+            case e.Damaged() | e.Restored(ok=False):
+                self._disaster = True
             case e.ActorReleased(actor, _):
                 self._actors_lost.add(actor)
             case e.GroupReleased(group):
@@ -112,7 +115,8 @@ class Judge:
 
     def node_over(self, node: int) -> None:
         """The core gives the node up, or is told that it is gone."""
-        self.epochs.pop(node, None)
+        if self.epochs.pop(node, None) is not None:
+            self._disaster = True
         for case in self.cases.values():
             if case.at is not None and case.at[0] == node:
                 case.at = None
@@ -208,11 +212,11 @@ class Judge:
         if object_id in self._lost:
             return True
         producer = self._producer.get(object_id)
-        if producer is None:
-            return object_id not in self._put
-        if producer.failed or producer.outcome not in (None, a.Outcome.DONE):
+        if producer is not None and (producer.failed or producer.outcome not in (None, a.Outcome.DONE)):
             return True
-        return producer.losses > 0 and not self._exists(object_id)
+        if producer is None and object_id not in self._put:
+            return True
+        return self._disaster and not self._exists(object_id)
 
     def lost(self, object_id: ObjectId) -> None:
         if self._exists(object_id):

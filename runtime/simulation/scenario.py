@@ -96,7 +96,7 @@ def make(seed: int, features: frozenset[str] | None = None) -> Scenario:
         features = frozenset(chosen)
     maker = _Maker(rng, features)
     nodes = maker.nodes()
-    units = tuple(maker.unit(number) for number in range(rng.randint(1, 5)))
+    units = tuple(maker.unit(number) for number in range(rng.choice((1, 2, 3, 5, 8))))
     return Scenario(seed, nodes, units, maker.faults(len(nodes)), features)
 
 
@@ -283,7 +283,7 @@ class _Maker:
         )
         plan = Plan(
             request,
-            seconds=rng.choice((0.0, 0.01, 0.2, 1.0)),
+            seconds=rng.choice((0.0, 0.01, 0.01, 0.2, 0.2, 1.0, 1.0, 5.0)),
             size=rng.randint(20, 60) * KB if small else self._size(),
             inline=not has_output or rng.random() < 0.2,
             fails="failures" in self.features and rng.random() < 0.1,

@@ -324,7 +324,12 @@ class World:
             link.quality.cut_up or link.quality.cut_down for end, link in self.links.items() if end in (number, source)
         )
         copy = other.store.arena.get(object_id) or other.store.spilled.get(object_id)
-        return copy if copy is not None and other.up and not cut and not copy.damaged else None
+        if copy is None or not other.up or cut:
+            return None
+        if copy.damaged:
+            other.say(e.Damaged(source, other.epoch, object_id))
+            return None
+        return copy
 
     # ---- what clients need of the world -----------------------------------------------------------
 

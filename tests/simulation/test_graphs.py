@@ -58,7 +58,9 @@ def _history(length: int, seed: int = 7) -> Graph:
 def _mosaic(tiles: int, seed: int = 3) -> Graph:
     """Montage: projections, differences of neighbours, one fit of all, corrections, one sum. Times spread widely."""
     rng = Random(seed)
-    names, parents, seconds = [], [], []
+    names: list[str] = []
+    parents: list[list[int]] = []
+    seconds: list[float] = []
 
     def add(name: str, reads: list[int], mean: float) -> int:
         names.append(f"{name}_{len(names)}.{rng.randint(0, 9)}")
