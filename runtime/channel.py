@@ -294,5 +294,9 @@ class Stream:
             self._channel.wait_for_credit(self, index)
         return not self.stopped
 
+    def give_up(self) -> None:
+        self.stopped = True
+        self._channel.wake()
+
     def close(self) -> None:
         self._channel.close_stream(self._task)

@@ -24,6 +24,9 @@ class Flow(Protocol):
     def may_make(self, index: int) -> bool:
         """Wait until item `index` may be made. False: nobody wants more."""
 
+    def give_up(self) -> None:
+        """Let a `may_make` that waits on another thread return False."""
+
     def close(self) -> None:
         """The stream has ended."""
 

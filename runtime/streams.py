@@ -82,6 +82,7 @@ async def _drain_later(items: Any, hand: Callable[[int, Any], None], flow: Flow)
             index += 1
         return index
     finally:
+        flow.give_up()  # what waits on another thread would keep this loop from ending
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()

@@ -130,6 +130,19 @@ def leave_an_asker(verb: str) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def leave_many_askers(threads: int, times: int) -> None:
+    """Ends while threads of its own ask one thing after the other, and check what they get."""
+
+    def one(number: int) -> None:
+        for time_ in range(times):
+            if ask("double", [number, time_]) != [number, time_] * 2:
+                os._exit(1)
+        ask("finished", number)
+
+    for number in range(threads):
+        threading.Thread(target=one, args=(number,), daemon=True).start()
+
+
 def put(size: int) -> Any:
     from dagengine.values import encode
 
@@ -194,6 +207,16 @@ async def count_to_later(end: int) -> AsyncIterator[int]:
     for number in range(end):
         await asyncio.sleep(0)
         yield number
+
+
+async def count_until_closed_later(path: str) -> AsyncIterator[int]:
+    try:
+        number = 0
+        while True:
+            yield number
+            number += 1
+    finally:
+        _clean_up(path)
 
 
 # ---- ending ---------------------------------------------------------------------------------

@@ -63,6 +63,28 @@ def test_a_thread_that_a_task_leaves_behind_shares_the_socket_with_the_loop(work
     assert worker.call("same", 7) == 7
 
 
+def test_loop_and_threads_take_turns_at_reading(worker: Controller) -> None:
+    """Four threads ask all the time while tasks come, one by one and in batches: everybody gets what is theirs."""
+    worker.start("leave_many_askers", 4, 100)
+    waiting = {worker.start("same", 0)}
+    finished: set[int] = set()
+    started = 1
+    while len(finished) < 4 or waiting:
+        message = worker.message()
+        if isinstance(message, Ask):
+            if message.verb == "finished":
+                finished.add(message.body)
+            worker.link.send([Answer(message.number, message.body * 2)])
+        elif isinstance(message, Done):
+            waiting.discard(message.id)
+        if not waiting and len(finished) < 4:
+            runs = [worker.make_run("same", number) for number in range(1 + started % 4)]
+            worker.send(*runs)
+            waiting = {run.id for run in runs}
+            started += 1
+    assert started > 10
+
+
 def test_a_put_is_written_before_it_is_named(worker: Controller) -> None:
     """Large ones to room of nobody's attempt; small ones go with the question."""
     task = worker.start("put", 50_000)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dagengine.runtime.messages import Ask, Done
+from dagengine.runtime.messages import Ask, Done, Yield
 from tests.runtime.worker.controller import Controller
 
 
@@ -28,6 +28,18 @@ def test_a_task_cleans_up_when_its_worker_is_terminated(worker: Controller, tmp_
     assert died_of(worker) == signal.SIGTERM
     assert (tmp_path / "file").read_text() == "cleaned up"
     assert worker.link.receive() is None
+
+
+@pytest.mark.parametrize("name", ["count_until_closed", "count_until_closed_later"])
+def test_a_stream_that_waits_is_closed_when_its_worker_is_terminated(
+    worker: Controller, tmp_path: Path, name: str
+) -> None:
+    """Although nobody reads what it has made."""
+    worker.start(name, str(tmp_path / "file"), mode="stream", ahead=1)
+    worker.next(Yield)
+    worker.signal(signal.SIGTERM)
+    assert died_of(worker) == signal.SIGTERM
+    assert (tmp_path / "file").exists()
 
 
 def test_a_task_that_swallows_its_termination_has_no_result(worker: Controller) -> None:
