@@ -54,7 +54,6 @@ from dagengine.runtime.pressure import Watch
 from dagengine.runtime.protocol import ActorId, ObjectId, TaskId, TaskSpec
 from dagengine.runtime.rooms import Room, Rooms
 from dagengine.runtime.spilling import SpillSpace
-from dagengine.runtime.worker_arena import WorkerArena
 
 NODE: NodeId = 0
 """This one, among those that the core knows."""
@@ -125,11 +124,18 @@ class NodeAgent:
         self.timer: float | None = None
         self.watch_at: float | None = None
         self.arena = arena
-        self.writer = WorkerArena(arena.descriptor, arena.size)  # for puts: `pwrite` lets other threads go on
         self.spill = spill
         self.objects = Objects(arena)
         self.rooms = Rooms(arena, spill)
-        self.mover = Mover(arena, spill, self.objects, self.rooms, NODE, post, owner.happen)
+        self.mover = Mover(
+            arena=arena,
+            spill=spill,
+            objects=self.objects,
+            rooms=self.rooms,
+            node=NODE,
+            post=post,
+            tell=owner.happen,
+        )
         self.epoch = 0
         self._owner = owner
         self._watch = watch
@@ -302,7 +308,9 @@ class NodeAgent:
         for lease in action.leases:
             request = lease.request
             if request.plain:
-                tasks.append(dispatch.Task(request.id, request.function, True, lease.attempt, spec=request.spec))
+                task = dispatch.Task(request.id, request.function, True, lease.attempt, spec=request.spec)
+                task.grace = request.spec.grace  # type: ignore[attr-defined]
+                tasks.append(task)
             else:
                 tasks.append(_special(lease))
         self._happen(dispatch.Leased(tasks))
@@ -315,9 +323,7 @@ class NodeAgent:
 
     def _current(self, attempts: Sequence[tuple[TaskId, int]]) -> list[TaskId]:
         tasks = self._dispatcher.tasks
-        return [
-            task_id for task_id, attempt in attempts if (task := tasks.get(task_id)) and task.attempt == attempt
-        ]
+        return [task_id for task_id, attempt in attempts if (task := tasks.get(task_id)) and task.attempt == attempt]
 
     def _end_actor(self, action: core.EndActor) -> None:
         self._happen(dispatch.ActorReleased(action.actor, action.force))
@@ -462,12 +468,12 @@ class NodeAgent:
 
     def _read(self, objects: Sequence[ObjectId]) -> None:
         """Somebody reads these, or nobody will: their streams may go on."""
-        credits: dict[TaskId, int] = {}
+        counts: dict[TaskId, int] = {}
         for object_id in objects:
             stream = self._unread.pop(object_id, None)
             if stream is not None:
-                credits[stream] = credits.get(stream, 0) + 1
-        for stream, count in credits.items():
+                counts[stream] = counts.get(stream, 0) + 1
+        for stream, count in counts.items():
             self._say(stream, Credit(stream, count))
 
     def read(self, object_id: ObjectId) -> None:
@@ -613,4 +619,3 @@ def _special(lease: core.Lease) -> dispatch.Task:
         actor.threads if actor is not None else 1,
         spec,
     )
-

@@ -8,14 +8,14 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
+from dagengine.runtime.arena import Arena
 from dagengine.runtime.rooms import Room
-from dagengine.runtime.worker_arena import WorkerArena
 from dagengine.values import Encoded
 
 _CHUNK: Final = 1 << 20
 
 
-def write_put(writer: WorkerArena, room: Room, value: Encoded) -> int:
+def write_put(writer: Arena, room: Room, value: Encoded) -> int:
     """The CRC-32 of what was written to a file; 0 for the arena. Raises OSError."""
     if room.offset >= 0:
         writer.write(room.offset, value.segments)

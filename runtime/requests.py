@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dagengine.model import Failure
+from dagengine.runtime.arena import Arena
 from dagengine.runtime.core import actions as core
 from dagengine.runtime.core.events import (
     Freed,
@@ -28,7 +29,6 @@ from dagengine.runtime.objects import AWAY, Lent, LentFile, Place
 from dagengine.runtime.protocol import Content, GroupId, ObjectId
 from dagengine.runtime.rooms import Room
 from dagengine.runtime.shared import anonymous_file
-from dagengine.runtime.worker_arena import WorkerArena
 
 if TYPE_CHECKING:
     from dagengine.runtime.shell import Shell
@@ -41,7 +41,7 @@ class Given:
     """A room for a put, which is written to from the caller's thread. `keep`: to be closed when that is done."""
 
     room: Room
-    writer: WorkerArena
+    writer: Arena
     keep: Lent
 
 
@@ -177,7 +177,7 @@ class Requests:
         def answered(room: Room) -> None:
             del self._rooms[room.number]
             keep = self._agent.objects.loans.lend(Place(room.offset, room.size, ""), lambda: None)
-            answer(Given(room, self._agent.writer, keep))
+            answer(Given(room, self._agent.arena, keep))
 
         room = self._agent.rooms.ask(size, None, answered)
         self._rooms[room.number] = answer
