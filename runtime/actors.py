@@ -95,13 +95,33 @@ class Actor:
         return await getattr(self._instance, method)(*args, **kwargs)
 
     def _wait_for(self, call: Coroutine[Any, Any, Any]) -> Any:
-        import asyncio
+        from concurrent.futures import Future
 
-        future = asyncio.run_coroutine_threadsafe(call, self.loop())
+        ended: Future[Any] = Future()
+
+        async def run() -> None:
+            try:
+                ended.set_result(await call)
+            except BaseException as error:
+                ended.set_exception(error)
+
+        loop = self.loop()
+        begun: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            begun.append(loop.create_task(run()))
+
+        def interrupt() -> None:
+            begun[0].cancel()
+
+        loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            return ended.result()
         except BaseException:
-            future.cancel()  # if it is we who were interrupted
+            if not ended.done():
+                # It is we who were interrupted: the call is, too, and may clean up.
+                loop.call_soon_threadsafe(interrupt)
+                ended.exception()
             raise
 
     def loop(self) -> asyncio.AbstractEventLoop:

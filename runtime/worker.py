@@ -19,6 +19,7 @@ May import nothing of ours but runtime modules.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import contextlib
 import gc
 import os
 import signal
@@ -167,6 +168,9 @@ class Worker:
             os._exit(0)  # The task forked, and this is its child, which came back with the result.
         if result is None or self._terminated:
             # Not the task's end, whatever it made of the exception: the controller has ended it.
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()  # the controller saves what was printed
             _die()
             return
         if run.mode == "create" and type(result) is Done:

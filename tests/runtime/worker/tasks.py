@@ -224,6 +224,7 @@ async def count_until_closed_later(path: str) -> AsyncIterator[int]:
 
 def clean_up_when_terminated(path: str) -> None:
     try:
+        print("half a line", end="")
         current_link().tell("running", None)
         while True:
             signal.pause()
@@ -374,6 +375,9 @@ class Counter:
 
     async def let(self, name: str) -> None:
         self._event(name).set()
+
+    async def clean_up_later(self, path: str) -> None:
+        await clean_up_later(path)
 
     async def large_later(self) -> bytes:
         return b"z" * 100_000

@@ -30,6 +30,15 @@ def test_a_task_cleans_up_when_its_worker_is_terminated(worker: Controller, tmp_
     assert worker.link.receive() is None
 
 
+def test_what_a_terminated_task_has_printed_is_not_lost(worker: Controller, tmp_path: Path) -> None:
+    """All of it is in the file that the controller holds, half lines too."""
+    worker.start("clean_up_when_terminated", str(tmp_path / "file"))
+    worker.next(Ask)
+    worker.signal(signal.SIGTERM)
+    died_of(worker)
+    assert os.pread(worker.output, 100, 0) == b"half a line"
+
+
 @pytest.mark.parametrize("name", ["count_until_closed", "count_until_closed_later"])
 def test_a_stream_that_waits_is_closed_when_its_worker_is_terminated(
     worker: Controller, tmp_path: Path, name: str
@@ -68,6 +77,17 @@ def test_an_idle_worker_dies_at_once(worker: Controller) -> None:
     worker.call("same", 1)
     worker.signal(signal.SIGTERM)
     assert died_of(worker) == signal.SIGTERM
+
+
+def test_an_actors_async_call_cleans_up_when_it_runs_alone(worker: Controller, tmp_path: Path) -> None:
+    """It runs on another thread, for which the main thread waits."""
+    worker.until(Done, worker.start("Counter", mode="create"))
+    path = str(tmp_path / "file")
+    worker.start("Counter", path, mode="method", method="clean_up_later", devices=None)
+    worker.next(Ask)
+    worker.signal(signal.SIGTERM)
+    assert died_of(worker) == signal.SIGTERM
+    assert (tmp_path / "file").read_text() == "cleaned up"
 
 
 def test_an_actor_that_runs_concurrent_calls_dies_at_once(worker: Controller) -> None:
