@@ -22,9 +22,7 @@ def need_of(resources: Resources, placement: Placement | None = None) -> Need:
     )
     if placement is None:
         return need
-    return need._replace(
-        node=placement.node, soft=placement.soft, group=placement.group, bundle=placement.bundle
-    )
+    return need._replace(node=placement.node, soft=placement.soft, group=placement.group, bundle=placement.bundle)
 
 
 def request_of(spec: TaskSpec) -> Request:

@@ -509,4 +509,3 @@ class Dispatcher:
         if not self.staff.workers and not self._over:
             self._over = True
             self.actions.append(AllGone())
-

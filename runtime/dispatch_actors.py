@@ -53,13 +53,11 @@ def deliver(dispatcher: Dispatcher, worker: Worker) -> None:
 def advance(dispatcher: Dispatcher, worker: Worker, now: float) -> None:
     """Tell what has begun: the first, and concurrent calls beside each other."""
     threads = worker.made.threads if worker.made is not None else 1
-    running = 0
-    for task in worker.tasks:
+    for running, task in enumerate(worker.tasks):
         if running and (running >= threads or not task.concurrent):
             return
         if task.state is TaskState.SENT:
             dispatcher.begin(task, now)
-        running += 1
         if not task.concurrent:
             return
 

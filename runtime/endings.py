@@ -169,9 +169,7 @@ class Endings:
         )
         if alone:
             self._note_failure(spec, failure)
-            self._shell.told.append(
-                Failed(spec.id, death.worker, death.started_at, death.finished_at, failure)
-            )
+            self._shell.told.append(Failed(spec.id, death.worker, death.started_at, death.finished_at, failure))
         else:
             self._tell_lost(spec, death, failure)
 
@@ -291,7 +289,10 @@ def _inline(written: Any) -> Content:
 def lost_object(object_id: ObjectId | None, trouble: str | None) -> Failure:
     why = f": {trouble}" if trouble else ", and nobody can make it again"
     return Failure(
-        "object", "dagengine.errors.ObjectLost", f"object {object_id} is gone{why}", facts={"object": list(object_id or ())}
+        "object",
+        "dagengine.errors.ObjectLost",
+        f"object {object_id} is gone{why}",
+        facts={"object": list(object_id or ())},
     )
 
 
@@ -307,5 +308,3 @@ def _memory_text(facts: dict[str, int], alone: bool) -> str:
         f"memory ran out ({limit:,} bytes), and the task, which had {had:,} of them beside {beside} others, was ended: "
         f"its next attempt gets more room; say memory= so that fewer run at once"
     )
-
-

@@ -15,9 +15,7 @@ Sink = Callable[[list[RuntimeEvent]], None]
 Pack = Callable[[TaskInput], Any]
 
 
-def run_message(
-    spec: TaskSpec, pack: Pack = pack_input, devices: Sequence[int] | None = None
-) -> Run:
+def run_message(spec: TaskSpec, pack: Pack = pack_input, devices: Sequence[int] | None = None) -> Run:
     """`pack`: makes of an input what the wire has for it."""
     run = Run(
         spec.id,

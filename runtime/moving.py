@@ -29,6 +29,7 @@ class Mover:
 
     def __init__(
         self,
+        *,
         arena: Arena,
         spill: SpillSpace,
         objects: Objects,
@@ -69,7 +70,9 @@ class Mover:
         def job() -> None:
             ok, full = True, False
             try:
-                views = [(object_id, self._arena.read(place.offset, place.size, _nothing)) for object_id, place in places]
+                views = [
+                    (object_id, self._arena.read(place.offset, place.size, _nothing)) for object_id, place in places
+                ]
                 self._spill.write(views)
             except SpillFull:
                 ok, full = False, True

@@ -52,6 +52,7 @@ from dagengine.runtime.inspection import explain, node_facts, statistics, waits
 from dagengine.runtime.memory import memory_capacity, object_memory_default
 from dagengine.runtime.messages import Answer, Define, Written
 from dagengine.runtime.node import NodeAgent
+from dagengine.runtime.objects import PAGE
 from dagengine.runtime.pressure import Watch
 from dagengine.runtime.protocol import (
     ActorId,
@@ -63,7 +64,6 @@ from dagengine.runtime.protocol import (
     TaskId,
     TaskSpec,
 )
-from dagengine.runtime.objects import PAGE
 from dagengine.runtime.putting import write_put
 from dagengine.runtime.shell import Asked, Errand, Shell
 from dagengine.runtime.spilling import SpillSpace
@@ -92,6 +92,7 @@ class ProcessRuntime:
     def __init__(
         self,
         workers: int,
+        *,
         scratch: str | None = None,
         memory: int | None = None,
         object_memory: int | None = None,
@@ -201,6 +202,7 @@ class ProcessRuntime:
         given = self._wait(lambda shell, told: shell.requests.ask_room(value.size, told))
         room = given.room
         if room.trouble:
+            given.keep.close()
             self._hand_over(lambda shell: shell.agent.rooms.give_back(room))
             raise ObjectStoreFull(room.trouble)
         try:

@@ -32,7 +32,11 @@ class Quarantine:
     def died(self, spec: TaskSpec, failure: Failure) -> Failure:
         """An attempt died by itself with this failure. The failure to tell."""
         signal = failure.facts.get("signal")
-        if failure.facts.get("oom") or signal in _BY_OTHERS or ("signal" not in failure.facts and "exit" not in failure.facts):
+        if (
+            failure.facts.get("oom")
+            or signal in _BY_OTHERS
+            or ("signal" not in failure.facts and "exit" not in failure.facts)
+        ):
             return failure
         key = _key(spec)
         count = self._deaths.pop(key, (0, failure))[0] + 1

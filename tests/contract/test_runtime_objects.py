@@ -259,9 +259,13 @@ def test_a_full_spill_space_is_an_error_that_says_so(make: Make, monkeypatch: py
 
     monkeypatch.setattr("dagengine.runtime.processes.SpillSpace", Small)
     harness = make(object_memory=4 * MB)
-    with pytest.raises(ObjectStoreFull, match="spill space"):
+
+    def put_all() -> None:
         for number in range(20):
             harness.runtime.put((number,), encode(b"x" * MB))
+
+    with pytest.raises(ObjectStoreFull, match="spill space"):
+        put_all()
     failure = harness.fails("repeat", "x", 3 * MB, output=(100,)).failure
     assert failure.kind == "objects"
     harness.runtime.free([(number,) for number in range(20)])
@@ -451,7 +455,12 @@ def test_a_placement_group_sets_aside_all_or_nothing(make: Make) -> None:
     harness = make(2)
     told: list[Failure | None] = []
     reserved = threading.Event()
-    harness.runtime.reserve((1,), [Resources(1.0)], "pack", lambda failure: (told.append(failure), reserved.set()))  # type: ignore[func-returns-value]
+
+    def tell(failure: Failure | None) -> None:
+        told.append(failure)
+        reserved.set()
+
+    harness.runtime.reserve((1,), [Resources(1.0)], "pack", tell)
     assert reserved.wait(WAIT)
     assert told == [None]
     free = harness.runtime.nodes()[0].free.cpus
@@ -467,9 +476,7 @@ def test_a_placement_group_sets_aside_all_or_nothing(make: Make) -> None:
 def test_small_shares_of_a_cpu_run_side_by_side(make: Make, tmp_path: Path) -> None:
     """Four tasks of half a cpu on two cpus wait for each other, and end."""
     harness = make(2)
-    specs = [
-        harness.spec("meet_files", str(tmp_path), number, 4, resources=Resources(0.5)) for number in range(4)
-    ]
+    specs = [harness.spec("meet_files", str(tmp_path), number, 4, resources=Resources(0.5)) for number in range(4)]
     harness.submit(*specs)
     assert [harness.result(spec.id) for spec in specs] == [4] * 4
 

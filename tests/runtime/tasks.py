@@ -487,3 +487,14 @@ def die_first(path: str) -> str:
     except FileExistsError:
         return "survived"
     os._exit(5)
+
+
+def grow(number: int, values: list[bytes], size: int) -> bytes:
+    """`size` bytes that say which number they are; its inputs have to be right."""
+    for value in values:
+        assert value == value[:1] * len(value)
+    return bytes([number % 256]) * size
+
+
+def right(value: bytes, number: int) -> bool:
+    return value == bytes([number % 256]) * len(value)

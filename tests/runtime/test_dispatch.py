@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from dagengine.errors import InternalError
 from dagengine.runtime.dispatch_model import (
+    IDLE_SECONDS,
     PREFETCH_SECONDS,
     PREFETCH_TASKS,
     START_TRIES,
     STUCK_SECONDS,
     TRANSITIONS,
     UNIT,
-    IDLE_SECONDS,
     Action,
     ActorReleased,
     Begun,
@@ -242,7 +242,7 @@ def actor(made: World, threads: int = 1) -> int:
     return number
 
 
-def calls(made: World, count: int, **fields: object) -> list[Task]:
+def calls(made: World, count: int, **fields: Any) -> list[Task]:
     return made.tasks(count, plain=False, actor=(5,), **fields)
 
 
@@ -642,7 +642,11 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(
                             {"plain": False, "cpus": UNIT * workers},
                             {"plain": False, "devices": (chance.randrange(2),)},
                             {"plain": False, "actor": (actors := actors + 1,), "creates": True, "threads": 2},
-                            {"plain": False, "actor": (chance.randint(0, actors),), "concurrent": chance.random() < 0.5},
+                            {
+                                "plain": False,
+                                "actor": (chance.randint(0, actors),),
+                                "concurrent": chance.random() < 0.5,
+                            },
                         ]
                     )
                     everything += made.tasks(1, function=chance.randrange(4), **fields)
