@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 class Call(Owner):
     """One call of a method."""
 
-    def __init__(self, actor: Actor, number: int, method: str, call: EncodedCall, shape: Shape, save: bool) -> None:
+    def __init__(self, actor: Actor, number: int, *, method: str, call: EncodedCall, shape: Shape, save: bool) -> None:
         super().__init__(actor.session)
         self.actor = actor
         self.number = number
@@ -83,7 +83,7 @@ class Creation(Owner):
         self._incarnation = incarnation
 
     def succeeded(self, event: Succeeded) -> None:
-        return
+        self.actor.created()
 
     def failed(self, failure: Failure) -> None:
         self.actor.end(failure)
@@ -116,6 +116,8 @@ class Actor:
         self._queue: deque[Call] = deque()
         self._pumping = False
         self._rebuilding = False
+        self._creating = False
+        self._doubtful = False  # calls came back unbegun before it was told what became of the creation
         self._released = False
         self._state: Ref[Any] | None = None
 
@@ -136,11 +138,16 @@ class Actor:
         if self._state is not None:
             work.state = session.inputs([self._state])[0]  # type: ignore[index]
         session._tasks[number] = Creation(self, self._incarnation)
+        self._creating = True
 
         def spec(number: int, data: bytes, inputs: tuple[TaskInput, ...]) -> Any:
             return self._shape.actor_spec(number, data, inputs, work)
 
         session._send(number, spec, self._call, [])
+
+    def created(self) -> None:
+        self._creating = self._doubtful = False
+        self._pump_later()
 
     def _begin_again(self) -> None:
         """On the housekeeper's thread, so that checkpoints that have come are kept by now."""
@@ -168,7 +175,7 @@ class Actor:
             number = next(self.session._numbers)
             self._calls += 1
             save = self._every > 0 and self._calls % self._every == 0
-            made = Call(self, number, method, call, call_shape, save)
+            made = Call(self, number, method=method, call=call, shape=call_shape, save=save)
             made.ref._reads = (call.reads, call.holds)
             made.ref._unsure = self._restarts > 0
             made.ref._actor = self
@@ -183,7 +190,7 @@ class Actor:
         return made.ref
 
     def _pump_later(self) -> None:
-        if self._queue and not self._pumping and not self.down:
+        if self._queue and not self._pumping and not self.down and not self._doubtful:
             self._pumping = True
             self.session.later.append(self._pump)
 
@@ -191,7 +198,7 @@ class Actor:
         """Without the lock: send what is next, as far as what it reads is known. One thread at a time does."""
         while True:
             with self.session.lock:
-                if not self._queue or self.down or self.failure is not None:
+                if not self._queue or self.down or self._doubtful or self.failure is not None:
                     self._pumping = False
                     return
                 call = self._queue[0]
@@ -253,7 +260,10 @@ class Actor:
             self._sent.pop(call.number, None)
             self.session._tasks[call.number] = call
             self._requeue(call)
-            self._mark_down(event.failure)
+            if self._creating:
+                self._doubtful = True
+            else:
+                self._mark_down(event.failure)
         else:
             self._sent.pop(call.number, None)
             died = isinstance(event, (Lost, TimedOut)) or (isinstance(event, Dropped) and event.started)
@@ -284,6 +294,7 @@ class Actor:
             self._after_an_end()
 
     def _mark_down(self, failure: Failure) -> None:
+        self._creating = self._doubtful = False
         if self.failure is not None or self.down:
             return
         if self._restarts == 0:

@@ -257,8 +257,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     TaskTimeout, TaskCancelled, ActorLost, ObjectLost; WaitTimeout after `timeout` seconds.
     """
     if isinstance(refs, Ref):
-        return clients.client().get([refs], timeout)[0]
-    return clients.client().get(_checked(refs, "get"), timeout)
+        return refs._client.get([refs], timeout)[0]
+    found = _checked(refs, "get")
+    return _client_of(found).get(found, timeout)
 
 
 def wait(refs: Iterable[Ref[T]], count: int = 1, timeout: float | None = None) -> tuple[list[Ref[T]], list[Ref[T]]]:
@@ -266,10 +267,15 @@ def wait(refs: Iterable[Ref[T]], count: int = 1, timeout: float | None = None) -
     found = _checked(refs, "wait")
     if not 0 <= count <= len(found):
         raise BadArguments(f"wait for {count} of {len(found)} refs: count has to be from 0 to {len(found)}.")
-    ended = clients.client().wait(found, count, timeout)
+    ended = _client_of(found).wait(found, count, timeout)
     return [ref for ref, is_over in zip(found, ended, strict=True) if is_over], [
         ref for ref, is_over in zip(found, ended, strict=True) if not is_over
     ]
+
+
+def _client_of(refs: list[Ref[Any]]) -> Any:
+    # Refs of a runtime that was stopped tell what became of them, without another one being started.
+    return refs[0]._client if refs else clients.client()
 
 
 def _checked(refs: Any, what: str) -> list[Ref[Any]]:

@@ -19,7 +19,7 @@ May import nothing of ours but errors, model and values.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from dagengine.errors import BadArguments, RefMisuse
@@ -58,6 +58,9 @@ class Client(Protocol):
 
     def adopted_actor(self, number: int, name: str, methods: tuple[str, ...]) -> Any:
         """An actor's handle that was pickled."""
+
+    def get(self, refs: Sequence[Any], timeout: float | None) -> list[Any]:
+        """The values of refs."""
 
     def next_item(self, stream: Any, timeout: float | None) -> Any:
         """The next item's ref. Raises StopIteration at the end."""
