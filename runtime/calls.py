@@ -62,8 +62,8 @@ class Calls:
         """
         tasks = self._channel.tasks
         self._alone = False
-        while tasks:
-            if tasks[0].concurrent:
+        while (first := self._first()) is not None:
+            if first.concurrent:
                 run = self._begin()
                 if run is None:
                     return None
@@ -81,14 +81,20 @@ class Calls:
 
     def _begin(self) -> Run | None:
         """Begin the concurrent call that is next, if it may."""
-        tasks = self._channel.tasks
         with self._lock:
-            if self._alone or not tasks or not tasks[0].concurrent or self.running >= self.limit:
+            first = self._first()
+            if first is None or not first.concurrent or self._alone or self.running >= self.limit:
                 return None
             if not self._permits.take():
                 return None
             self.running += 1
-            return tasks.popleft()
+            return self._channel.tasks.popleft()
+
+    def _first(self) -> Run | None:
+        try:
+            return self._channel.tasks[0]
+        except IndexError:  # which may have come about just now: another thread has read a Revoke
+            return None
 
     def _start(self, run: Run) -> None:
         self.concurrent = True
@@ -107,8 +113,9 @@ class Calls:
         with self._lock:
             self.running -= 1
         after = self._begin()
-        if after is None and not self.running:
-            # What is next, if anything, is for the main thread; or it waits for the last to end.
+        if after is None and not self.running and (self._channel.tasks or self._channel.ended):
+            # What is next is for the main thread; or it waits for the last to end. Should either come only now, it is
+            # the main thread itself that reads it, and looks at `running` afterwards.
             self._channel.wake()
         return after
 
