@@ -62,6 +62,7 @@ class Client:
         self.released = False
         self.refused = False
         self._bundles = 0
+        self._closed = False
         self._steps = len(unit.steps)
         self._to_put = {object_id for object_id, _, _ in unit.puts}
         self._reading: dict[int, tuple[ObjectId, bool]] = {}
@@ -85,7 +86,8 @@ class Client:
 
     def _take(self, handler: Callable[[Any], None], argument: Any) -> None:
         self._steps -= 1
-        handler(argument)
+        if not self._closed:
+            handler(argument)
         self._look()
 
     # ---- steps ----------------------------------------------------------------------------------
@@ -94,7 +96,7 @@ class Client:
         if self._held_back is not None:
             self._held_back.append(plans)
             return
-        if self.refused or not plans:
+        if self.refused or self._closed or not plans:
             return
         for plan in plans:
             self.submitted[plan.id] = plan
@@ -109,6 +111,8 @@ class Client:
 
     def _put(self, step: tuple[ObjectId, int, bool]) -> None:
         object_id, size, inline = step
+        if self._closed:
+            return
         if inline:
             self._to_put.discard(object_id)
             self.made.add(object_id)
@@ -117,8 +121,11 @@ class Client:
         self.world.local.ask_room(size, lambda request, answer: self._put_answered(step, request, answer))
 
     def _put_answered(self, step: tuple[ObjectId, int, bool], request: int, answer: str) -> None:
-        _object_id, size, _ = step
+        _, size, _ = step
         node = self.world.local
+        if self._closed and answer == "granted":
+            node.return_room(request)
+            return
         if answer == "refused" or (answer == "disk" and not node.store.fits_disk(size)):
             self.world.later(AGAIN_SECONDS, self._put, step)
             return
@@ -134,6 +141,8 @@ class Client:
         self.world.feed(e.Stored(object_id, self.world.local.number, size, request=request, overflow=overflow))
         if object_id in self.unit.durable:
             self.world.later(self.world.rng.uniform(0, 2), self._persist, object_id)
+        if self.over:  # it was given up while it was being written
+            self._free([object_id])
         self._look()
 
     def _persist(self, object_id: ObjectId) -> None:
@@ -141,7 +150,7 @@ class Client:
             self.world.feed(e.Durable(object_id))
 
     def _want(self, object_id: ObjectId) -> None:
-        if object_id in self.freed:
+        if object_id in self.freed or self._closed:
             return
         self._next_reader += 1
         self._reading[self._next_reader] = (object_id, False)
@@ -183,6 +192,8 @@ class Client:
         if ended.outcome == a.Outcome.DONE and not failed:
             for object_id in plan.outputs():
                 self.made.add(object_id)
+                if plan.handed is not None:
+                    self._want(object_id)
                 if object_id in self.unit.durable:
                     self.world.later(self.world.rng.uniform(0, 2), self._persist, object_id)
         self._resume_parents()
@@ -256,6 +267,17 @@ class Client:
             self.world.feed(e.ActorReleased(self.unit.actor))
         if self.unit.group is not None and not self.refused:
             self.world.feed(e.GroupReleased(self.unit.group))
+
+    def close(self) -> None:
+        """Nothing more is submitted, and what was promised and is not there yet is not waited for."""
+        self._closed = True
+        self._to_put.clear()
+        self.refused = self.refused or self._held_back is not None
+        self._held_back = None
+        for reader, (_, answered) in list(self._reading.items()):
+            if not answered:
+                self._read(reader)
+        self._look()
 
     def _free(self, objects: list[ObjectId]) -> None:
         if objects:

@@ -217,7 +217,7 @@ class Crew:
         self.node.result(e.Done(*attempt.key, attempt.plan.seconds, made, failed))
         self._start()
 
-    def lose(self, attempt: Attempt, ours: bool = False) -> None:
+    def lose(self, attempt: Attempt, ours: bool = False, timed_out: bool = False) -> None:
         """The worker under it dies. An actor's calls that have not begun are given back, and so is the actor lost."""
         actor_id = attempt.lease.request.actor
         actor = self.actors.pop(actor_id, None) if actor_id is not None else None
@@ -228,30 +228,28 @@ class Crew:
                 self.node.say(e.AttemptReturned(self.node.number, self.node.epoch, *call.key))
             elif call is not attempt:
                 self._die(call, ours)
-        self._die(attempt, ours)
+        self._die(attempt, ours, timed_out)
         if actor is not None and attempt is not actor.create:
             self._die(actor.create, ours)
         self._start()
 
-    def _die(self, attempt: Attempt, ours: bool) -> None:
+    def _die(self, attempt: Attempt, ours: bool, timed_out: bool = False) -> None:
+        number, epoch = self.node.number, self.node.epoch
         rooms = sorted(attempt.rooms)
         self._leave(attempt)
-        news: list[e.Event] = [e.RoomReturned(self.node.number, self.node.epoch, request) for request in rooms]
-        news.append(e.AttemptLost(self.node.number, self.node.epoch, *attempt.key, ours=ours))
+        news: list[e.Event] = [e.RoomReturned(number, epoch, request) for request in rooms]
+        if timed_out:
+            news.append(e.AttemptTimedOut(number, epoch, *attempt.key))
+        else:
+            news.append(e.AttemptLost(number, epoch, *attempt.key, ours=ours))
         if self.node.world.rng.random() < 0.5:
             news.reverse()
         for event in news:
             self.node.say(event)
 
     def _timed_out(self, attempt: Attempt) -> None:
-        if attempt.state not in ("running", "blocked"):
-            return
-        rooms = sorted(attempt.rooms)
-        self._leave(attempt)
-        for request in rooms:
-            self.node.say(e.RoomReturned(self.node.number, self.node.epoch, request))
-        self.node.say(e.AttemptTimedOut(self.node.number, self.node.epoch, *attempt.key))
-        self._start()
+        if attempt.state in ("running", "blocked"):
+            self.lose(attempt, timed_out=True)
 
     def resume(self, attempt: Attempt) -> None:
         """What it waited for inside itself has come."""

@@ -4,6 +4,7 @@ worker: one dies under an attempt        crash: a node's process dies, and start
 cut: nobody hears anybody                cut up, cut down: only one direction
 line: delays, losses, repetitions        spills: writes or restores fail             disk: the spill space is full
 damage: bytes are not what they were     pressure: a node's own memory runs out      echo: old news come again
+closing: whoever submits wants to end (no fault, but it comes as unexpectedly)
 
 May import nothing of ours but the simulator's other modules and the core's words.
 """
@@ -15,6 +16,7 @@ from random import Random
 from typing import Any, Final, Protocol
 
 from dagengine.runtime.core import events as e
+from dagengine.runtime.simulation.clients import Client
 from dagengine.runtime.simulation.judge import Judge
 from dagengine.runtime.simulation.network import Link, Quality
 from dagengine.runtime.simulation.node import Node
@@ -32,6 +34,7 @@ class Faulty(Protocol):
     nodes: list[Node]
     links: dict[int, Link]
     judge: Judge
+    clients: dict[int, Client]
 
     def later(self, delay: float, what: Callable[..., None], *arguments: Any) -> None: ...
 
@@ -60,6 +63,7 @@ class Faults:
             "damage": self._damage,
             "pressure": self._pressure,
             "echo": self._echo,
+            "closing": self._closing,
         }
         for fault in faults:
             world.later(fault.at, self._strike, fault)
@@ -149,6 +153,11 @@ class Faults:
     def _relief(self, node: Node, life: int) -> None:
         if node.up and node.epoch >= 0 and node.life == life:
             node.high_memory(node.capacity.memory // 2, node.capacity.memory)
+
+    def _closing(self, fault: Fault, node: Node) -> None:
+        self.world.feed(e.Closing(force=fault.amount < 0.5))
+        for client in self.world.clients.values():
+            client.close()
 
     def seen(self, event: e.Event) -> None:
         """Kept for an echo: the news of a node that name an epoch."""

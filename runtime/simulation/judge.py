@@ -51,6 +51,7 @@ class Judge:
         self._actors_lost: set[ActorId] = set()
         self._groups_released: set[GroupId] = set()
         self._disaster = False  # whether bytes may have been lost
+        self._closing = False
 
     # ---- events ---------------------------------------------------------------------------------
 
@@ -89,6 +90,8 @@ class Judge:
                 self._actors_lost.add(actor)
             case e.GroupReleased(group):
                 self._groups_released.add(group)
+            case e.Closing():
+                self._closing = True
             case _:
                 pass
 
@@ -185,7 +188,7 @@ class Judge:
             case a.Outcome.TIMED_OUT:
                 return case.timed_out
             case a.Outcome.DROPPED:
-                return case.cancelled or request.need.group in self._groups_released
+                return self._closing or case.cancelled or request.need.group in self._groups_released
             case a.Outcome.LOST:
                 return case.losses == request.losses + 1 or request.actor in self._actors_lost
             case a.Outcome.MEMORY | a.Outcome.TOO_LARGE if case.killed_for_memory:
@@ -228,7 +231,8 @@ class Judge:
         if why == "memory":
             case.killed_for_memory = True
         elif not (
-            case.cancelled
+            self._closing
+            or case.cancelled
             or case.plan.request.need.group in self._groups_released
             or case.plan.request.actor in self._actors_lost
         ):

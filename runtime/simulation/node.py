@@ -78,6 +78,11 @@ class Node:
         if request in self.store.rooms:
             self.store.give_back(request)
 
+    def return_room(self, request: int) -> None:
+        """A put was given up."""
+        self.abandon_room(request)
+        self.say(e.RoomReturned(self.number, self.epoch, request))
+
     def seal(self, request: int, object_id: ObjectId, copy: Copy) -> None:
         del self._rooms[request]
         self.store.seal(request, object_id, copy)

@@ -27,6 +27,7 @@ class Plan:
     yields: how many objects a STREAM makes; children: tasks that it submits in the middle, and waits for
     ordinal: of a METHOD: its number among the calls of its actor
     blocks_on: an object that it waits for in the middle, made by nobody whom it started
+    handed: the id of a large result that no output was named for: whoever runs the node gives it one, and reads it
     """
 
     request: Request
@@ -39,14 +40,19 @@ class Plan:
     children: tuple[Plan, ...] = ()
     ordinal: int = -1
     blocks_on: ObjectId | None = None
+    handed: ObjectId | None = None
 
     @property
     def id(self) -> TaskId:
         return self.request.id
 
+    def named(self) -> list[ObjectId]:
+        """Those of its objects that others can know of."""
+        return [] if self.handed is not None else self.outputs()
+
     def outputs(self) -> list[ObjectId]:
         """The objects that it makes if all goes well."""
-        output = self.request.output
+        output = self.handed or self.request.output
         if output is None:
             return []
         return [(*output, index) for index in range(self.yields)] if self.yields else [output]
@@ -63,7 +69,7 @@ class Values:
         return self._expected[object_id]
 
     def planned(self, plan: Plan) -> None:
-        if plan.request.output is not None:
+        if plan.outputs():
             # A producer that never comes leaves readers that never run: then any number will do.
             values = [self._expected.get(object_id, 0) for object_id in plan.request.inputs]
             for object_id in plan.outputs():

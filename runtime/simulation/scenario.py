@@ -78,8 +78,12 @@ class Scenario:
 FEATURES: Final = (
     *("nodes", "large", "memory", "gpus", "custom", "priorities", "actors", "groups", "streams", "nested", "cycle"),
     *("wants", "early", "durable", "cancels", "failures", "timeouts", "retries", "small arena", "wide", "soft"),
+    *("handed", "crowd"),
 )
-FAULTS: Final = ("worker", "crash", "cut", "cut up", "cut down", "line", "spills", "disk", "damage", "pressure", "echo")
+FAULTS: Final = (
+    *("worker", "crash", "cut", "cut up", "cut down", "line", "spills", "disk", "damage", "pressure", "echo"),
+    "closing",
+)
 
 
 def make(seed: int, features: frozenset[str] | None = None) -> Scenario:
@@ -109,7 +113,7 @@ class _Maker:
     # ---- nodes ----------------------------------------------------------------------------------
 
     def nodes(self) -> tuple[NodePlan, ...]:
-        count = self.rng.randint(2, 4) if "nodes" in self.features else 1
+        count = self.rng.randint(2, 8 if "crowd" in self.features else 4) if "nodes" in self.features else 1
         return tuple(self._node(number) for number in range(count))
 
     def _node(self, number: int) -> NodePlan:
@@ -155,9 +159,11 @@ class _Maker:
         batch: list[Plan] = []
         for _ in range(rng.randint(1, 12)):
             inputs = rng.sample(objects, min(len(objects), rng.randint(0, 3)))
+            if inputs and rng.random() < 0.05:
+                inputs.append(inputs[0])
             plan = self._plan(unit, tuple(inputs))
             batch.append(plan)
-            objects += plan.outputs()
+            objects += plan.named()
             if rng.random() < 0.2:
                 unit.steps.append((at, "submit", batch))
                 at, batch = at + rng.uniform(0, 0.5), []
@@ -168,7 +174,7 @@ class _Maker:
         rng = self.rng
         source = self._put(unit, at)
         middle = [self._plan(unit, (source,), small=True) for _ in range(rng.randint(8, 30))]
-        outputs = tuple(output for plan in middle for output in plan.outputs())
+        outputs = tuple(output for plan in middle for output in plan.named())
         unit.steps.append((at, "submit", [*middle, self._plan(unit, outputs, small=True)]))
 
     def _actor(self, unit: Unit, at: float) -> None:
@@ -183,13 +189,16 @@ class _Maker:
             if rng.random() < 0.3:
                 maker = self._plan(unit, tuple(rng.sample(objects, min(1, len(objects)))), Need())
                 batch.append(maker)
-                objects += maker.outputs()
+                objects += maker.named()
             call = self._plan(
                 unit, tuple(rng.sample(objects, min(len(objects), rng.randint(0, 2)))), Need(cpus=0), TaskKind.METHOD
             )
             call.ordinal = ordinal
+            call.request.concurrent = rng.random() < 0.3
+            if "timeouts" in self.features and rng.random() < 0.05:
+                call.timeout = 0.1
             batch.append(call)
-            objects += call.outputs()
+            objects += call.named()
             if rng.random() < 0.3:
                 unit.steps.append((at, "submit", batch))
                 at, batch = at + rng.uniform(0, 0.5), []
@@ -200,8 +209,8 @@ class _Maker:
     def _group(self, unit: Unit, at: float) -> None:
         rng = self.rng
         unit.group = (unit.number, 2)
-        strategy = rng.choice(("pack", "spread", "strict_pack"))
-        bundles = tuple(Need(cpus=UNIT) for _ in range(rng.randint(1, 2) if strategy != "strict_pack" else 1))
+        strategy = rng.choice(("pack", "spread", "strict_pack", "strict_spread"))
+        bundles = tuple(Need(cpus=UNIT) for _ in range(rng.randint(1, 2)))
         unit.steps.append((at, "reserve", (bundles, strategy)))
         needs = [
             Need(cpus=UNIT, group=unit.group, bundle=rng.randrange(-1, len(bundles))) for _ in range(rng.randint(1, 6))
@@ -212,7 +221,7 @@ class _Maker:
     def _stream(self, unit: Unit, at: float) -> None:
         stream = self._plan(unit, (), None, TaskKind.STREAM)
         batch = [stream]
-        batch += [self._plan(unit, (output,)) for output in stream.outputs() if self.rng.random() < 0.7]
+        batch += [self._plan(unit, (output,)) for output in stream.named() if self.rng.random() < 0.7]
         self.rng.shuffle(batch)
         unit.steps.append((at, "submit", batch))
 
@@ -222,6 +231,8 @@ class _Maker:
         for _ in range(rng.randint(1, 4)):
             # Nothing but a cpu, which they give back while they wait: whoever held more would wait for those that do too.
             children = tuple(self._plan(unit, (), Need()) for _ in range(rng.randint(1, 3)))
+            if rng.random() < 0.3:
+                children[0].children = (self._plan(unit, (), Need()),)
             parent = self._plan(unit, (), Need())
             parent.children = children
             parents.append(parent)
@@ -230,10 +241,10 @@ class _Maker:
     def _cycle(self, unit: Unit, at: float) -> None:
         """One waits inside itself for what another makes, which reads what the first one makes."""
         first = self._plan(unit, (), Need(), output=True)
-        second = self._plan(unit, tuple(first.outputs()), Need(), output=True)
+        second = self._plan(unit, tuple(first.named()), Need(), output=True)
         for plan in (first, second):
             plan.fails, plan.timeout = False, None
-        [first.blocks_on] = second.outputs()
+        [first.blocks_on] = second.named()
         unit.cycle = (first.id, second.id)
         unit.steps.append((at, "submit", [first, second]))
 
@@ -249,6 +260,8 @@ class _Maker:
 
     def _size(self) -> int:
         rng = self.rng
+        if "large" in self.features and rng.random() < 0.03:
+            return 12_000 * KB  # more than any arena has
         return (rng.randint(500, 3_000) if "large" in self.features else rng.randint(20, 400)) * KB
 
     def _plan(
@@ -289,6 +302,9 @@ class _Maker:
             fails="failures" in self.features and rng.random() < 0.1,
             yields=rng.randint(1, 5) if kind == TaskKind.STREAM else 0,
         )
+        if "handed" in self.features and not has_output and kind == TaskKind.CALL and rng.random() < 0.5:
+            plan.handed = (-1, unit.number, self._next)
+            plan.inline = False
         if "timeouts" in self.features and kind == TaskKind.CALL and rng.random() < 0.1:
             plan.timeout = rng.choice((0.1, 5.0))
             request.plain = False
@@ -317,7 +333,7 @@ class _Maker:
     def _policies(self, unit: Unit) -> None:
         rng = self.rng
         last = max(at for at, _, _ in unit.steps)
-        outputs = [output for plan in unit.plans for output in plan.outputs()]
+        outputs = [output for plan in unit.plans for output in plan.named()]
         for object_id in [object_id for object_id, _, _ in unit.puts] + outputs:
             if "wants" in self.features and rng.random() < 0.4:
                 unit.steps.append((last + rng.uniform(-1, 2), "want", object_id))
@@ -340,6 +356,8 @@ class _Maker:
             if kind not in self.features:
                 continue
             for _ in range(rng.randint(1, 3)):
+                if kind == "closing" and rng.random() < 0.8:
+                    continue  # nothing much happens afterwards
                 remote = kind in ("crash", "cut", "cut up", "cut down", "line", "echo")
                 if remote and nodes == 1:
                     continue

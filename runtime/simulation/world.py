@@ -41,6 +41,9 @@ END_SECONDS: Final = 400.0
 STEPS: Final = 100_000
 """Events of one run, at most: a core that goes round in circles is stopped here."""
 
+ASK_EVERY: Final = 64
+"""Events between two looks at what everything waits for."""
+
 SETTLE_SECONDS: Final = 3.0
 GIVE_UP_SECONDS: Final = 60.0
 """After the clients have done: the time in which everything is surely given back, and the time for nodes to come back."""
@@ -88,6 +91,7 @@ class World:
         self._number = 0
         self._inbox: deque[e.Event] = deque()
         self._timer: float | None = None
+        self._throttled = False
         self._inline: set[ObjectId] = set()
         self._durable: set[ObjectId] = set()
         self.nodes = [Node(i, plan.capacity, plan.disk, self) for i, plan in enumerate(scenario.nodes)]
@@ -158,6 +162,21 @@ class World:
                 self.judge.node_over(action.node)  # whatever comes first in this answer is so because of it
         for action in actions:
             self._carry_out(action)
+        if report.events % ASK_EVERY == 0:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Every task that has not ended has a reason, and to ask for it changes nothing."""
+        before = self.core.state_hash()
+        waits = self.core.waits()
+        for task, case in self.judge.cases.items():
+            if case.outcome is None and not waits.get(task):
+                raise Violation(f"{name(task)} has not ended, and there is no reason for it")
+        for task in waits:
+            if not self.core.explain(task):
+                raise Violation(f"{name(task)} waits, and there is no explanation")
+        if self.core.state_hash() != before:
+            raise Violation("asking what tasks wait for has changed something")
 
     def _over(self) -> bool:
         return self.calm and all(client.over for client in self.clients.values()) and self._settled()
@@ -268,7 +287,9 @@ class World:
             case a.Cycle(tasks):
                 for unit in {task[0] for task in tasks}:
                     self.clients[unit].cycles.append(set(tasks))
-            case a.ActorGone() | a.Throttle():
+            case a.Throttle(on):
+                self._throttled = on
+            case a.ActorGone():
                 pass
             case _:
                 self._order_of_node(action)
@@ -384,5 +405,7 @@ class World:
             if crew.attempts or crew.actors:
                 raise Violation(f"{node.capacity.name} is left with {[*crew.attempts]} and actors {[*crew.actors]}")
         invariants.check(self.core)
+        if self._throttled:
+            raise Violation("nothing is left to do, and whoever puts objects is still told to wait")
         if waits := self.core.waits():
             raise Violation(f"nothing is left to do, and the core waits: {waits}")
