@@ -73,6 +73,8 @@ class Judge:
             case e.AttemptTimedOut(node, epoch, task, attempt):
                 if (case := self._current(node, epoch, task, attempt)) is not None:
                     case.timed_out, case.at = True, None
+                    if (actor := case.plan.request.actor) is not None:
+                        self._actors_lost.add(actor)
             case e.AttemptReturned(node, epoch, task, attempt):
                 if (case := self._current(node, epoch, task, attempt)) is not None:
                     case.returned, case.at = attempt, None
@@ -188,7 +190,8 @@ class Judge:
             case a.Outcome.TIMED_OUT:
                 return case.timed_out
             case a.Outcome.DROPPED:
-                return self._closing or case.cancelled or request.need.group in self._groups_released
+                released = request.need.group in self._groups_released or request.actor in self._actors_lost
+                return self._closing or case.cancelled or released
             case a.Outcome.LOST:
                 return case.losses == request.losses + 1 or request.actor in self._actors_lost
             case a.Outcome.MEMORY | a.Outcome.TOO_LARGE if case.killed_for_memory:
