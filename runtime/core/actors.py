@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from dagengine.runtime.core.actions import ActorGone, EndActor, Outcome
 from dagengine.runtime.core.events import TaskKind
+from dagengine.runtime.core.lives import arena_bytes
 from dagengine.runtime.core.model import AHEAD_TASKS, Actor, Node, State, Task
 from dagengine.runtime.protocol import ActorId, TaskId
 
@@ -72,6 +73,10 @@ class Actors:
                 continue
             if task.state != State.MAILED or len(actor.sent) >= AHEAD_TASKS:
                 break
+            size = arena_bytes(task) if task.inputs else 0
+            if size > node.limit:
+                self._core.lives.no_room(task, size, node.limit)
+                continue
             if not self._core.leasing.plan_call(task, node):
                 self.blocked.setdefault(node.id, {})[actor.id] = actor
                 break

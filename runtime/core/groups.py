@@ -13,9 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dagengine.runtime.core.actions import GroupRefused, GroupReserved, Outcome
-from dagengine.runtime.core.events import Need
+from dagengine.runtime.core.events import Need, NodeId
 from dagengine.runtime.core.ledger import Ledger
-from dagengine.runtime.core.model import AGE_SECONDS, Bundle, Group, Node, State, Task
+from dagengine.runtime.core.model import AGE_SECONDS, Bundle, Group, Klass, Node, State, Task
 from dagengine.runtime.protocol import GroupId
 
 if TYPE_CHECKING:
@@ -79,12 +79,17 @@ def _fits(bundle: Bundle, node: Node, ledger: Ledger) -> tuple[int, ...] | None:
 
 
 class Groups:
-    """waiting: groups with bundles that have no place, in the order in which they were asked for."""
+    """waiting: groups with bundles that have no place, in the order in which they were asked for.
+
+    claimant: the oldest of them, if it is old; claims: by node, the bundles that it will have there
+    """
 
     def __init__(self, core: Scheduler) -> None:
         self._core = core
         self.groups: dict[GroupId, Group] = {}
         self.waiting: dict[GroupId, Group] = {}
+        self.claimant: Group | None = None
+        self.claims: dict[NodeId, list[Need]] = {}
 
     # ---- reserving ----------------------------------------------------------------------------
 
@@ -93,6 +98,7 @@ class Groups:
             self._core.actions.append(GroupRefused(group_id, "a group of this id exists: release it first"))
             return
         group = self.groups[group_id] = Group(group_id, needs, strategy, self._core.now)
+        group.order = self._core.lives.order
         reason = self._never(group)
         if reason is not None:
             del self.groups[group_id]
@@ -128,6 +134,7 @@ class Groups:
                 self._commit(group, placed)
             elif group.since + AGE_SECONDS <= core.now:
                 # Older than all that waits behind it: they wait with it.
+                self._claim(group, homeless, taken)
                 return
 
     def _commit(self, group: Group, placed: Placed) -> None:
@@ -144,9 +151,35 @@ class Groups:
         places = tuple((b.node.id, b.devices) for b in group.bundles if b.node is not None)
         self._core.actions.append(GroupReserved(group.id, places))
 
-    def old(self) -> bool:
-        """Whether a group has waited so long that nothing may take what it could get."""
-        return any(group.since + AGE_SECONDS <= self._core.now for group in self.waiting.values())
+    def _claim(self, group: Group, homeless: list[Bundle], taken: set[int]) -> None:
+        """Keep for the group what those that run give back, where that is enough for it."""
+        core = self._core
+        nodes = [node for node in core.nodes.values() if core.leasing.open(node)]
+        reach = {node.id: core.leasing.reach(node)[0] for node in nodes}
+        placed = plan(homeless, group.strategy, nodes, reach, taken)
+        self.claims = {}
+        for bundle, node, _ in placed or ():
+            self.claims.setdefault(node.id, []).append(bundle.need)
+        self.claimant = group if placed else None
+
+    def lets_pass(self, task: Task, klass: Klass, node: Node) -> bool:
+        """Whether an old group that waits for what the node has lets the task by."""
+        group = self.claimant
+        if group is None or klass.group is not None or node.blocked:
+            return True
+        if group.id not in self.waiting:
+            self.claims, self.claimant = {}, None
+            return True
+        needs = self.claims.get(node.id)
+        if not needs or task.order < group.order:
+            return True
+        rest = node.ledger.copy()
+        for need in (*needs, klass.need):
+            devices = rest.fits(need, need.memory)
+            if devices is None:
+                return False
+            rest.take(need, need.memory, devices)
+        return True
 
     # ---- use ------------------------------------------------------------------------------------
 

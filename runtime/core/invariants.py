@@ -42,6 +42,12 @@ def check(core: Scheduler) -> None:
         _check_arena(core, node, on_node.get(node.id, []))
     for obj in core.directory.objects.values():
         _check_object(core, obj)
+    for task, node in core.leasing.claims.items():
+        _demand(node.claim is task, f"I1: {task.request.id} claims node {node.id}, which does not know")
+    for node in core.nodes.values():
+        _demand(
+            node.claim is None or core.leasing.claims.get(node.claim) is node, f"I1: a claim on node {node.id} is none"
+        )
     for klass in core._klasses.values():
         queued = sum(task.state == State.QUEUED and task.klass is klass for task in core.tasks.values())
         _demand(
@@ -158,8 +164,11 @@ def _check_arena(core: Scheduler, node: Node, tasks: list[Task]) -> None:
 
 def _check_object(core: Scheduler, obj: Obj) -> None:
     users = [task for task in obj.readers if task.state != State.ENDED]
+    bad = sum(copy.place == Place.DAMAGED and not copy.spilled for copy in obj.copies.values())
+    _demand(obj.bad == bad, f"I5: object {obj.id} counts {obj.bad} damaged copies, and has {bad}")
     _demand(obj.users == len(users), f"I5: object {obj.id} counts {obj.users} users, and has {len(users)}")
-    if obj.freed and not users and not obj.wanted and obj.producer is None:
+    to_come = not obj.born and not obj.dead and core.directory._to_come(obj.id)
+    if obj.freed and not users and not obj.wanted and obj.producer is None and not to_come:
         moving = any(copy.pins or copy.place in (Place.INCOMING, Place.SPILLING) for copy in obj.copies.values())
         _demand(moving or (not obj.exists and obj.id in core.directory.ghosts), f"I5: {obj.id} was freed, and is kept")
     if obj.producer is not None:

@@ -16,7 +16,7 @@ import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagengine.runtime.core.actions import Lease, Revoke
-from dagengine.runtime.core.events import UNIT, TaskKind
+from dagengine.runtime.core.events import UNIT, NodeId, TaskKind
 from dagengine.runtime.core.ledger import Ledger
 from dagengine.runtime.core.model import (
     AGE_SECONDS,
@@ -58,6 +58,7 @@ class Leasing:
         self._core = core
         self.runs: dict[Node, list[Lease]] = {}
         self.claims: dict[Task, Node] = {}
+        self.idle: dict[NodeId, Node] = {}
 
     # ---- a node that has something free -------------------------------------------------------
 
@@ -67,6 +68,10 @@ class Leasing:
         if not self.open(node):
             return
         core.actors.push_on(node)
+        while node.held < node.pool and node.ledger.cpus >= UNIT:
+            # Those that were leased ahead come before all that waits.
+            node.held += 1
+            node.ledger.cpus -= UNIT
         heap: list[tuple[Key, int, Klass]] = []
         for klass in list(core.active.values()):
             head = klass.queue.head()
@@ -76,7 +81,8 @@ class Leasing:
             elif self.feasible(klass) and node.id in klass.able:
                 heap.append((key_of(head), klass.number, klass))
         if not heap:
-            if len(core.nodes) > 1:
+            if len(core.nodes) > 1 and node.ledger.cpus >= UNIT:
+                self.idle[node.id] = node
                 self._take_over(node)
             return
         heapq.heapify(heap)
@@ -128,18 +134,20 @@ class Leasing:
             and klass.group is None
             and head.since + AGE_SECONDS <= self._core.now
             and not (klass.plain and not klass.heavy and node.pool)
+            and self._in_reach(head, klass, node)
         ):
             node.claim = head
             self.claims[head] = node
 
     def _may_pass(self, task: Task, klass: Klass, node: Node) -> bool:
         """Whether the node's claim lets the task by."""
+        if self._core.groups.claimant is not None and not self._core.groups.lets_pass(task, klass, node):
+            return False
         claim = node.claim
         if claim is None or claim is task or klass.group is not None:
             return True
-        if claim.state != State.QUEUED or claim.klass is None:
-            node.claim = None
-            self.claims.pop(claim, None)
+        if claim.state != State.QUEUED or claim.klass is None or not self._in_reach(claim, claim.klass, node):
+            self.unclaim(claim)
             return True
         if key_of(task) < key_of(claim):
             return True
@@ -152,6 +160,38 @@ class Leasing:
         rest.take(klass.need, klass.need.memory, devices)
         return rest.fits(claim.klass.need, claim.klass.need.memory) is not None
 
+    def unclaim(self, task: Task) -> None:
+        node = self.claims.pop(task, None)
+        if node is not None:
+            node.claim = None
+            self._core.disturbed(node)
+
+    def reach(self, node: Node) -> tuple[Ledger, dict[Copy, int]]:
+        """What will be free when those that run have ended; and how often they have pinned what they read. What actors,
+        groups, and tasks that wait for others hold may never come back without what is younger: it does not count."""
+        ledger = node.ledger.copy()
+        reading: dict[Copy, int] = {}
+        for task in node.leases.values():
+            extra = task.extra
+            if extra is None or task.state != State.LEASED or task.request.kind == TaskKind.STREAM:
+                continue
+            for copy in extra.pins.values():
+                reading[copy] = reading.get(copy, 0) + 1
+            if extra.ledger is node.ledger and task.klass is not None and not task.request.kind:
+                ledger.give(task.klass.need, extra.memory, extra.devices)
+        ledger.cpus += node.held * UNIT
+        return ledger, reading
+
+    def _in_reach(self, task: Task, klass: Klass, node: Node) -> bool:
+        """Whether the task will fit when those that run have ended: nobody is kept waiting for more than that."""
+        ledger, reading = self.reach(node)
+        if ledger.fits(klass.need, klass.need.memory) is None:
+            return False
+        if not klass.heavy:
+            return True
+        kept = sum(copy.size for copy in node.copies.values() if copy.pins > reading.get(copy, 0))
+        return sum(obj.size for obj in task.inputs if not obj.inline) + kept <= node.limit
+
     # ---- light tasks --------------------------------------------------------------------------
 
     def _lease_light(
@@ -163,11 +203,13 @@ class Leasing:
         slots = node.capacity.slots
         limit, horizon = slots * AHEAD_TASKS, slots * AHEAD_SECONDS
         share = max(1, len(queue) // sharers) if sharers > 1 else limit
+        ahead = ahead and not self._others_idle(node)
+        claimed = core.groups.claimant is not None
         run = self.runs.get(node)
         while most and (task := queue.head()) is not None:
             if bound is not None and key_of(task) > bound:
                 return True
-            if node.claim is not None and not self._may_pass(task, klass, node):
+            if (node.claim is not None or claimed) and not self._may_pass(task, klass, node):
                 return False
             request = task.request
             known = estimates.get(request.function)
@@ -175,7 +217,7 @@ class Leasing:
             if ledger.cpus >= UNIT:
                 ledger.cpus -= UNIT
                 node.held += 1
-            elif not ahead or not share or node.pool >= limit or node.backlog + estimate > horizon:
+            elif not ahead or not node.held or not share or node.pool >= limit or node.backlog + estimate > horizon:
                 return False
             else:
                 share -= 1
@@ -193,6 +235,16 @@ class Leasing:
                 run = self.runs[node] = []
             run.append(Lease(request, task.attempt))
         return True
+
+    def _others_idle(self, node: Node) -> bool:
+        """Whether another node would begin at once what this one would only queue."""
+        idle = self.idle
+        while idle:
+            other = next(iter(idle.values()))
+            if other.ledger.cpus >= UNIT and self.open(other) and other.claim is None:
+                return other is not node or len(idle) > 1
+            del idle[other.id]
+        return False
 
     # ---- other tasks --------------------------------------------------------------------------
 
@@ -253,7 +305,13 @@ class Leasing:
             if devices is not None:
                 return _Place(node.ledger, None, devices, False, klass.asked)
         slots = node.capacity.slots
-        if klass.plain and ahead and node.pool < slots * AHEAD_TASKS and node.backlog < slots * AHEAD_SECONDS:
+        if (
+            klass.plain
+            and ahead
+            and node.held
+            and node.pool < slots * AHEAD_TASKS
+            and node.backlog < slots * AHEAD_SECONDS
+        ):
             return _Place(node.ledger, None, (), True, 0)
         return None
 
@@ -286,9 +344,7 @@ class Leasing:
             extra.memory = place.memory
             extra.bundle = place.bundle
             extra.devices = place.devices
-        if node.claim is task:
-            node.claim = None
-        self.claims.pop(task, None)
+        self.unclaim(task)
         self.start(task, node, plan)
         return True
 
@@ -443,7 +499,7 @@ class Leasing:
 
     def spread(self, klass: Klass) -> None:
         """Several nodes: give its tasks to those that have most free."""
-        if klass.stuck and not klass.heavy:
+        if klass.stuck and not klass.heavy and not self.claims:
             return
         feasible = self.feasible(klass)
         if klass.light:
@@ -512,8 +568,6 @@ class Leasing:
 
     def _take_over(self, idle: Node) -> None:
         """Nothing waits, and the node could do more: take back what another one has not begun."""
-        if idle.ledger.cpus < UNIT:
-            return
         loaded = [node for node in self._core.nodes.values() if node.pool > node.held and not node.revoked]
         if not loaded:
             return

@@ -32,7 +32,7 @@ _ONE: Final = Need()
 class Lives:
     def __init__(self, core: Scheduler) -> None:
         self._core = core
-        self._order = 0
+        self.order = 0
         self._failing: dict[Obj, None] = {}
         self._light = core.klass(_ONE, plain=True, light=True, heavy=False)
 
@@ -41,7 +41,7 @@ class Lives:
     def submit(self, requests: list[Request]) -> None:
         core = self._core
         tasks, now, light = core.tasks, core.now, self._light
-        order = self._order
+        order = self.order
         queue = light.queue
         for request in requests:
             if request.id in tasks:
@@ -63,9 +63,9 @@ class Lives:
                 task.state = State.QUEUED
                 queue.add(task)
             else:
-                self._order = order
+                self.order = order
                 self._submit(task)
-        self._order = order
+        self.order = order
         if queue:
             core.fresh(light)
 
@@ -92,8 +92,8 @@ class Lives:
     def rebuild(self, request: Request, output: Obj) -> Task:
         """A task that has ended once, to make its output again. Nobody is told of its end."""
         core = self._core
-        task = core.tasks[request.id] = Task(request, self._order, core.now)
-        self._order += 1
+        task = core.tasks[request.id] = Task(request, self.order, core.now)
+        self.order += 1
         task.attempt = output.attempts
         task.more.rebuild = True
         task.output = output
@@ -123,11 +123,10 @@ class Lives:
         """All its inputs exist."""
         core, request = self._core, task.request
         heavy = False
+        size = 0
         if task.inputs:
-            size = sum(obj.size for obj in task.inputs if not obj.inline and not obj.durable)
+            size = arena_bytes(task)
             heavy = size > 0 or any(obj.copies for obj in task.inputs)
-            if size and self._hopeless(task, size):
-                return
         expected = request.expected
         if expected is None and request.output is not None:
             known = core.estimates.get(request.function)
@@ -149,18 +148,23 @@ class Lives:
         plain = request.plain and need.cpus == UNIT and need.memory == 0 and need.group is None and not need.gpus
         task.klass = klass = core.klass(need, plain=plain, light=False, heavy=heavy)
         klass.asked = min(klass.asked, asked.memory)
+        if size and self._hopeless(task, size, core.leasing.feasible(klass)):
+            return
         task.move(State.QUEUED)
         klass.queue.add(task)
         core.fresh(klass)
 
-    def _hopeless(self, task: Task, size: int) -> bool:
-        """Ends the task if no arena, were it empty, has room for its inputs."""
-        largest = max((node.limit for node in self._core.nodes.values()), default=-1)
-        if 0 <= largest < size:
-            task.more.facts = {"inputs": size, "arena": largest}
-            self.end(task, Outcome.NO_ROOM, False)
-            return True
-        return False
+    def _hopeless(self, task: Task, size: int, nodes: list[Node]) -> bool:
+        """Ends the task if none of the arenas that it could use, were it empty, has room for its inputs."""
+        largest = max((node.limit for node in nodes), default=-1)
+        if not 0 <= largest < size:
+            return False
+        self.no_room(task, size, largest)
+        return True
+
+    def no_room(self, task: Task, size: int, arena: int) -> None:
+        task.more.facts = {"inputs": size, "arena": arena}
+        self.end(task, Outcome.NO_ROOM, False)
 
     # ---- learning -----------------------------------------------------------------------------
 
@@ -259,7 +263,7 @@ class Lives:
             self.take_back(task)
         elif task.state in (State.QUEUED, State.MAILED, State.WAITING):
             if task.state == State.QUEUED and task.klass is not None:
-                task.klass.queue.forget()
+                task.klass.queue.forget(task)
             if task.state != State.WAITING:
                 task.move(State.WAITING)
             task.missing = sum(not obj.exists for obj in task.inputs)
@@ -316,7 +320,7 @@ class Lives:
         if core.tasks.get(request.id) is task:
             del core.tasks[request.id]
         if task.state == State.QUEUED and task.klass is not None:
-            task.klass.queue.forget()
+            task.klass.queue.forget(task)
         if task.actor is None or not task.actor.alive or task is not task.actor.creation:
             self.unload(task)
         task.move(State.ENDED)
@@ -401,3 +405,8 @@ class Lives:
         else:
             self._core.leasing.revoke(node, [task])
             extra.doomed = extra.doomed or "unwanted"
+
+
+def arena_bytes(task: Task) -> int:
+    """Of its inputs, what needs room in the arena of the node where it runs."""
+    return sum(obj.size for obj in task.inputs if not obj.inline and not obj.durable)

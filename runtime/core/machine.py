@@ -205,7 +205,7 @@ class Scheduler:
         fresh = list(self._fresh.values())
         self._fresh.clear()
         if len(self.nodes) == 1:
-            if any(not klass.stuck or klass.heavy for klass in fresh):
+            if any(not klass.stuck or klass.heavy for klass in fresh) or self.leasing.claims:
                 node = next(iter(self.nodes.values()))
                 self.leasing.feed(node)
                 for klass in fresh:
@@ -439,8 +439,7 @@ class Scheduler:
         extra.reserved = 0
         node.blocked += 1
         if node.claim is not None:
-            self.leasing.claims.pop(node.claim, None)
-            node.claim = None
+            self.leasing.unclaim(node.claim)
         if task.pooled:
             self.lives.leave_pool(task, node)
         elif extra.ledger is not None and task.klass is not None:

@@ -174,6 +174,7 @@ class Task:
     __slots__ = (
         "actor",
         "attempt",
+        "entry",
         "estimate",
         "extra",
         "inputs",
@@ -194,6 +195,7 @@ class Task:
         self.order = order
         self.state = _S.WAITING
         self.attempt = 0
+        self.entry = 0
         self.klass: Klass | None = None
         self.node: Node | None = None
         self.estimate = 0.0
@@ -485,15 +487,16 @@ class Bundle:
 
 
 class Group:
-    """reserved: told to whoever asked. released: ends with its last task. tasks: its unfinished ones."""
+    """order: tasks that were submitted before have a smaller one. reserved: told to whoever asked. released: ends with its last task. tasks: its unfinished ones."""
 
-    __slots__ = ("bundles", "id", "released", "reserved", "since", "strategy", "tasks")
+    __slots__ = ("bundles", "id", "order", "released", "reserved", "since", "strategy", "tasks")
 
     def __init__(self, group_id: GroupId, needs: tuple[Need, ...], strategy: str, now: float) -> None:
         self.id = group_id
         self.bundles = [Bundle(index, need) for index, need in enumerate(needs)]
         self.strategy = strategy
         self.since = now
+        self.order = 0
         self.reserved = False
         self.released = False
         self.tasks: dict[tuple[int, ...], Task] = {}

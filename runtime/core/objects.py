@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from dagengine.runtime.core.actions import Drop, Ready
-from dagengine.runtime.core.events import Made
+from dagengine.runtime.core.events import Made, TaskKind
 from dagengine.runtime.core.model import Copy, Node, Obj, Place, Reader, State, Task
 from dagengine.runtime.protocol import ObjectId
 
@@ -190,7 +190,7 @@ class Directory:
         if copy.place == Place.PRESENT:
             node.loose += size
         elif copy.place == Place.DAMAGED and not node.dead:
-            self.remove(copy)
+            self._clear(copy)
         if not node.dead:
             self._core.disturbed(node)
         if copy.object.freed:
@@ -250,6 +250,16 @@ class Directory:
         if obj.freed:
             self.let_go(obj)
 
+    def _clear(self, copy: Copy) -> None:
+        """Nobody reads the damaged bytes any more."""
+        if not copy.spilled:
+            self.remove(copy)
+            return
+        copy.place = Place.PRESENT
+        copy.node.loose += copy.size
+        self.evict(copy)
+        self.movable(copy.object)
+
     def movable(self, obj: Obj) -> None:
         """It can be fetched from now on: wake those who read it on other nodes."""
         for task in obj.readers:
@@ -278,6 +288,7 @@ class Directory:
         """Have the node forget all that it has of the object. Nothing of it is pinned or moving."""
         node, obj = copy.node, copy.object
         damaged = copy.place == Place.DAMAGED
+        bad = damaged and not copy.spilled
         if damaged or copy.place == Place.PRESENT:
             node.used -= copy.size
             node.loose -= 0 if damaged else copy.size
@@ -292,7 +303,7 @@ class Directory:
         waiting, copy.waiting = copy.waiting, None
         for waiter in waiting or ():
             self._core.rooms.again(waiter)
-        if damaged:
+        if bad:
             obj.bad -= 1
             self._core.recovery.lost_copy(obj)
 
@@ -314,6 +325,8 @@ class Directory:
 
     def freed(self, object_id: ObjectId) -> None:
         obj = self.objects.get(object_id)
+        if obj is None and self._to_come(object_id):
+            obj = self.get(object_id)
         if obj is not None and not obj.freed:
             obj.freed = True
             self.let_go(obj)
@@ -328,9 +341,16 @@ class Directory:
         if made.object not in node.copies:
             self.drop(node, made.object, made.overflow)
 
+    def _to_come(self, object_id: ObjectId) -> bool:
+        """Whether it may be an item that a stream makes yet."""
+        stream = self.objects.get(object_id[:-1])
+        return stream is not None and stream.producer is not None and stream.producer.request.kind == TaskKind.STREAM
+
     def let_go(self, obj: Obj) -> None:
         """It was freed: drop what nobody needs of it, as soon as it lies still."""
         if obj.users or obj.wanted or obj.producer is not None:
+            return
+        if not obj.born and not obj.dead and self._to_come(obj.id):
             return
         for copy in list(obj.copies.values()):
             if not copy.pins and copy.place in (Place.PRESENT, Place.AWAY):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +25,11 @@ def key_of(task: Task) -> Key:
 
 
 class TaskQueue:
-    """`len` counts what is in it; `forget` has to be told of each task that leaves it other than by `pop`."""
+    """`len` counts what is in it; `forget` has to be told of each task that leaves it other than by `pop`.
+
+    A task's `entry` counts how often it was forgotten: entries from before are of no use. The row has only tasks that
+    never were.
+    """
 
     __slots__ = ("_count", "_heap", "_last", "_row", "owner")
 
@@ -34,44 +37,36 @@ class TaskQueue:
         self.owner = owner
         self._row: deque[Task] = deque()
         self._last: Key = (0, 0.0, -1)
-        self._heap: list[tuple[Key, Task]] = []
+        self._heap: list[tuple[Key, int, Task]] = []
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def __iter__(self) -> Iterator[Task]:
-        """In no order."""
-        for task in self._row:
-            if task.state == _QUEUED and task.klass is self.owner:
-                yield task
-        for _, task in self._heap:
-            if task.state == _QUEUED and task.klass is self.owner:
-                yield task
-
     def add(self, task: Task) -> None:
         key = key_of(task)
-        if not self._row or key >= self._last:
+        if not task.entry and (not self._row or key >= self._last):
             self._row.append(task)
             self._last = key
         else:
-            heapq.heappush(self._heap, (key, task))
+            heapq.heappush(self._heap, (key, task.entry, task))
         self._count += 1
 
-    def forget(self) -> None:
-        """One of the tasks has left the queue: its state is another now."""
+    def forget(self, task: Task) -> None:
+        """The task leaves the queue."""
+        task.entry += 1
         self._count -= 1
 
     def head(self) -> Task | None:
-        row, heap, owner = self._row, self._heap, self.owner
-        while row and (row[0].state != _QUEUED or row[0].klass is not owner):
+        row, heap = self._row, self._heap
+        while row and (row[0].state != _QUEUED or row[0].entry):
             row.popleft()
-        while heap and (heap[0][1].state != _QUEUED or heap[0][1].klass is not owner):
+        while heap and (heap[0][2].state != _QUEUED or heap[0][1] != heap[0][2].entry):
             heapq.heappop(heap)
         if not heap:
             return row[0] if row else None
         if not row or heap[0][0] < key_of(row[0]):
-            return heap[0][1]
+            return heap[0][2]
         return row[0]
 
     def pop(self) -> Task:
@@ -80,4 +75,4 @@ class TaskQueue:
         row, heap = self._row, self._heap
         if not heap or (row and key_of(row[0]) < heap[0][0]):
             return row.popleft()
-        return heapq.heappop(heap)[1]
+        return heapq.heappop(heap)[2]

@@ -115,7 +115,9 @@ class Recovery:
         if copy.place == Place.PRESENT and copy.pins:
             # It lies there as long as somebody reads it, and nothing else by its name can. Then it is made again.
             copy.place = Place.DAMAGED
-            obj.bad += 1
+            obj.bad += not copy.spilled
+        elif copy.place == Place.PRESENT and copy.spilled:
+            directory.evict(copy)
         elif copy.place != Place.DAMAGED:
             directory.remove(copy)
         self.lost_copy(obj)
@@ -176,16 +178,16 @@ class Recovery:
             del core.nodes[node.id]
         core.topology += 1
         if node.claim is not None:
-            core.leasing.claims.pop(node.claim, None)
-            node.claim = None
+            core.leasing.unclaim(node.claim)
         core.leasing.runs.pop(node, None)
+        core.leasing.idle.pop(node.id, None)
         copies = list(node.copies.values())
         admitted = [task for copy in copies for task in copy.waiting or () if isinstance(task, Task)]
         if node.bundle is not None:
             admitted.append(node.bundle)
         for copy in copies:
             copy.object.copies.pop(node.id, None)
-            copy.object.bad -= copy.place == Place.DAMAGED
+            copy.object.bad -= copy.place == Place.DAMAGED and not copy.spilled
             for reader in list((copy.object.wanted or {}).values()):
                 if reader.node is node:
                     reader.copy = None

@@ -203,9 +203,10 @@ class Rooms:
             for waiter in waiting or ():
                 # Before the copy is gone: they give their pins back.
                 if isinstance(waiter, Reader):
-                    waiter.copy = None
                     waiter.room = 0
-                    self._core.directory.unpin(copy)
+                    if waiter.copy is copy:
+                        waiter.copy = None
+                        self._core.directory.unpin(copy)
                 else:
                     self._core.lives.take_back(waiter)
             source = copy.source
@@ -222,7 +223,10 @@ class Rooms:
         self._core.directory.came(copy, True)
         for waiter in waiting or ():
             if isinstance(waiter, Reader):
-                self._ready(waiter)
+                if waiter.copy is copy:
+                    self._ready(waiter)
+                else:
+                    self.wanted(waiter)
             else:
                 waiter.more.pending -= 1
                 if not waiter.more.pending and copy.node.bundle is not waiter:
