@@ -103,7 +103,7 @@ class Crew:
 
     def _start(self) -> None:
         for attempt in list(self.queue):
-            if attempt.lease.request.need.cpus <= self._free_cpus:
+            if attempt.state == "queued" and attempt.lease.request.need.cpus <= self._free_cpus:
                 self.queue.remove(attempt)
                 attempt.cpus = attempt.lease.request.need.cpus
                 self._free_cpus -= attempt.cpus

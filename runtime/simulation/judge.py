@@ -39,10 +39,11 @@ class Case:
 class Judge:
     """`exists`: whether an intact copy of an object can be reached by the core."""
 
-    def __init__(self, exists: Callable[[ObjectId], bool], smallest_arena: int) -> None:
+    def __init__(self, exists: Callable[[ObjectId], bool], local_arena: int, smallest_arena: int) -> None:
         self.cases: dict[TaskId, Case] = {}
         self.epochs: dict[int, int] = {}
         self._exists = exists
+        self._local_arena = local_arena
         self._smallest_arena = smallest_arena
         self._producer: dict[ObjectId, Case] = {}
         self._sizes: dict[ObjectId, int] = {}
@@ -242,7 +243,8 @@ class Judge:
             raise Violation(f"{name(task)} is killed as {why}, and nobody cancelled it")
 
     def ready(self, action: a.Ready) -> None:
-        if not action.ok and not self._never(action.object) and self._exists(action.object):
+        fits = self._sizes.get(action.object, 0) <= self._local_arena
+        if not action.ok and fits and not self._never(action.object) and self._exists(action.object):
             raise Violation(f"{name(action.object)} is said never to come, and is there")
 
     # ---- what really happens on the nodes -------------------------------------------------------

@@ -97,7 +97,7 @@ class World:
         self.nodes = [Node(i, plan.capacity, plan.disk, self) for i, plan in enumerate(scenario.nodes)]
         self.local = self.nodes[0]
         self.links = {node.number: Link(node, self) for node in self.nodes[1:]}
-        self.judge = Judge(self._exists, min(node.capacity.arena for node in self.nodes))
+        self.judge = Judge(self._exists, self.local.capacity.arena, min(node.capacity.arena for node in self.nodes))
         for unit in scenario.units:
             for object_id, _, _ in unit.puts:
                 self.values.put(object_id)
