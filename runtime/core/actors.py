@@ -73,6 +73,8 @@ class Actors:
                 continue
             if task.state != State.MAILED or len(actor.sent) >= AHEAD_TASKS:
                 break
+            if actor.sent and next(reversed(actor.sent.values())).order > task.order:
+                break  # it came back, and the later one is about to
             size = arena_bytes(task) if task.inputs else 0
             if size > node.limit:
                 self._core.lives.no_room(task, size, node.limit)

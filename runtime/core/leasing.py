@@ -133,7 +133,7 @@ class Leasing:
             and head not in self.claims
             and klass.group is None
             and head.since + AGE_SECONDS <= self._core.now
-            and not (klass.plain and not klass.heavy and node.pool)
+            and not (klass.plain and node.pool and node.ledger.cpus < UNIT)  # its turn comes with the next cpu
             and self._in_reach(head, klass, node)
         ):
             node.claim = head
@@ -189,7 +189,7 @@ class Leasing:
             return False
         if not klass.heavy:
             return True
-        kept = sum(copy.size for copy in node.copies.values() if copy.pins > reading.get(copy, 0))
+        kept = node.pinned - sum(copy.size for copy, pins in reading.items() if copy.pins <= pins)
         return sum(obj.size for obj in task.inputs if not obj.inline) + kept <= node.limit
 
     # ---- light tasks --------------------------------------------------------------------------

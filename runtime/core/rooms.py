@@ -126,8 +126,11 @@ class Rooms:
             self.wait(copy, reader)
         elif copy is not None and copy.place in (Place.SPILLING, Place.DAMAGED):
             self.wait(copy, reader)
-        elif obj.size > node.limit and copy is not None:
-            self._ready(reader)
+        elif obj.size > node.limit:
+            if copy is not None:
+                self._ready(reader)
+            else:
+                self.refuse(reader)  # there is no place for it on the node
         elif copy is None and self.source_of(obj, node) is None:
             # All that there is of it is moving, or could not be fetched just now.
             moving = [other for other in obj.copies.values() if other.place in (Place.SPILLING, Place.INCOMING)]
