@@ -56,8 +56,10 @@ def check(core: Scheduler) -> None:
     for actor in core.actors.actors.values():
         waiting = [task.order for task in actor.mailbox if task.state != State.ENDED]
         _demand(waiting == sorted(waiting), f"I7: actor {actor.id} has its calls out of order")
-        if waiting and actor.sent:
-            _demand(max(t.order for t in actor.sent.values()) < waiting[0], f"I7: a call overtook on actor {actor.id}")
+        # Those that came back wait until the later ones that are out have come back as well.
+        fresh = [task.order for task in actor.mailbox if task.state != State.ENDED and not task.attempt]
+        if fresh and actor.sent:
+            _demand(max(t.order for t in actor.sent.values()) < fresh[0], f"I7: a call overtook on actor {actor.id}")
     for group in core.groups.groups.values():
         placed = sum(bundle.node is not None for bundle in group.bundles)
         if group.reserved:
