@@ -19,12 +19,11 @@ from typing import Any
 
 from dagengine.errors import InternalError
 from dagengine.runtime import dispatch_actors as actors
+from dagengine.runtime.dispatch_giving import give, waiting
 from dagengine.runtime.dispatch_model import (
     GRACE_SECONDS,
     PREFETCH_SECONDS,
     PREFETCH_TASKS,
-    REVOKE_SECONDS,
-    STUCK_SECONDS,
     Action,
     ActorReleased,
     AllGone,
@@ -39,10 +38,8 @@ from dagengine.runtime.dispatch_model import (
     Leased,
     Move,
     Retire,
-    Revoke,
     RevokeAcknowledged,
     Revoked,
-    Send,
     SetTimer,
     Signal,
     Task,
@@ -56,6 +53,7 @@ from dagengine.runtime.dispatch_model import (
 )
 from dagengine.runtime.dispatch_queue import TaskQueue
 from dagengine.runtime.dispatch_staff import Staff
+from dagengine.runtime.dispatch_taking import balance, revoke
 from dagengine.runtime.dispatch_timers import Timers, Why
 from dagengine.runtime.protocol import TaskId
 
@@ -76,9 +74,9 @@ class Dispatcher:
         self.closing = False
         self._next_order = 0
         self._over = False
-        self._look_at: float | None = None
+        self.look_at: float | None = None
         self._killed: set[int] = set()
-        self._sends: dict[int, list[Task]] = {}
+        self.sends: dict[int, list[Task]] = {}
         self.actions: list[Action] = []
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             Leased: self._leased,
@@ -106,9 +104,9 @@ class Dispatcher:
         self.actions = actions
         self._handlers[type(event)](event, now)
         if not self.closing:
-            self._dispatch(now)
-            self._balance(now)
-            actions += self.staff.hire(self._waiting())
+            give(self, now)
+            balance(self, now)
+            actions += self.staff.hire(waiting(self))
         else:
             self._wind_up(now)
         at = self.timers.announce()
@@ -220,7 +218,7 @@ class Dispatcher:
                 task.forced = task.forced or event.force
                 touched[task.worker] = self.staff.workers[task.worker]
         for worker in touched.values():
-            if not self._revoke(worker):
+            if not revoke(self, worker):
                 self._end_if_forced(worker, now)
 
     # ---- workers ------------------------------------------------------------------------------
@@ -324,52 +322,6 @@ class Dispatcher:
 
     # ---- giving -------------------------------------------------------------------------------
 
-    def _dispatch(self, now: float) -> None:
-        queue, special, staff = self.queue, self.special, self.staff
-        while (task := special.head()) is not None and (worker := staff.find(task, self.retire, now)) is not None:
-            special.pop()
-            if task.creates:
-                staff.give_to_actor(worker, task)
-            self.load(worker, task)
-            self.place(worker)
-        while staff.idle and staff.has_cpu and (task := queue.head()) is not None:
-            _, worker = staff.idle.popitem()  # the one that was busy last: its caches are warm
-            self.load(worker, queue.pop())
-            self.place(worker)
-        if staff.hungry and len(queue):
-            self._send_ahead()
-        while self._sends:
-            worker_id, tasks = self._sends.popitem()
-            # Before what has begun is told: so that the worker begins, too.
-            self.actions.append(Send(worker_id, tasks))
-            worker = staff.workers[worker_id]
-            if worker.actor is not None:
-                actors.advance(self, worker, now)
-            elif worker.tasks[0] is tasks[0]:
-                self.begin(tasks[0], now)
-
-    def _send_ahead(self) -> None:
-        refused, hungry = 0, self.staff.hungry
-        while refused < len(hungry) and (task := self.queue.head()) is not None:
-            worker = next(iter(hungry.values()))
-            # No worker gets more than its part of what is left: the others are about to ask as well.
-            room = max(1, len(self.queue) // len(self.staff.workers))
-            given = 0
-            while given < room and task is not None and self._fits_behind(worker, task):
-                self.load(worker, self.queue.pop())
-                given += 1
-                task = self.queue.head()
-            refused = 0 if given else refused + 1
-            self.place(worker)
-
-    def _fits_behind(self, worker: Worker, task: Task) -> bool:
-        estimate = self.estimates.get(task.function)
-        return (
-            estimate is not None
-            and worker.backlog + estimate <= PREFETCH_SECONDS
-            and len(worker.tasks) < PREFETCH_TASKS
-        )
-
     def load(self, worker: Worker, task: Task) -> None:
         task.move(Move.SEND)
         task.worker = worker.id
@@ -380,47 +332,9 @@ class Dispatcher:
         worker.revocable = True
         if not worker.counted:
             self.staff.count(worker)
-        self._sends.setdefault(worker.id, []).append(task)
-
-    def _waiting(self) -> int:
-        """Tasks that could begin at once, if there were workers for them."""
-        return len(self.special) + (min(len(self.queue), self.staff.free_cpus) if self.queue else 0)
+        self.sends.setdefault(worker.id, []).append(task)
 
     # ---- taking back --------------------------------------------------------------------------
-
-    def _balance(self, now: float) -> None:
-        """If a worker has nothing to do, and another one work that it has not begun: take that back."""
-        staff = self.staff
-        if not staff.idle or len(self.queue) or not staff.busy or not staff.has_cpu:
-            return
-        best: Worker | None = None
-        look_at: float | None = None
-        for worker in staff.workers.values():
-            if len(worker.tasks) < 2 or not worker.revocable or worker.actor is not None:
-                continue
-            head = worker.tasks[0]
-            stuck_at = head.began + STUCK_SECONDS
-            if stuck_at <= now or worker.backlog - head.estimate >= REVOKE_SECONDS:
-                if best is None or worker.backlog > best.backlog:
-                    best = worker
-            elif look_at is None or stuck_at < look_at:
-                look_at = stuck_at
-        if best is not None:
-            self._revoke(best)
-        elif look_at is not None and (self._look_at is None or look_at < self._look_at):
-            self._look_at = look_at
-            self.timers.add(look_at, Why.LOOK)
-
-    def _revoke(self, worker: Worker) -> bool:
-        """Ask for all that has not begun on the worker. False if nothing can be there."""
-        count = len(worker.tasks) - (worker.actor is None)
-        if not worker.revocable or count < 1:
-            return False
-        worker.revocable = False
-        worker.revoking += 1
-        self.place(worker)
-        self.actions.append(Revoke(worker.id, count))
-        return True
 
     def _revoked(self, event: Revoked, now: float) -> None:
         worker = self.staff.workers[event.worker]
@@ -442,7 +356,7 @@ class Dispatcher:
         self.staff.count(worker)
         if worker.actor is None:
             self.place(worker)
-            self._revoke(worker)
+            revoke(self, worker)
 
     def _unblocked(self, event: Unblocked, now: float) -> None:
         worker = self.staff.workers.get(event.worker)
@@ -478,7 +392,7 @@ class Dispatcher:
                     self._killed.add(key)
                     self.actions.append(Signal(key, hard=True))
             elif why is Why.LOOK:
-                self._look_at = None
+                self.look_at = None
             elif why is Why.START:
                 self.staff.may_start()
             elif not self.closing:
@@ -500,7 +414,7 @@ class Dispatcher:
             if event.force or worker.state is WorkerState.STARTING:
                 self.kill_worker(worker)
             else:
-                self._revoke(worker)
+                revoke(self, worker)
 
     def _wind_up(self, now: float) -> None:
         for worker in self.staff.workers.values():

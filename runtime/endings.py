@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from dagengine.model import Failure
 from dagengine.runtime.core import actions as core
 from dagengine.runtime.core.actions import Outcome
-from dagengine.runtime.core.events import Request
+from dagengine.runtime.core.events import Cancelled, Request
 from dagengine.runtime.events import result_event
 from dagengine.runtime.messages import Erred
-from dagengine.runtime.node import Death, NodeAgent, Ready
+from dagengine.runtime.node import Death, NodeAgent
 from dagengine.runtime.objects import LentFile
 from dagengine.runtime.protocol import (
     ActorLost,
@@ -33,6 +33,7 @@ from dagengine.runtime.protocol import (
     TimedOut,
 )
 from dagengine.runtime.quarantine import Quarantine
+from dagengine.runtime.results import Ready
 
 if TYPE_CHECKING:
     from dagengine.runtime.shell import Shell
@@ -88,7 +89,7 @@ class Endings:
         if action.outcome == Outcome.DONE:
             self._done(spec)
             return
-        self._agent.forget(request.id)
+        self._agent.results.forget(request.id)
         handler = self._by_outcome.get(action.outcome)
         if handler is None:
             self._other(action, spec)
@@ -107,7 +108,7 @@ class Endings:
     # ---- by themselves ------------------------------------------------------------------------
 
     def _done(self, spec: TaskSpec) -> None:
-        ready = self._agent.results.pop(spec.id)
+        ready = self._agent.results.ready.pop(spec.id)
         self._shell.counts["tasks"] += 1
         if self._quarantine:
             self._quarantine.ended(spec)
@@ -155,6 +156,10 @@ class Endings:
         death = self._agent.deaths.pop(spec.id, None)
         if death is not None:
             self._quarantine.died(spec, death.failure)
+            failure = self._quarantine.refuses(spec)
+            if failure is not None:
+                self._refused[spec.id] = failure
+                self._shell.happen(Cancelled([spec.id]))
 
     def _memory(self, action: core.Ended, spec: TaskSpec) -> None:
         death = self._death(action, spec)

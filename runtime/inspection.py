@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagengine.runtime.conversion import resources_of
 from dagengine.runtime.core.events import UNIT
-from dagengine.runtime.node import NODE
+from dagengine.runtime.objects import NODE
 from dagengine.runtime.protocol import NodeFacts, Resources, TaskId
 
 if TYPE_CHECKING:

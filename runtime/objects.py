@@ -22,6 +22,9 @@ from dagengine.errors import InternalError
 from dagengine.runtime.arena import Arena
 from dagengine.runtime.protocol import Content, FileInput, InlineInput, ListInput, ObjectId, ObjectInput, TaskInput
 
+NODE: Final = 0
+"""This node, among those that the scheduler core knows."""
+
 PAGE: Final = mmap.PAGESIZE
 AWAY: Final = -1
 """The offset of an object that is only in the spill space."""
@@ -56,7 +59,7 @@ class Lent:
         self._done = done
         self._uses = 1
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection may end a view of this very object
 
     def fileno(self) -> int:
         if self._closed:

@@ -72,6 +72,8 @@ from dagengine.values import Encoded
 DESCRIPTORS: Final = 8
 """For each worker: its own four, and some for what is on its way."""
 
+_NOT_OPEN: Final = "the runtime is not open: it was closed, or one of its processes died"
+
 T = TypeVar("T")
 
 
@@ -166,6 +168,8 @@ class ProcessRuntime:
         self._definitions[function] = Define(function, reference, import_path())
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:
+        if self._closed:
+            raise RuntimeStopped(_NOT_OPEN)
         requests = []
         for spec in tasks:
             request = request_of(spec)
@@ -181,7 +185,7 @@ class ProcessRuntime:
     def cancel(self, ids: Sequence[TaskId], force: bool = False) -> None:
         ids = list(ids)
         if not force:
-            self._hand_over(lambda shell: shell.agent.stop(ids))
+            self._hand_over(lambda shell: shell.agent.talk.stop(ids))
         self._hand_over(Cancelled(ids, force))
 
     def release(self, actors: Sequence[ActorId], force: bool = False) -> None:
@@ -190,7 +194,7 @@ class ProcessRuntime:
 
     def answer(self, worker: int, answer: Answer) -> None:
         """Answer what a task has asked. For `serving`."""
-        self._hand_over(lambda shell: shell.agent.answer(worker, answer))
+        self._hand_over(lambda shell: shell.agent.talk.answer(worker, answer))
 
     # ---- any thread: objects ------------------------------------------------------------------
 
@@ -208,7 +212,7 @@ class ProcessRuntime:
         try:
             checksum = write_put(given.writer, room, value)
         except BaseException as error:
-            self._hand_over(lambda shell: shell.agent.return_room(room))
+            self._hand_over(lambda shell: shell.agent.talk.return_room(room))
             if isinstance(error, OSError):
                 raise ObjectStoreFull(f"an object of {value.size:,} bytes can't be put: {error}") from error
             raise
@@ -268,7 +272,7 @@ class ProcessRuntime:
                 if self._thread is threading.current_thread():
                     self._put(given)  # of the runtime's own last turns
                     return
-                raise RuntimeStopped("the runtime is not open: it was closed, or one of its processes died")
+                raise RuntimeStopped(_NOT_OPEN)
             self._put(given)
 
     def _post(self, errand: Callable[[], None]) -> None:

@@ -24,8 +24,8 @@ from dagengine.runtime.core.events import (
 )
 from dagengine.runtime.endings import lost_object
 from dagengine.runtime.messages import Answer, Ask, Written
-from dagengine.runtime.node import NODE, NodeAgent
-from dagengine.runtime.objects import AWAY, Lent, LentFile, Place
+from dagengine.runtime.node import NodeAgent
+from dagengine.runtime.objects import AWAY, NODE, Lent, LentFile, Place
 from dagengine.runtime.protocol import Content, GroupId, ObjectId
 from dagengine.runtime.rooms import Room
 from dagengine.runtime.shared import anonymous_file
@@ -86,7 +86,7 @@ class Requests:
         reader = self._readers.pop(action.reader, None)
         if reader is not None:
             if action.ok:
-                self._agent.read(action.object)
+                self._agent.talk.read([action.object])
             reader(action.ok)
 
     def lend(self, object_id: ObjectId, told: Found, own: bool = False) -> None:
@@ -156,7 +156,7 @@ class Requests:
                 if inline is not None:
                     found = inline[0]
                 elif place is not None and place.offset != AWAY:
-                    self._agent.hold(process, [object_id])
+                    self._agent.talk.hold(process, [object_id])
                     found = (place.offset, place.size, object_id)
                 else:
                     self._read_spilled(
@@ -205,7 +205,7 @@ class Requests:
         process = self._agent.worker(worker)
         if process is None:
             return  # its rooms were given back, and nobody knows the object
-        made = self._agent.adopt(process, object_id, written)
+        made = self._agent.results.adopt(process, object_id, written)
         self._shell.counts["objects_put"] += 1
         self._shell.happen(Stored(object_id, NODE, made.size, made.request < 0, made.request, made.overflow))
 
@@ -229,7 +229,7 @@ class Requests:
             "error", "dagengine.errors.RuntimeFault", "tasks of this runtime can't use it themselves", retriable=False
         )
         if ask.number >= 0:
-            self._agent.mover.post(lambda: self._agent.answer(worker, Answer(ask.number, None, failure)))
+            self._agent.mover.post(lambda: self._agent.talk.answer(worker, Answer(ask.number, None, failure)))
 
 
 def _bytes_of(content: Content | Failure) -> Any:

@@ -24,7 +24,8 @@ from dagengine.runtime.dispatch_model import Task
 from dagengine.runtime.endings import Endings
 from dagengine.runtime.events import Sink
 from dagengine.runtime.messages import Ask
-from dagengine.runtime.node import NODE, NodeAgent
+from dagengine.runtime.node import NodeAgent
+from dagengine.runtime.objects import NODE
 from dagengine.runtime.protocol import (
     Broken,
     ObjectId,
