@@ -55,6 +55,7 @@ class Host(Protocol):
     world: World
     store: Store
     disk_rate: float
+    write_rate: float
 
     def say(self, event: e.Event) -> None: ...
 

@@ -190,7 +190,7 @@ class Crew:
         attempt.rooms.add(request)
         yield None
         if attempt.answer == "granted":
-            yield size / (10 * self.node.disk_rate)
+            yield size / self.node.write_rate
             attempt.rooms.discard(request)
             self.node.seal(request, object_id, Copy(size, value))
             made.append(e.Made(object_id, size, request))

@@ -11,6 +11,7 @@ May import nothing of ours but the simulator's other modules and the core's word
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, Final, Protocol
@@ -20,11 +21,15 @@ from dagengine.runtime.simulation.clients import Client
 from dagengine.runtime.simulation.judge import Judge
 from dagengine.runtime.simulation.network import Link, Quality
 from dagengine.runtime.simulation.node import Node
+from dagengine.runtime.simulation.plans import Violation
 from dagengine.runtime.simulation.scenario import Fault
 
 PLENTY: Final = 1 << 40
-REMEMBERED: Final = 50
-"""News that an echo may bring again."""
+REMEMBERED: Final = 300
+"""News that an echo may bring again: the last ones."""
+
+SILENCE_SECONDS: Final = 13.0
+"""After which a node that is not heard has been given up: the core's ten, and what lies between two of its looks."""
 
 
 class Faulty(Protocol):
@@ -49,7 +54,8 @@ class Faults:
     def __init__(self, faults: Sequence[Fault], world: Faulty) -> None:
         self.world = world
         self.quiet_since: float | None = None
-        self._old: list[e.Event] = []
+        self._old: deque[e.Event] = deque(maxlen=REMEMBERED)
+        self._heard: dict[int, set[int]] = {}
         self._keeps = any(fault.kind == "echo" for fault in faults)
         self._handlers: dict[str, Callable[[Fault, Node], None]] = {
             "worker": self._worker,
@@ -101,7 +107,13 @@ class Faults:
         node.up = False
         if fault.amount < 0.5 and epoch >= 0:  # seen at once; else silence has to tell
             self.world.later(0.01, self.world.feed, e.NodeLost(node.number, epoch))
+        elif epoch in self._heard.get(node.number, ()):
+            self.world.later(SILENCE_SECONDS, self._given_up, node, epoch)
         self.world.later(fault.seconds, self._return, node)
+
+    def _given_up(self, node: Node, epoch: int) -> None:
+        if self.world.judge.epochs.get(node.number) == epoch:
+            raise Violation(f"{node.capacity.name} has said nothing for {SILENCE_SECONDS} s, and is not given up")
 
     def _return(self, node: Node) -> None:
         if not node.up:
@@ -161,13 +173,15 @@ class Faults:
 
     def seen(self, event: e.Event) -> None:
         """Kept for an echo: the news of a node that name an epoch."""
-        if self._keeps and hasattr(event, "epoch") and len(self._old) < REMEMBERED:
+        if isinstance(event, e.NodeHeard):
+            self._heard.setdefault(event.node, set()).add(event.epoch)
+        if self._keeps and hasattr(event, "epoch"):
             self._old.append(event)
 
     def _echo(self, fault: Fault, node: Node) -> None:
         """News of an epoch that is over, and ends of attempts, may come at any time: the core must not listen."""
-        for event in self._old:
+        for event in list(self._old):
             assert not isinstance(event, e.NodeJoined)
-            ends = isinstance(event, (e.Finished, e.AttemptTimedOut))
+            ends = isinstance(event, (e.Finished, e.AttemptLost, e.AttemptReturned, e.AttemptTimedOut))
             if event.epoch != self.world.judge.epochs.get(event.node) or ends:  # type: ignore[union-attr]
                 self.world.feed(event)

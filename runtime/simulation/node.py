@@ -22,7 +22,7 @@ FLUSH_SECONDS: Final = 0.002
 
 
 class Node:
-    """`up`: its process lives. `disk_rate`, `net_rate`: bytes a second."""
+    """`up`: its process lives. Rates: bytes a second."""
 
     def __init__(self, number: int, capacity: e.Capacity, disk: int, world: World) -> None:
         self.number = number
@@ -34,6 +34,7 @@ class Node:
         self.epoch = -1
         self.disk_rate = 50e6
         self.net_rate = 100e6
+        self.write_rate = 30e6  # into the arena, by tasks that work out what they write
         self.fail_spills = 0
         self.fail_restores = 0
         self.crew = Crew(self)

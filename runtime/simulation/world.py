@@ -405,6 +405,14 @@ class World:
             if crew.attempts or crew.actors:
                 raise Violation(f"{node.capacity.name} is left with {[*crew.attempts]} and actors {[*crew.actors]}")
         invariants.check(self.core)
+        for known in self.core.nodes.values():
+            if (known.used, known.reserved, known.spilled) != (0, 0, 0):
+                raise Violation(
+                    f"{known.capacity.name} is empty, and the core counts {known.used:,} bytes used, "
+                    f"{known.reserved:,} reserved, {known.spilled:,} spilled"
+                )
+            if (known.ledger.cpus, known.ledger.memory) != (known.capacity.cpus, known.capacity.memory):
+                raise Violation(f"{known.capacity.name} does nothing, and not all of it is free")
         if self._throttled:
             raise Violation("nothing is left to do, and whoever puts objects is still told to wait")
         if waits := self.core.waits():
