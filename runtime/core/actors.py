@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from dagengine.runtime.core.actions import ActorGone, EndActor, Outcome
 from dagengine.runtime.core.events import TaskKind
+from dagengine.runtime.core.limits import AHEAD_TASKS
 from dagengine.runtime.core.lives import arena_bytes
-from dagengine.runtime.core.model import AHEAD_TASKS, Actor, Node, State, Task
+from dagengine.runtime.core.model import Actor, Node, Task
+from dagengine.runtime.core.states import State
 from dagengine.runtime.protocol import ActorId, TaskId
 
 if TYPE_CHECKING:

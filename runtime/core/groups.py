@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from dagengine.runtime.core.actions import GroupRefused, GroupReserved, Outcome
 from dagengine.runtime.core.events import Need, NodeId
 from dagengine.runtime.core.ledger import Ledger
-from dagengine.runtime.core.model import AGE_SECONDS, Bundle, Group, Klass, Node, State, Task
+from dagengine.runtime.core.limits import AGE_SECONDS
+from dagengine.runtime.core.model import Bundle, Group, Klass, Node, Task
+from dagengine.runtime.core.states import State
 from dagengine.runtime.protocol import GroupId
 
 if TYPE_CHECKING:

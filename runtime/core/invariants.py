@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from dagengine.errors import InternalError
 from dagengine.runtime.core.events import UNIT, TaskKind
 from dagengine.runtime.core.ledger import Ledger
-from dagengine.runtime.core.model import Node, Obj, Place, State, Task
+from dagengine.runtime.core.model import Node, Obj, Task
+from dagengine.runtime.core.states import Place, State
 
 if TYPE_CHECKING:
     from dagengine.runtime.core.machine import Scheduler

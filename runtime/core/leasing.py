@@ -18,23 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from dagengine.runtime.core.actions import Lease, Revoke
 from dagengine.runtime.core.events import UNIT, NodeId, TaskKind
 from dagengine.runtime.core.ledger import Ledger
-from dagengine.runtime.core.model import (
-    AGE_SECONDS,
-    AHEAD_SECONDS,
-    AHEAD_TASKS,
-    ARGUMENTS_SHARE,
-    REVOKE_SECONDS,
-    Bundle,
-    Copy,
-    Klass,
-    Node,
-    Obj,
-    Place,
-    State,
-    Task,
-)
+from dagengine.runtime.core.limits import AGE_SECONDS, AHEAD_SECONDS, AHEAD_TASKS, ARGUMENTS_SHARE, REVOKE_SECONDS
+from dagengine.runtime.core.model import Bundle, Copy, Klass, Node, Obj, Task
 from dagengine.runtime.core.placement import local_bytes, ranked
 from dagengine.runtime.core.queues import Key, key_of
+from dagengine.runtime.core.states import Place, State
 
 if TYPE_CHECKING:
     from dagengine.runtime.core.machine import Scheduler

@@ -12,15 +12,9 @@ from dagengine.errors import InternalError
 from dagengine.model import INLINE_LIMIT
 from dagengine.runtime.core.actions import Ended, Kill, Outcome, Retried
 from dagengine.runtime.core.events import UNIT, Need, Request, TaskKind
-from dagengine.runtime.core.model import (
-    BACKOFF_SECONDS,
-    MEMORY_LOSSES,
-    Estimate,
-    Node,
-    Obj,
-    State,
-    Task,
-)
+from dagengine.runtime.core.limits import BACKOFF_SECONDS, MEMORY_LOSSES
+from dagengine.runtime.core.model import Estimate, Node, Obj, Task
+from dagengine.runtime.core.states import State
 from dagengine.runtime.protocol import ObjectId, TaskId
 
 if TYPE_CHECKING:

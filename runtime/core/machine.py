@@ -26,23 +26,13 @@ from dagengine.runtime.core.actions import Action, EndActor, Ended, Kill, Outcom
 from dagengine.runtime.core.actors import Actors
 from dagengine.runtime.core.groups import Groups
 from dagengine.runtime.core.leasing import Leasing
+from dagengine.runtime.core.limits import KILL_SHARE, PRESSED_SHARE
 from dagengine.runtime.core.lives import Lives
-from dagengine.runtime.core.model import (
-    KILL_SHARE,
-    PRESSED_SHARE,
-    STATE_NAMES,
-    Actor,
-    Estimate,
-    Klass,
-    Node,
-    Place,
-    Reader,
-    State,
-    Task,
-)
+from dagengine.runtime.core.model import Actor, Estimate, Klass, Node, Reader, Task
 from dagengine.runtime.core.objects import Directory
 from dagengine.runtime.core.recovery import Recovery
 from dagengine.runtime.core.rooms import Rooms
+from dagengine.runtime.core.states import STATE_NAMES, Place, State
 from dagengine.runtime.core.timers import Timers
 from dagengine.runtime.core.watchdog import Watchdog
 from dagengine.runtime.protocol import TaskId

@@ -2,101 +2,18 @@
 
 Pure data with the arithmetic of its own counts. May import nothing of ours but errors, runtime.protocol and the core's
 other words.
-
-    (submitted) ─▶ WAITING ──inputs exist──▶ QUEUED ──admitted──▶ ADMITTED ──inputs are there──▶ LEASED ◀─▶ BLOCKED
-                     ▲ │                      ▲ │                    │                             │
-                     │ └──────────────────────┼─┴────────────────────┴──────────▶ ENDED ◀──────────┤
-                     └─── an input was lost ──┴── taken back ── PAUSED ◀── attempt lost ───────────┘
-
-A METHOD waits in the mailbox of its actor, not in a queue: it is MAILED instead of QUEUED.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
 
 from dagengine.errors import InternalError
 from dagengine.runtime.core.events import Capacity, Need, NodeId, Request
 from dagengine.runtime.core.ledger import Ledger
 from dagengine.runtime.core.queues import TaskQueue
+from dagengine.runtime.core.states import STATE_NAMES, TRANSITIONS, Place, State
 from dagengine.runtime.protocol import ActorId, GroupId, ObjectId
-
-AHEAD_SECONDS: Final = 0.005
-"""Estimated work for each worker that a node may have: enough to hide a round trip, little enough to stay movable."""
-
-AHEAD_TASKS: Final = 256
-"""Leases for each worker, or calls sent to one actor: bounds what one batch holds and what a death gives back."""
-
-AGE_SECONDS: Final = 2.0
-"""When what can't be placed has waited this long, nothing younger overtakes it on the node that it will get."""
-
-ARGUMENTS_SHARE: Final = 0.7
-"""Of the arena, for the inputs of running tasks, when more than one runs: outputs need room as well."""
-
-SPILL_ABOVE: Final = 0.8
-SPILL_DOWN_TO: Final = 0.7
-"""Shares of the arena between which is spilled ahead of need, so that a writer seldom waits for the disk."""
-
-SPILL_BYTES: Final = 64 << 20
-SPILL_OBJECTS: Final = 2_000
-"""Of one Spill: small objects are fused into one file, which stays small enough to be given back as a whole."""
-
-SUSPECT_SECONDS: Final = 3.0
-DEAD_SECONDS: Final = 10.0
-"""Silence of a node that sends heartbeats, until it gets no more leases; until it is given up. A node stops its own
-workers after 8 s of silence, so that no attempt of a node that was given up runs on."""
-
-BACKOFF_SECONDS: Final = 0.2
-"""Before the attempt after a lost one; doubles with each."""
-
-MEMORY_LOSSES: Final = 5
-"""Attempts that may be killed for lack of memory before a task with `losses` is given up."""
-
-FETCHES: Final = 3
-"""Times in a row that an object may fail to come from one node, until its copy there is taken for lost."""
-
-REBUILDS: Final = 3
-"""Times that one object is made again."""
-
-REVOKE_SECONDS: Final = 0.001
-"""Estimated work worth taking back for an idle node."""
-
-PRESSED_SHARE: Final = 0.80
-KILL_SHARE: Final = 0.95
-"""Of a node's memory: no new leases above the first; above the second one attempt is killed."""
-
-WATCH_SECONDS: Final = 1.0
-"""Between looks for tasks that wait for each other, as long as any task waits inside itself."""
-
-
-class State:
-    """Of a task. Plain numbers: they are compared several times for each task."""
-
-    WAITING: Final = 0
-    QUEUED: Final = 1
-    MAILED: Final = 2
-    ADMITTED: Final = 3
-    LEASED: Final = 4
-    BLOCKED: Final = 5
-    PAUSED: Final = 6
-    ENDED: Final = 7
-
-
-STATE_NAMES: Final = ("waiting", "queued", "mailed", "admitted", "leased", "blocked", "paused", "ended")
-
-_S = State
-TRANSITIONS: Final[tuple[frozenset[int], ...]] = (
-    frozenset({_S.QUEUED, _S.MAILED, _S.ENDED}),
-    frozenset({_S.ADMITTED, _S.LEASED, _S.WAITING, _S.QUEUED, _S.ENDED}),
-    frozenset({_S.ADMITTED, _S.LEASED, _S.WAITING, _S.ENDED}),
-    frozenset({_S.LEASED, _S.QUEUED, _S.MAILED, _S.WAITING, _S.ENDED}),
-    frozenset({_S.BLOCKED, _S.QUEUED, _S.MAILED, _S.WAITING, _S.PAUSED, _S.ENDED}),
-    frozenset({_S.LEASED, _S.QUEUED, _S.MAILED, _S.WAITING, _S.PAUSED, _S.ENDED}),
-    frozenset({_S.QUEUED, _S.WAITING, _S.ENDED}),
-    frozenset(),
-)
-"""By the state that a task is in, those that may follow."""
 
 
 class Estimate:
@@ -193,7 +110,7 @@ class Task:
     def __init__(self, request: Request, order: int, now: float) -> None:
         self.request = request
         self.order = order
-        self.state = _S.WAITING
+        self.state = State.WAITING
         self.attempt = 0
         self.entry = 0
         self.klass: Klass | None = None
@@ -262,19 +179,6 @@ class Klass:
         self.ring = 0
         self.group = need.group
         self.asked = need.memory
-
-
-class Place:
-    """Where the bytes of a copy are."""
-
-    AWAY: Final = 0  # not in the arena (but perhaps spilled)
-    INCOMING: Final = 1  # room is set aside; restored or fetched
-    PRESENT: Final = 2
-    SPILLING: Final = 3  # being written; the room is free when that is done
-    DAMAGED: Final = 4  # there, and of no use; dropped when nobody reads it
-
-
-PLACE_NAMES: Final = ("away", "incoming", "present", "spilling", "damaged")
 
 
 class Copy:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from dagengine.runtime.core.actions import Drop, Ready
 from dagengine.runtime.core.events import Made, TaskKind
-from dagengine.runtime.core.model import Copy, Node, Obj, Place, Reader, State, Task
+from dagengine.runtime.core.model import Copy, Node, Obj, Reader, Task
+from dagengine.runtime.core.states import Place, State
 from dagengine.runtime.protocol import ObjectId
 
 if TYPE_CHECKING:

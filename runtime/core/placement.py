@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dagengine.runtime.core.events import UNIT, Capacity, Need
-from dagengine.runtime.core.model import Klass, Node, Place, Task
+from dagengine.runtime.core.model import Klass, Node, Task
+from dagengine.runtime.core.states import Place
 
 _HOLDERS = 8
 """Nodes that hold inputs, of which the score is worked out."""

@@ -10,12 +10,14 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING
 
+from dagengine.runtime.core.states import State
+
 if TYPE_CHECKING:
     from dagengine.runtime.core.model import Klass, Task
 
 Key = tuple[int, float, int]
 
-_QUEUED = 1  # State.QUEUED, which is defined above this module
+_QUEUED = State.QUEUED
 
 
 def key_of(task: Task) -> Key:

@@ -16,16 +16,9 @@ from typing import TYPE_CHECKING
 
 from dagengine.runtime.core.actions import Fence, Lost, Outcome, Welcome
 from dagengine.runtime.core.events import Capacity, NodeId
-from dagengine.runtime.core.model import (
-    DEAD_SECONDS,
-    REBUILDS,
-    SUSPECT_SECONDS,
-    Node,
-    Obj,
-    Place,
-    State,
-    Task,
-)
+from dagengine.runtime.core.limits import DEAD_SECONDS, REBUILDS, SUSPECT_SECONDS
+from dagengine.runtime.core.model import Node, Obj, Task
+from dagengine.runtime.core.states import Place, State
 from dagengine.runtime.protocol import ObjectId
 
 if TYPE_CHECKING:

@@ -21,20 +21,10 @@ from typing import TYPE_CHECKING
 from dagengine.errors import InternalError
 from dagengine.runtime.core.actions import Fetch, Grant, Overflow, Ready, Restore, Spill, Throttle
 from dagengine.runtime.core.events import NodeId
-from dagengine.runtime.core.model import (
-    BACKOFF_SECONDS,
-    FETCHES,
-    SPILL_ABOVE,
-    SPILL_DOWN_TO,
-    Copy,
-    Node,
-    Obj,
-    Place,
-    Reader,
-    Room,
-    Task,
-)
+from dagengine.runtime.core.limits import BACKOFF_SECONDS, FETCHES, SPILL_ABOVE, SPILL_DOWN_TO
+from dagengine.runtime.core.model import Copy, Node, Obj, Reader, Room, Task
 from dagengine.runtime.core.spilling import batches, has_other, loose, spare, victims
+from dagengine.runtime.core.states import Place
 
 if TYPE_CHECKING:
     from dagengine.runtime.core.machine import Scheduler

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from dagengine.runtime.core.model import SPILL_BYTES, SPILL_OBJECTS, Copy, Node, Obj, Place
+from dagengine.runtime.core.limits import SPILL_BYTES, SPILL_OBJECTS
+from dagengine.runtime.core.model import Copy, Node, Obj
+from dagengine.runtime.core.states import Place
 
 
 def has_other(copy: Copy) -> bool:

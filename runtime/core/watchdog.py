@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dagengine.runtime.core.actions import Cycle
 from dagengine.runtime.core.events import TaskKind
-from dagengine.runtime.core.model import STATE_NAMES, WATCH_SECONDS, Obj, State, Task
+from dagengine.runtime.core.limits import WATCH_SECONDS
+from dagengine.runtime.core.model import Obj, Task
+from dagengine.runtime.core.states import STATE_NAMES, State
 from dagengine.runtime.protocol import ObjectId, TaskId
 
 if TYPE_CHECKING:
