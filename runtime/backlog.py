@@ -18,7 +18,7 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor  # noqa: F401 - loaded first: see `_finish_all`
 from concurrent.futures.process import BrokenProcessPool
 from queue import Empty, SimpleQueue
 from types import FunctionType
@@ -197,11 +197,10 @@ class Backlog:
     def close(self) -> None:
         """No more calls; the workers end when all that were made have."""
         with self._lock:
-            if not self.closing:
-                self.closing = True
-                if self._session is None:
-                    self.ended.set()
-                self._look_for_the_end()
+            self.closing = True
+            if self._session is None:
+                self.ended.set()
+            self._look_for_the_end()
 
     def terminate(self) -> None:
         """End the workers now: what has not ended fails."""
@@ -285,7 +284,8 @@ class Backlog:
     def _exception(self, item: Item, told: Any) -> BaseException:
         if isinstance(told, BaseException):
             return told
-        failure = told if isinstance(told, Failure) else outcome(told, item.name, None)
+        over = self._session._over if self._session is not None else None
+        failure = told if isinstance(told, Failure) else outcome(told, item.name, over)
         if isinstance(told, Lost) or failure.kind == "lost":
             return WorkerDied(f"{item.name}: {failure.message}")
         error = exception_of(failure, item.name)
@@ -321,12 +321,16 @@ _NO_RETRY = CallOptions(retries=0)
 _open: WeakSet[Backlog] = WeakSet()
 
 
-@atexit.register
 def _finish_all() -> None:
     """The end of the interpreter waits for what was submitted."""
     for backlog in list(_open):
         backlog.close()
         backlog.join()
+
+
+# As `concurrent.futures` itself does: before the interpreter ends its threads. What is registered last is done first, so
+# that the thread pools that the runtime uses are still there.
+getattr(threading, "_register_atexit", atexit.register)(_finish_all)
 
 
 # ---- in the worker --------------------------------------------------------------------------

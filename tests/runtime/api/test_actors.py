@@ -54,7 +54,8 @@ class TestOnProcesses:
     def test_a_handle_can_be_sent_to_tasks(self) -> None:
         """All of them call the same actor; a task may make one and return its handle."""
         counter = f.Counter.remote()
-        assert sorted(sum(rt.get([f.add_thrice.remote(counter) for _ in range(2)]), [])) == [1, 2, 3, 4, 5, 6]
+        counts = rt.get([f.add_thrice.remote(counter) for _ in range(2)])
+        assert sorted(counts[0] + counts[1]) == [1, 2, 3, 4, 5, 6]
         made = rt.get(f.make_counter.remote())
         assert rt.get(made.add.remote()) == 12
 
