@@ -251,8 +251,7 @@ class Client:
             return
         if len(self.ended) < len(self.submitted):
             return
-        # The core does not remember streams: who asks for an item after the end has to know that it was never made.
-        producers = {object_id for plan in self.submitted.values() if not plan.yields for object_id in plan.outputs()}
+        producers = {object_id for plan in self.submitted.values() for object_id in plan.outputs()}
         for reader, (object_id, answered) in list(self._reading.items()):
             if not answered and object_id not in producers and object_id not in self.made:
                 self._read(reader)  # its task never came to be: nobody will make it
@@ -262,6 +261,8 @@ class Client:
         self.over = True
         objects = [object_id for object_id, _, _ in self.unit.puts]
         objects += [object_id for plan in self.unit.plans for object_id in plan.outputs()]
+        # A stream's own id stands for the items that it has not made.
+        objects += [plan.request.output for plan in self.unit.plans if plan.yields and plan.request.output is not None]
         self._free([object_id for object_id in objects if object_id not in self.freed])
         if self.unit.actor is not None and not self.released:
             self.world.feed(e.ActorReleased(self.unit.actor))

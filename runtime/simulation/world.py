@@ -413,6 +413,8 @@ class World:
                 )
             if (known.ledger.cpus, known.ledger.memory) != (known.capacity.cpus, known.capacity.memory):
                 raise Violation(f"{known.capacity.name} does nothing, and not all of it is free")
+        if remembered := [*self.core.tasks, *self.core.directory.objects]:
+            raise Violation(f"nothing is left, and the core remembers {[name(id_) for id_ in remembered[:5]]}")
         if self._throttled:
             raise Violation("nothing is left to do, and whoever puts objects is still told to wait")
         if waits := self.core.waits():
