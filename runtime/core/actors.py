@@ -23,13 +23,13 @@ from dagengine.runtime.core.states import State
 from dagengine.runtime.protocol import ActorId, TaskId
 
 if TYPE_CHECKING:
-    from dagengine.runtime.core.machine import Scheduler
+    from dagengine.runtime.core.core import Core
 
 
 class Actors:
     """blocked: by node, the actors whose next call did not fit in its arena."""
 
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self.actors: dict[ActorId, Actor] = {}
         self.created: dict[TaskId, Actor] = {}
@@ -81,7 +81,7 @@ class Actors:
             if size > node.limit:
                 self._core.lives.no_room(task, size, node.limit)
                 continue
-            if not self._core.leasing.plan_call(task, node):
+            if not self._core.admission.plan_call(task, node):
                 self.blocked.setdefault(node.id, {})[actor.id] = actor
                 break
         self._end_if_done(actor)

@@ -21,7 +21,7 @@ from dagengine.runtime.core.states import State
 from dagengine.runtime.protocol import GroupId
 
 if TYPE_CHECKING:
-    from dagengine.runtime.core.machine import Scheduler
+    from dagengine.runtime.core.core import Core
 
 Placed = list[tuple[Bundle, Node, tuple[int, ...]]]
 
@@ -86,7 +86,7 @@ class Groups:
     claimant: the oldest of them, if it is old; claims: by node, the bundles that it will have there
     """
 
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self.groups: dict[GroupId, Group] = {}
         self.waiting: dict[GroupId, Group] = {}
@@ -157,7 +157,7 @@ class Groups:
         """Keep for the group what those that run give back, where that is enough for it."""
         core = self._core
         nodes = [node for node in core.nodes.values() if core.leasing.open(node)]
-        reach = {node.id: core.leasing.reach(node)[0] for node in nodes}
+        reach = {node.id: core.claims.reach(node)[0] for node in nodes}
         placed = plan(homeless, group.strategy, nodes, reach, taken)
         self.claims = {}
         for bundle, node, _ in placed or ():

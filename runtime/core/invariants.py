@@ -43,11 +43,11 @@ def check(core: Scheduler) -> None:
         _check_arena(core, node, on_node.get(node.id, []))
     for obj in core.directory.objects.values():
         _check_object(core, obj)
-    for task, node in core.leasing.claims.items():
+    for task, node in core.claims.claims.items():
         _demand(node.claim is task, f"I1: {task.request.id} claims node {node.id}, which does not know")
     for node in core.nodes.values():
         _demand(
-            node.claim is None or core.leasing.claims.get(node.claim) is node, f"I1: a claim on node {node.id} is none"
+            node.claim is None or core.claims.claims.get(node.claim) is node, f"I1: a claim on node {node.id} is none"
         )
     for klass in core._klasses.values():
         queued = sum(task.state == State.QUEUED and task.klass is klass for task in core.tasks.values())

@@ -18,13 +18,13 @@ from dagengine.runtime.core.states import State
 from dagengine.runtime.protocol import ObjectId, TaskId
 
 if TYPE_CHECKING:
-    from dagengine.runtime.core.machine import Scheduler
+    from dagengine.runtime.core.core import Core
 
 _ONE: Final = Need()
 
 
 class Lives:
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self.order = 0
         self._failing: dict[Obj, None] = {}

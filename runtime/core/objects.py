@@ -20,7 +20,7 @@ from dagengine.runtime.core.states import Place, State
 from dagengine.runtime.protocol import ObjectId
 
 if TYPE_CHECKING:
-    from dagengine.runtime.core.machine import Scheduler
+    from dagengine.runtime.core.core import Core
 
 GHOSTS: Final = 50_000
 """Freed objects that are remembered because others would need them to be made again: a loop that makes each object from
@@ -30,7 +30,7 @@ NEVER: Final = 1 << 62
 
 
 class Directory:
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self.objects: dict[ObjectId, Obj] = {}
         self.items: dict[ObjectId, dict[ObjectId, Obj]] = {}

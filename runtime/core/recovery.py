@@ -22,11 +22,11 @@ from dagengine.runtime.core.states import Place, State
 from dagengine.runtime.protocol import ObjectId
 
 if TYPE_CHECKING:
-    from dagengine.runtime.core.machine import Scheduler
+    from dagengine.runtime.core.core import Core
 
 
 class Recovery:
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self.epochs: dict[NodeId, int] = {}
         self._watching = False
@@ -171,7 +171,7 @@ class Recovery:
             del core.nodes[node.id]
         core.topology += 1
         if node.claim is not None:
-            core.leasing.unclaim(node.claim)
+            core.claims.unclaim(node.claim)
         core.leasing.runs.pop(node, None)
         core.leasing.idle.pop(node.id, None)
         copies = list(node.copies.values())

@@ -27,11 +27,11 @@ from dagengine.runtime.core.spilling import batches, has_other, loose, spare, vi
 from dagengine.runtime.core.states import Place
 
 if TYPE_CHECKING:
-    from dagengine.runtime.core.machine import Scheduler
+    from dagengine.runtime.core.core import Core
 
 
 class Rooms:
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self.throttled = False
         self.puts = 0
@@ -223,7 +223,7 @@ class Rooms:
             else:
                 waiter.more.pending -= 1
                 if not waiter.more.pending and copy.node.bundle is not waiter:
-                    self._core.leasing.lease_admitted(waiter)
+                    self._core.admission.lease_admitted(waiter)
         if copy.object.freed:
             self._core.directory.let_go(copy.object)
 
@@ -308,7 +308,7 @@ class Rooms:
             else:
                 reader.copy = self.bring(reader.object, node, reader)
         if not blocked and node.bundle is not None:
-            blocked = not self._core.leasing.bring(node.bundle)
+            blocked = not self._core.admission.bring(node.bundle)
         for room in list(node.asking):
             if room.task is None:
                 if blocked or room.size > node.free:
@@ -359,7 +359,7 @@ class Rooms:
         for room in [room for room in node.asking if room.task is not None]:
             self.leave(node, room)
             self._overflow(node, room, node.spill_full)
-        if node.bundle is not None and not self._core.leasing.bring(node.bundle, short=True):
+        if node.bundle is not None and not self._core.admission.bring(node.bundle, short=True):
             self._core.lives.take_back(node.bundle)
         if node.argued:
             return

@@ -16,11 +16,11 @@ from dagengine.runtime.core.states import STATE_NAMES, State
 from dagengine.runtime.protocol import ObjectId, TaskId
 
 if TYPE_CHECKING:
-    from dagengine.runtime.core.machine import Scheduler
+    from dagengine.runtime.core.core import Core
 
 
 class Watchdog:
-    def __init__(self, core: Scheduler) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
         self._watching = False
         self._told: set[tuple[TaskId, ...]] = set()
