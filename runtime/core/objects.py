@@ -138,6 +138,8 @@ class Directory:
             self._core.disturbed(node)
         if not existed:
             self.arisen(obj)
+        if obj.freed:
+            self.let_go(obj)
         return obj
 
     def _copy(self, obj: Obj, node: Node) -> Copy:
