@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from dagengine.errors import BadArguments, BadOption, DefinitionError, LoadError
@@ -59,6 +59,7 @@ __all__ = [
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
+V = TypeVar("V")
 
 _OF_TASKS = frozenset({"returns", "ahead", "expected", "retries"})
 _OF_ACTORS = frozenset({"max_restarts", "concurrency", "checkpoint_every"})
@@ -84,7 +85,15 @@ class RemoteFunction(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.function(*args, **kwargs)
 
-    def remote(self, /, *args: Any, **kwargs: Any) -> Ref[R_co]:
+    @overload
+    def remote(self: RemoteFunction[..., Iterator[V]], /, *args: Any, **kwargs: Any) -> RefStream[V]: ...
+    @overload
+    def remote(self: RemoteFunction[..., AsyncIterator[V]], /, *args: Any, **kwargs: Any) -> RefStream[V]: ...
+    @overload
+    def remote(self: RemoteFunction[..., Coroutine[Any, Any, V]], /, *args: Any, **kwargs: Any) -> Ref[V]: ...
+    @overload
+    def remote(self, /, *args: Any, **kwargs: Any) -> Ref[R_co]: ...
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call it on a worker. Arguments that are refs, also in containers, are their values there.
 
         With `returns=n` it is a list of n refs; of a generator function it is a stream of refs.
@@ -95,7 +104,7 @@ class RemoteFunction(Generic[P, R_co]):
             shape = self._declared(client)
         leading = self._target.leading  # type: ignore[union-attr]
         call = encode_call(leading + args if leading else args, kwargs, shape.name, client.put_encoded)
-        return client.submit(shape, call)  # type: ignore[no-any-return]
+        return client.submit(shape, call)
 
     def _declared(self, client: Any) -> Any:
         if self._target is None:
@@ -179,6 +188,8 @@ def remote(function: Callable[P, R_co], /) -> RemoteFunction[P, R_co]: ...
 def remote(**options: Any) -> Callable[[Any], Any]: ...
 def remote(function: Any = None, /, **options: Any) -> Any:
     """Make a function remote, or a class an actor's: `@remote`, or `@remote(cpus=2, retries=0)`.
+
+    mypy takes no notice of what decorates a class: for it, write `Counters = remote(Counter)`.
 
     Raises BadOption for an option that is unknown or out of range.
     """

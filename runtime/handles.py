@@ -27,6 +27,7 @@ from dagengine.model import Failure
 from dagengine.values import Placeholder
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 PENDING: Final = 0
 DONE: Final = 1
@@ -69,7 +70,7 @@ class Client(Protocol):
         """Call a method; a ref."""
 
 
-class Ref(Placeholder, Generic[T]):
+class Ref(Placeholder, Generic[T_co]):
     """A handle to an object that may not exist yet: the result of a task, or what was `put`.
 
     `rt.get(ref)` is its value. Given as an argument of a remote call, in containers too, it is the value there.
@@ -124,10 +125,10 @@ class Ref(Placeholder, Generic[T]):
             return Placeholder.__reduce__(self)
         return _as_itself(self)
 
-    def __copy__(self) -> Ref[T]:
+    def __copy__(self) -> Ref[T_co]:
         return self
 
-    def __deepcopy__(self, memo: Any) -> Ref[T]:
+    def __deepcopy__(self, memo: Any) -> Ref[T_co]:
         return self
 
     def __repr__(self) -> str:
@@ -174,7 +175,7 @@ def borrow(ref: Ref[T]) -> Ref[T]:
     return _Borrowed(ref)  # type: ignore[return-value]
 
 
-class RefStream(Generic[T]):
+class RefStream(Generic[T_co]):
     """The refs of what a generator yields, one by one, while it runs. Ends when it has ended; raises what it raised.
 
     When the stream is collected the generator is stopped.
@@ -189,15 +190,15 @@ class RefStream(Generic[T]):
         self._next = 0
         self._state = state
 
-    def __iter__(self) -> Iterator[Ref[T]]:
+    def __iter__(self) -> Iterator[Ref[T_co]]:
         return self
 
-    def __next__(self) -> Ref[T]:
+    def __next__(self) -> Ref[T_co]:
         return self.next()
 
-    def next(self, timeout: float | None = None) -> Ref[T]:
+    def next(self, timeout: float | None = None) -> Ref[T_co]:
         """The next ref. Raises StopIteration at the end, WaitTimeout after `timeout` seconds."""
-        found: Ref[T] = self._client.next_item(self, timeout)
+        found: Ref[T_co] = self._client.next_item(self, timeout)
         self._next += 1
         return found
 

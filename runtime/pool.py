@@ -13,7 +13,6 @@ May import nothing of ours but errors and runtime modules.
 from __future__ import annotations
 
 import itertools
-import multiprocessing.pool
 import os
 import threading
 import weakref
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from multiprocessing import TimeoutError as PoolTimeout
+from multiprocessing import pool as original
 from typing import Any, Final
 
 from dagengine.errors import Unpicklable
@@ -363,9 +363,9 @@ def _error_of(future: Future[Any]) -> BaseException | None:
         return WorkerDied("the pool was terminated before this was done")
     error = future.exception()
     if isinstance(error, Unpicklable) and error.what.startswith("the result"):
-        wrapped = multiprocessing.pool.MaybeEncodingError(error, error.what)
+        wrapped: BaseException = original.MaybeEncodingError(error, error.what)  # type: ignore[attr-defined]
         wrapped.__cause__ = error
         return wrapped
     if error is not None and isinstance(error.__cause__, RemoteTraceback):
-        error.__cause__ = multiprocessing.pool.RemoteTraceback(error.__cause__.text)
+        error.__cause__ = original.RemoteTraceback(error.__cause__.text)  # type: ignore[attr-defined]
     return error

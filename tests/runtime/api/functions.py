@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -125,6 +126,10 @@ def kind_of(value: Any) -> str:
     return type(value).__name__
 
 
+def make_lock() -> threading.Lock:
+    return threading.Lock()
+
+
 @rt.remote
 def interrupt(pid: int, path: str) -> int:
     while not Path(path).exists():
@@ -184,7 +189,7 @@ def sum_of_stream(most: int) -> int:
 
 @rt.remote
 def wait_in_task(path: str) -> tuple[int, int]:
-    refs = [add.remote(1, 1), wait_for.remote(path)]
+    refs: list[rt.Ref[Any]] = [add.remote(1, 1), wait_for.remote(path)]
     done, rest = rt.wait(refs, 1)
     Path(path).touch()
     rt.get(refs)
@@ -204,8 +209,7 @@ def get_with_timeout(path: str) -> str:
 # ---- actors ---------------------------------------------------------------------------------
 
 
-@rt.remote
-class Counter:
+class CounterState:
     def __init__(self, start: int = 0) -> None:
         self.value = start
 
@@ -238,8 +242,7 @@ class Counter:
         return np.arange(size)
 
 
-@rt.remote
-class Broken:
+class BrokenState:
     def __init__(self) -> None:
         raise ValueError("can't be made")
 
@@ -247,13 +250,10 @@ class Broken:
         return "hello"
 
 
-@rt.remote(concurrency=4)
-class Meeting:
+class MeetingState:
     """Its calls end only when all of them have come."""
 
     def __init__(self, size: int) -> None:
-        import threading
-
         self.barrier = threading.Barrier(size)
 
     def meet(self) -> bool:
@@ -261,8 +261,7 @@ class Meeting:
         return True
 
 
-@rt.remote(concurrency=10)
-class AsyncMeeting:
+class AsyncMeetingState:
     def __init__(self, size: int) -> None:
         self.size = size
         self.came = 0
@@ -277,8 +276,7 @@ class AsyncMeeting:
         return self.came
 
 
-@rt.remote(max_restarts=2)
-class Saving:
+class SavingState:
     """Says itself what its state is."""
 
     def __init__(self) -> None:
@@ -298,6 +296,19 @@ class Saving:
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+Counter = rt.remote(CounterState)
+Broken = rt.remote(BrokenState)
+Meeting = rt.remote(MeetingState).options(concurrency=4)
+AsyncMeeting = rt.remote(AsyncMeetingState).options(concurrency=10)
+Saving = rt.remote(SavingState).options(max_restarts=2)
+
+
+@rt.remote(max_restarts=1)
+class Decorated:
+    def where(self) -> int:
+        return os.getpid()
 
 
 @rt.remote

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from tests.runtime.api.fake import FakeRuntime
 @pytest.mark.usefixtures("runtime")
 class TestOnProcesses:
     """On worker processes."""
+
+    def test_a_decorated_class_is_an_actors(self) -> None:
+        """`@remote class C` and `remote(C)` are the same."""
+        decorated: Any = f.Decorated
+        assert rt.get(decorated.remote().where.remote()) != os.getpid()
 
     def test_calls_are_done_in_their_order_on_one_state(self) -> None:
         """An actor lives in a process of its own."""

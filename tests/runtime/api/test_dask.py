@@ -73,7 +73,7 @@ def test_an_exception_comes_as_it_was_raised_with_the_remote_traceback() -> None
 
 def test_a_circle_is_refused() -> None:
     """As by Dask's own schedulers."""
-    with pytest.raises(RuntimeError, match="[Cc]ycle"):
+    with pytest.raises(RuntimeError, match=r"[Cc]ycle"):
         get({"x": (inc, "y"), "y": (inc, "x")}, "x")
 
 

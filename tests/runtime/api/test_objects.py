@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,7 @@ def test_an_object_is_freed_with_its_last_ref(fake: FakeRuntime) -> None:
     assert fake.freed == []
     del copy
     fake.await_freed(1)
+    made: Any
     for made in (rt.put(b"x" * 100_000), f.three.remote(), list(f.count_to.remote(3))):
         rt.get(made)
     del made
@@ -92,7 +94,7 @@ def test_a_task_that_nobody_reads_is_run_and_its_result_freed(fake: FakeRuntime)
 def test_refs_in_a_value_are_held_by_its_object(fake: FakeRuntime) -> None:
     """They come back as refs when the value is read, and go with it."""
     inner = rt.put(b"y" * 100_000)
-    outer = rt.put([inner, "text"])
+    outer: rt.Ref[Any] = rt.put([inner, "text"])
     number = inner.id
     del inner
     gc.collect()

@@ -106,7 +106,7 @@ def test_streams_waits_and_timeouts_work_within_tasks(tmp_path: Path) -> None:
 def test_a_circle_of_waits_is_told_and_not_waited_for() -> None:
     """An actor that waits for a call on itself would wait for ever: Deadlock names the circle."""
     counter = f.Counter.remote()
-    with pytest.raises(Deadlock, match=r"Counter\.ask waits for Counter\.add waits for Counter\.ask"):
+    with pytest.raises(Deadlock, match=r"CounterState\.ask waits for CounterState\.add waits for CounterState\.ask"):
         rt.get(counter.ask.remote(counter), timeout=20)
     assert rt.get(counter.add.remote()) == 2  # the call that was not waited for was made
 

@@ -73,7 +73,7 @@ def test_several_results_are_an_object_each() -> None:
     one, two, three = f.three.remote()
     assert rt.get(three) == 3
     assert rt.get(f.add.remote(one, two)) == 3
-    doubled = rt.remote(lambda x: (x, 2 * x)).options(returns=2)
+    doubled: Any = rt.remote(lambda x: (x, 2 * x)).options(returns=2)
     assert rt.get(doubled.remote(4)) == [4, 8]
 
 
@@ -98,8 +98,9 @@ def test_an_exception_comes_back_as_it_was_with_the_remote_traceback_as_its_caus
 def test_get_does_not_wait_for_others_once_one_has_failed(tmp_path: Path) -> None:
     """A failure is told although another task of the list has not ended."""
     waiting = f.wait_for.remote(str(tmp_path / "go"))
+    refs: list[Any] = [waiting, f.divide.remote(1, 0)]
     with pytest.raises(ZeroDivisionError):
-        rt.get([waiting, f.divide.remote(1, 0)])
+        rt.get(refs)
     (tmp_path / "go").touch()
     rt.get(waiting)
 
@@ -109,13 +110,13 @@ def test_what_can_not_be_pickled_is_named() -> None:
     with pytest.raises(Unpicklable, match="argument"):
         f.same.remote(threading.Lock())
     with pytest.raises(Unpicklable, match="result"):
-        rt.get(rt.remote(lambda: threading.Lock()).remote())
+        rt.get(rt.remote(f.make_lock).remote())
 
 
 def test_a_ref_that_is_used_as_its_value_says_what_to_do() -> None:
     """Arithmetic, truth and iteration of a promise are mistakes."""
     ref = f.add.remote(1, 1)
-    misuses: list[Any] = [lambda: ref + 1, lambda: bool(ref), lambda: list(ref), lambda: ref[0], lambda: ref()]
+    misuses: list[Any] = [lambda: ref + 1, lambda: bool(ref), lambda: list(ref), lambda: ref[0], ref]
     for misuse in misuses:
         with pytest.raises(RefMisuse, match=r"rt\.get"):
             misuse()
@@ -143,7 +144,8 @@ def test_get_gives_up_after_its_timeout_and_the_task_goes_on(tmp_path: Path) -> 
 def test_wait_tells_those_that_have_ended_from_the_rest(tmp_path: Path) -> None:
     """Failed tasks have ended as well."""
     blocked = f.wait_for.remote(str(tmp_path / "go"))
-    done, rest = rt.wait([f.divide.remote(1, 0), blocked])
+    refs: list[Any] = [f.divide.remote(1, 0), blocked]
+    done, rest = rt.wait(refs)
     assert len(done) == 1
     assert rest == [blocked]
     assert rt.wait([blocked], timeout=0) == ([], [blocked])
@@ -219,7 +221,7 @@ def test_a_remote_function_can_be_sent_to_tasks() -> None:
     """Decorated functions and actor classes are values like others."""
     assert rt.get(f.kind_of.remote(f.add)) == "RemoteFunction"
     assert pickle.loads(pickle.dumps(f.add)) is f.add
-    assert pickle.loads(pickle.dumps(f.Counter)) is f.Counter
+    assert pickle.loads(pickle.dumps(f.Decorated)) is f.Decorated
 
 
 def test_the_state_of_things_can_be_asked() -> None:
@@ -259,6 +261,8 @@ def test_ctrl_c_ends_a_get_and_nothing_else(tmp_path: Path) -> None:
     interrupt = f.interrupt.remote(os.getpid(), str(tmp_path / "go"))
     blocked = f.wait_for.remote(str(tmp_path / "end"))
     with pytest.raises(KeyboardInterrupt):
-        rt.get([blocked, rt.put((tmp_path / "go").touch())], timeout=30)
+        (tmp_path / "go").touch()
+        rt.get(blocked, timeout=30)
     (tmp_path / "end").touch()
-    assert rt.get([interrupt, blocked]) == [5, str(tmp_path / "end")]
+    assert rt.get(interrupt) == 5
+    assert rt.get(blocked) == str(tmp_path / "end")
