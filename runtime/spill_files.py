@@ -1,14 +1,18 @@
-"""Spilled objects in the files of one local folder: written and read past the page cache where that can be done.
+"""Spilled objects in the files of one local folder.
 
-Why past it: what is spilled is spilled because memory is short, and copying it to the page cache first would take more
-of that, and half of the speed. Memory that starts at a page (the arena's) goes to the disk as it is; what does not, and
-the last part of each object, goes through a buffer of our own. So objects start at pages in the files, too. Small reads
-go through the cache: neighbours are often wanted next.
+A file is written in one of two ways, and read in the way it was written:
+
+- *Through the page cache*, while most of the machine's memory is idle: what comes back soon, or is forgotten soon, has
+  then never waited for the disk. The kernel takes that memory back when somebody needs it.
+- *Past it*, from the arena's pages to the disk, when memory is not idle, or the cache turned out to be slow: copying
+  what is spilled because memory is short would take more of that, and half of the disk's speed. Memory that starts at
+  a page goes as it is; what does not, and the last part of each object, goes through a buffer of our own. So objects
+  start at pages in the files, too. Small reads always go through the cache: neighbours are often wanted next.
 
 Checksums (CRC-32: 4 GB/s, where it is not the disk that is waited for) are made by the thread that asks, while another
 one moves the bytes.
 
-May import nothing of ours but errors, identity, runtime.{protocol,worker_arena}.
+May import nothing of ours but errors, identity, runtime.{memory,protocol,worker_arena}.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import itertools
 import mmap
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -27,6 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from dagengine.identity import is_mark_dead, process_mark
+from dagengine.runtime.memory import memory_in_use
 from dagengine.runtime.worker_arena import address_of, libc, write_all
 
 PREFIX: Final = "dagengine-spill-"
@@ -47,6 +53,15 @@ _SEGMENTS: Final = 1024
 """Parts for one call: Linux's IOV_MAX."""
 
 _SENT_AT_ONCE: Final = 1 << 30
+
+IDLE: Final = 0.5
+"""Of the memory, what has to be idle for the cache to be used."""
+
+SLOW: Final = 1e9
+"""Bytes a second. A cache below that is being throttled by its disk, or gets new memory page by page from a host."""
+
+TRIED_AGAIN: Final = 8
+"""Files after which a cache that was slow gets another chance."""
 
 RESERVE_MOST: Final = 1 << 30
 RESERVE_SHARE: Final = 0.05
@@ -76,6 +91,8 @@ class LocalFolder:
         self._movers = movers
         self._names = itertools.count()
         self._direct = _DIRECT
+        self._past_cache: set[str] = set()  # files that were written so
+        self._avoided = 0  # files that are still to be written past a cache that was slow
 
     # ---- files --------------------------------------------------------------------------------
 
@@ -101,6 +118,7 @@ class LocalFolder:
         return -(-size // BLOCK) * BLOCK
 
     def remove(self, path: str) -> None:
+        self._past_cache.discard(path)
         with suppress(FileNotFoundError):
             os.unlink(path)  # noqa: PTH108 - a path from here, as text
 
@@ -144,7 +162,7 @@ class LocalFolder:
         """Fill `target`. The checksum of the bytes. Raises OSError, EOFError."""
         size = len(target)
         with self._opened(path, size) as (descriptor, direct):
-            if size < SMALL:
+            if size <= CHUNK:
                 _fill(descriptor, offset, target, direct)
                 return zlib.crc32(target)
             checksum = 0
@@ -181,25 +199,35 @@ class LocalFolder:
         return made
 
     def _write(self, path: str, views: Sequence[memoryview], total: int) -> None:
-        if self._direct and total >= SMALL:
+        if total >= SMALL and self._direct and not self._cache_is_good():
             try:
                 with _closing(_create(path, self._direct)) as descriptor:
                     _reserve(descriptor, total)
                     _write_views(descriptor, views)
+                self._past_cache.add(path)
                 return
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
             self._direct = 0  # This filesystem has no way past the cache.
             self.remove(path)
+        began = time.perf_counter()
         with _closing(_create(path)) as descriptor:
             _reserve(descriptor, total)
             _write_views(descriptor, views)
+        if total >= CHUNK and total < SLOW * (time.perf_counter() - began):
+            self._avoided = TRIED_AGAIN
+
+    def _cache_is_good(self) -> bool:
+        if self._avoided:
+            self._avoided -= 1
+            return False
+        return all(found.used < found.limit * IDLE for found in memory_in_use())
 
     @contextmanager
     def _opened(self, path: str, size: int) -> Iterator[tuple[int, bool]]:
-        if self._direct and size >= SMALL:
-            with _closing(os.open(path, os.O_RDONLY | self._direct | _OPEN)) as descriptor:
+        if size >= SMALL and path in self._past_cache:
+            with _closing(os.open(path, os.O_RDONLY | _DIRECT | _OPEN)) as descriptor:
                 yield descriptor, True
         else:
             with _closing(os.open(path, os.O_RDONLY | _OPEN)) as descriptor:

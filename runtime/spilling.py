@@ -1,7 +1,8 @@
 """Where objects go for which the arena has no room: files in local folders, or at any URL that fsspec knows.
 
     write ─▶ one file for all that is written at once; what is where is known here only, and goes with this process
-    forget ─▶ a file goes with the last of its objects; one of which less than half is wanted is rewritten
+    forget ─▶ a file goes with the last of its objects; sparse ones, of which less than half is wanted, are rewritten
+              when there is more that nobody wants than that somebody does, or when room is needed
 
 Invariants: an object is in at most one file that is read. A checksum is held against the bytes before anybody is told
 that they are there. `used` never exceeds the limit, but for files that workers have written already, and while a file
@@ -30,8 +31,9 @@ from dagengine.runtime.protocol import ObjectId
 from dagengine.runtime.spill_files import DiskFull, LocalFolder
 from dagengine.runtime.spill_remote import RemoteFolder
 
-WORTH: Final = 16 << 20
-"""Bytes of forgotten objects in a file that are worth rewriting it."""
+SLACK: Final = 1 << 30
+"""Bytes of forgotten objects that are never worth rewriting files for, as long as nobody needs their room: most files
+of which little is wanted will soon be wanted by nobody, and cost nothing then."""
 
 _MOVERS: Final = 3
 """Two for the runtime's spill threads, one for a put."""
@@ -115,6 +117,8 @@ class SpillSpace:
         self._entries: dict[ObjectId, _Entry] = {}
         self._overflow: dict[str, LocalFolder] = {}
         self._used = 0
+        self._wanted = 0
+        self._sparse: set[_File] = set()
         self._changed = threading.Condition()
         self._todo: deque[_File] = deque()
         self._busy = False
@@ -152,9 +156,10 @@ class SpillSpace:
         if not items:
             return
         if not self._try_places(items):
-            # What was forgotten may be on its way out.
+            # What was forgotten may be on its way out, or share files with what was not.
             with self._changed:
-                self._changed.wait_for(lambda: not (self._todo or self._busy))
+                self._rewrite_sparse()
+            self.settle()
             if not self._try_places(items):
                 raise self._full([len(view) for _, view in items])
 
@@ -200,6 +205,7 @@ class SpillSpace:
                 file.objects.add(number)
                 at += file.place.span(size)
             file.wanted = file.size
+            self._wanted += file.size
 
     def _full(self, sizes: Sequence[int]) -> SpillFull:
         where = ", ".join(place.where for place in self._places)
@@ -226,8 +232,9 @@ class SpillSpace:
         """The worker has written all of the file. `checksum`: zlib.crc32 of its bytes."""
         with self._changed:
             place = self._overflow.pop(path)
-            self._used += size
-        self._enter(_File(place, path, size), [(object_id, size)], [checksum])
+            taken = place.span(size)
+            self._used += taken
+        self._enter(_File(place, path, taken), [(object_id, size)], [checksum])
 
     def discard(self, path: str) -> None:
         """Nobody will adopt the file."""
@@ -274,7 +281,7 @@ class SpillSpace:
             self._drop(objects)
 
     def settle(self) -> None:
-        """Wait until files that nobody wants are gone."""
+        """Wait until files that nobody wants are gone, and those that are being rewritten are."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._todo or self._busy))
 
@@ -296,16 +303,27 @@ class SpillSpace:
             entry = self._entries.pop(number, None)
             if entry is None:
                 continue
-            file = entry.file
+            file, size = entry.file, entry.file.place.span(entry.size)
             file.objects.discard(number)
-            file.wanted -= file.place.span(entry.size)
-            unwanted = file.size - file.wanted
-            if not file.queued and (not file.objects or (unwanted >= WORTH and unwanted > file.wanted)):
+            file.wanted -= size
+            self._wanted -= size
+            if file.queued:
+                continue
+            if not file.objects:
                 self._hand_over(file)
+            elif 2 * file.wanted < file.size:
+                self._sparse.add(file)
+        if self._used - self._wanted > max(SLACK, self._wanted):
+            self._rewrite_sparse()
+
+    def _rewrite_sparse(self) -> None:
+        for file in list(self._sparse):
+            self._hand_over(file)
 
     def _hand_over(self, file: _File) -> None:
         """To the janitor."""
         file.queued = True
+        self._sparse.discard(file)
         self._todo.append(file)
         if self._janitor is None:
             self._janitor = threading.Thread(target=self._tidy, name="dagengine-spill-tidy", daemon=True)
@@ -357,6 +375,8 @@ class SpillSpace:
                     at += place.span(entry.size)
                 if not fresh.objects:
                     self._hand_over(fresh)
+                elif 2 * fresh.wanted < fresh.size:
+                    self._sparse.add(fresh)
         with contextlib.suppress(OSError):  # Then it goes with the folder.
             place.remove(file.path)
         with self._changed:
