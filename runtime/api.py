@@ -66,6 +66,10 @@ _OF_ACTORS = frozenset({"max_restarts", "concurrency", "checkpoint_every"})
 _STRATEGIES = ("pack", "spread", "strict_pack", "strict_spread")
 
 
+class _Unknown:
+    """What only a function whose result is not typed (Any) returns, for type checkers."""
+
+
 class RemoteFunction(Generic[P, R_co]):
     """A function whose calls run on workers: `f.remote(…)` is a ref to the result. `f(…)` calls it here."""
 
@@ -85,6 +89,8 @@ class RemoteFunction(Generic[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.function(*args, **kwargs)
 
+    @overload
+    def remote(self: RemoteFunction[..., _Unknown], /, *args: Any, **kwargs: Any) -> Ref[Any]: ...
     @overload
     def remote(self: RemoteFunction[..., Iterator[V]], /, *args: Any, **kwargs: Any) -> RefStream[V]: ...
     @overload

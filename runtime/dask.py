@@ -40,7 +40,7 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, callbacks: Any = No
         dsk = dsk.__dask_graph__()
     wanted = set(_flat(keys))
     with local_callbacks(callbacks) as active:
-        starts, start_states, before, after, finishes = unpack_callbacks(active)
+        starts, start_states, before, after, finishes = unpack_callbacks(active)  # type: ignore[no-untyped-call]
         for call in starts:
             call(dsk)
         graph = _needed(convert_legacy_graph(dsk), wanted)
@@ -50,7 +50,8 @@ def get(dsk: Any, keys: Any, num_workers: int | None = None, callbacks: Any = No
         run = _Run(graph, wanted, num_workers, watched=bool(after))
         succeeded = False
         try:
-            for key in sorted(graph, key=order(graph).__getitem__):
+            places: Any = order(graph)  # type: ignore[arg-type]  # our graphs are Dask's
+            for key in sorted(graph, key=places.__getitem__):
                 for call in before:
                     call(key, graph, state)
                 node = graph[key]

@@ -93,11 +93,13 @@ def test_a_graph_10_000_wide_runs() -> None:
 
 def test_collections_compute_on_it() -> None:
     """As `scheduler=` of compute, of the configuration, and of delayed functions and bags."""
-    from dask import bag, delayed
+    from dask import bag
+    from dask.delayed import delayed
 
     assert delayed(sum)([delayed(inc)(n) for n in range(10)]).compute(scheduler=get) == 55
+    numbers: Any = bag.from_sequence(range(100), npartitions=4)  # type: ignore[no-untyped-call]
     with dask.config.set(scheduler=get):
-        assert bag.from_sequence(range(100), npartitions=4).map(inc).sum().compute() == 5_050
+        assert numbers.map(inc).sum().compute() == 5_050
         assert dask.compute(delayed(inc)(1), delayed(inc)(2)) == (2, 3)
 
 
@@ -121,14 +123,14 @@ def test_callbacks_are_told_of_each_task() -> None:
     told: dict[Any, Any] = {}
     finished: list[bool] = []
 
-    class Notes(Callback):  # type: ignore[misc]
+    class Notes(Callback):
         def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker: Any) -> None:
             told[key] = result
 
         def _finish(self, dsk: Any, state: Any, failed: bool) -> None:
             finished.append(failed)
 
-    with Notes():
+    with Notes():  # type: ignore[no-untyped-call]
         assert get({"x": 1, "y": (inc, "x"), "z": "y"}, ["z", "y"]) == (2, 2)
         with pytest.raises(ZeroDivisionError):
             get({"x": (truediv, 1, 0)}, "x")

@@ -150,11 +150,13 @@ def test_map_gives_up_after_its_timeout(executor: Executor, tmp_path: Path) -> N
 def test_wait_and_as_completed_work_with_its_futures(executor: Executor, tmp_path: Path) -> None:
     """As with those of any executor."""
     gate = str(tmp_path / "go")
+    fast: Future[Any]
+    slow: Future[Any]
     fast, slow = executor.submit(abs, -2), executor.submit(wait_for, gate)
     done, rest = concurrent.futures.wait([fast, slow], return_when=concurrent.futures.FIRST_COMPLETED, timeout=20)
     assert done == {fast}
     assert rest == {slow}
-    failed = executor.submit(fail, "x")
+    failed: Future[Any] = executor.submit(fail, "x")
     done, _ = concurrent.futures.wait([failed, slow], return_when=concurrent.futures.FIRST_EXCEPTION, timeout=20)
     assert done == {failed}
     Path(gate).touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -18,14 +19,14 @@ from dagengine.runtime.pool import Pool, WorkerDied
 from tests.runtime.left_behind import Left
 
 try:
-    from test import _test_multiprocessing as originals
+    originals: Any = importlib.import_module("test._test_multiprocessing")
 except ImportError:  # many distributions leave Python's own tests out
-    originals = None  # type: ignore[assignment]
+    originals = None
 
 
 if originals is not None:
 
-    class TestOriginal(originals._TestPool, unittest.TestCase):  # type: ignore[name-defined,misc]
+    class TestOriginal(originals._TestPool, unittest.TestCase):  # type: ignore[misc]
         """CPython's tests of Pool, on ours."""
 
         TYPE = "processes"
@@ -175,5 +176,5 @@ def test_arguments_are_checked_as_the_original_does(pool: Pool) -> None:
 def test_unpicklable_results_are_told_as_the_original_does(pool: Pool) -> None:
     """MaybeEncodingError, and the worker is not lost."""
     for _ in range(5):
-        with pytest.raises(multiprocessing.pool.MaybeEncodingError):
+        with pytest.raises(multiprocessing.pool.MaybeEncodingError):  # type: ignore[attr-defined]
             pool.apply(threading.Lock)

@@ -124,10 +124,11 @@ def test_a_ref_that_is_used_as_its_value_says_what_to_do() -> None:
 
 def test_get_and_wait_refuse_what_is_no_ref() -> None:
     """The error says what came instead."""
+    wrong: Any = [[3], "abc"]
     with pytest.raises(BadArguments, match="int"):
-        rt.get([3])  # type: ignore[list-item]
+        rt.get(wrong[0])
     with pytest.raises(BadArguments, match="str"):
-        rt.get("abc")  # type: ignore[call-overload]
+        rt.get(wrong[1])
     with pytest.raises(BadArguments, match="0 to 1"):
         rt.wait([f.add.remote(1, 1)], 2)
 
@@ -261,8 +262,12 @@ def test_ctrl_c_ends_a_get_and_nothing_else(tmp_path: Path) -> None:
     interrupt = f.interrupt.remote(os.getpid(), str(tmp_path / "go"))
     blocked = f.wait_for.remote(str(tmp_path / "end"))
     with pytest.raises(KeyboardInterrupt):
-        (tmp_path / "go").touch()
-        rt.get(blocked, timeout=30)
+        _touch_and_get(tmp_path / "go", blocked)
     (tmp_path / "end").touch()
     assert rt.get(interrupt) == 5
     assert rt.get(blocked) == str(tmp_path / "end")
+
+
+def _touch_and_get(gate: Path, ref: rt.Ref[Any]) -> None:
+    gate.touch()
+    rt.get(ref, timeout=30)
