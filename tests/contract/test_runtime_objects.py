@@ -28,6 +28,7 @@ from dagengine.runtime.protocol import (
     Resources,
     Succeeded,
     TaskId,
+    TimedOut,
     Yielded,
 )
 from dagengine.values import decode, encode
@@ -339,6 +340,17 @@ def test_the_death_of_an_actor_loses_the_call_that_ran_and_those_behind_it(make:
         end = harness.end(task, Lost)
         assert (end.worker, end.failure.kind) == (-1, "actor")
     assert harness.run("same", 1) == 1
+
+
+def test_a_call_that_runs_too_long_takes_its_actor_with_it(make: Make) -> None:
+    """The call has timed out; what waited behind it never began."""
+    harness = make()
+    create(harness, 1, 0)
+    slow = call(harness, "hang", timeout=0.3, grace=0.2)
+    behind = call(harness, "add", 1)
+    harness.end(slow, TimedOut)
+    assert harness.end(behind, Lost).worker == -1
+    assert harness.end(call(harness, "add", 1), Lost).failure.kind == "actor"
 
 
 def test_the_death_of_an_idle_actor_is_told(make: Make) -> None:

@@ -413,6 +413,10 @@ class Counter:
     def die(self) -> NoReturn:
         kill_self(signal.SIGSEGV)
 
+    def hang(self) -> NoReturn:
+        while True:
+            signal.pause()
+
     def meet(self) -> int:
         return _meeting.wait(60)
 
@@ -498,3 +502,36 @@ def grow(number: int, values: list[bytes], size: int) -> bytes:
 
 def right(value: bytes, number: int) -> bool:
     return value == bytes([number % 256]) * len(value)
+
+
+# ---- asking ---------------------------------------------------------------------------------
+
+
+def ask(verb: str, body: Any, blocks: bool = False) -> Any:
+    from dagengine.runtime import current
+
+    assert current.link is not None
+    answer = current.link.ask(verb, body, blocks)
+    if answer.failure is not None:
+        raise ValueError(answer.failure.message)
+    return answer.body
+
+
+def put_and_get(value: Any, name: list[int]) -> int:
+    import msgspec
+
+    from dagengine.runtime import current
+    from dagengine.values import encode
+
+    assert current.link is not None
+    ask("put", msgspec.to_builtins(current.link.keep(encode(value))))
+    return len(current.link.open(ask("get", name, True)))
+
+
+def put_and_die(size: int) -> NoReturn:
+    from dagengine.runtime import current
+    from dagengine.values import encode
+
+    assert current.link is not None
+    current.link.keep(encode(b"x" * size))
+    kill_self(signal.SIGKILL)
