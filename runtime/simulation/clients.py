@@ -21,6 +21,9 @@ from dagengine.runtime.simulation.plans import Plan, Violation, name
 from dagengine.runtime.simulation.scenario import Unit
 from dagengine.runtime.simulation.store import Copy
 
+CYCLE_SECONDS: Final = 5.0
+"""Between two looks for a cycle: more than the core takes to find one."""
+
 AGAIN_SECONDS: Final = 0.5
 """A put that was refused is tried again after this."""
 
@@ -69,6 +72,7 @@ class Client:
         self._next_reader = unit.number * 1_000
         self._held_back: list[list[Plan]] | None = None  # until the group is there
         self._blocked: dict[TaskId, tuple[int, Attempt]] = {}
+        self._old_blocked: set[TaskId] = set()
         self._readers: dict[ObjectId, int] = {}
         for plan in unit.plans:
             for object_id in plan.request.inputs:
@@ -215,6 +219,8 @@ class Client:
         return reader in self._reading
 
     def _read(self, reader: int, viewed: bool = False) -> None:
+        if reader not in self._reading:
+            return  # given up
         object_id, _ = self._reading.pop(reader)
         if viewed:
             self.world.local.store.unview(object_id)
@@ -234,7 +240,8 @@ class Client:
         for task, (number, attempt) in list(self._blocked.items()):
             plan = attempt.plan
             waits = plan.blocks_on is not None and not self._came(plan.blocks_on)
-            if not waits and all(child.id in self.ended for child in plan.children):
+            children = [child for child in plan.children if child.id in self.submitted or not self._closed]
+            if not waits and all(child.id in self.ended for child in children):
                 del self._blocked[task]
                 self.world.resume(number, attempt)
 
@@ -278,6 +285,7 @@ class Client:
         for reader, (_, answered) in list(self._reading.items()):
             if not answered:
                 self._read(reader)
+        self._resume_parents()
         self._look()
 
     def _free(self, objects: list[ObjectId]) -> None:
@@ -287,7 +295,11 @@ class Client:
 
     def break_cycle(self) -> None:
         """By now the tasks of a cycle wait for one another, unless something else has ended them."""
-        if any(task in self.ended for task in self.unit.cycle):
+        if self._closed or any(task in self.ended for task in self.unit.cycle):
+            return
+        if self.unit.cycle[0] not in self._old_blocked:
+            self._old_blocked = set(self._blocked)
+            self.world.later(CYCLE_SECONDS, self.break_cycle)  # it has not come so far, or not for long
             return
         text = self.world.explained(self.unit.cycle)
         if "cycle" not in text or set(self.unit.cycle) not in self.cycles:

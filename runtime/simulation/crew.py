@@ -138,10 +138,7 @@ class Crew:
             else:
                 copy = store.arena[object_id]
                 if copy.damaged:
-                    self._leave(attempt)
-                    self.node.say(e.Damaged(self.node.number, self.node.epoch, object_id))
-                    self.node.say(e.AttemptReturned(self.node.number, self.node.epoch, *attempt.key))
-                    self._start()
+                    self._damaged(attempt, object_id)
                     return
                 value = copy.value
             if value != self.node.world.values.expected(object_id):
@@ -199,7 +196,7 @@ class Crew:
         if attempt.answer == "disk" and self.node.store.fits_disk(size):
             yield size / self.node.disk_rate
             if self.node.store.fits_disk(size):
-                self.node.store.write(object_id, Copy(size, value))
+                self.node.store.overflow(object_id, Copy(size, value))
                 made.append(e.Made(object_id, size, request, overflow=True))
 
     def _finish(self, attempt: Attempt, failed: bool, made: tuple[e.Made, ...] = ()) -> None:
@@ -293,6 +290,17 @@ class Crew:
 
     def _viewed(self, attempt: Attempt) -> list[ObjectId]:
         return [object_id for object_id in attempt.lease.request.inputs if object_id not in attempt.mapped]
+
+    def _damaged(self, attempt: Attempt, object_id: ObjectId) -> None:
+        """It can't read its inputs. A task is given back, to begin again on better ones; a call on an actor fails: those
+        after it may have been begun by the time in which it could come again."""
+        self.node.say(e.Damaged(self.node.number, self.node.epoch, object_id))
+        if attempt.lease.request.kind == e.TaskKind.METHOD:
+            self._finish(attempt, failed=True)
+        else:
+            self._leave(attempt)
+            self.node.say(e.AttemptReturned(self.node.number, self.node.epoch, *attempt.key))
+            self._start()
 
     def _hold(self, attempt: Attempt) -> None:
         """The worker keeps views on some of what it has read."""

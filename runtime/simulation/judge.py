@@ -206,13 +206,15 @@ class Judge:
                 return size + max(case.plan.size, request.expected or 0) > self._smallest_arena
 
     def _actor_gone(self, actor: ActorId | None) -> bool:
-        if actor in self._actors_lost:
+        if actor in self._actors_lost or self._closing:
             return True
         creates = [
             case for case in self.cases.values()
             if case.plan.request.actor == actor and case.plan.request.kind == e.TaskKind.CREATE
         ]  # fmt: skip
-        return not creates or any(case.failed or case.outcome not in (None, a.Outcome.DONE) for case in creates)
+        return not creates or any(
+            case.cancelled or case.failed or case.outcome not in (None, a.Outcome.DONE) for case in creates
+        )
 
     def _never(self, object_id: ObjectId) -> bool:
         """The object will not come: nobody makes it, who should have did not, or it was lost with all its copies."""

@@ -192,7 +192,7 @@ class LightWorld:
         node = self._nodes[overflow.node]
         lease, size = self._requests.pop((overflow.node, overflow.request))
         assert lease.request.output is not None
-        node.store.write(lease.request.output, Copy(size, 0))
+        node.store.overflow(lease.request.output, Copy(size, 0))
         made = e.Made(lease.request.output, size, overflow.request, overflow=True)
         self._later(size / DISK_RATE, self._finish, node, lease, (made,))
 

@@ -169,7 +169,7 @@ class Node:
         if not overflow:
             self.seal(request, object_id, copy)
         elif self.store.fits_disk(copy.size):
-            self.store.write(object_id, copy)
+            self.store.overflow(object_id, copy)
         else:
             return False
         return True

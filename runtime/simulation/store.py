@@ -49,9 +49,9 @@ class Store:
         self._take(size, f"room {request}")
 
     def seal(self, request: int, object_id: ObjectId, copy: Copy) -> None:
-        """What was written becomes an object. Where there is one already, the room is given back instead."""
+        """What was written becomes an object. Where there is one already, also a spilled one, that is kept instead."""
         size = self.rooms.pop(request)
-        if object_id in self.arena:
+        if object_id in self.arena or object_id in self.spilled:
             self._used -= size
         else:
             self.arena[object_id] = copy
@@ -78,18 +78,17 @@ class Store:
     def fits_disk(self, size: int) -> bool:
         return self._written + size <= self.disk
 
-    def write(self, object_id: ObjectId, copy: Copy) -> None:
-        """Straight to the spill space."""
-        if object_id not in self.spilled:
-            self._written += copy.size
-        self.spilled[object_id] = copy
+    def overflow(self, object_id: ObjectId, copy: Copy) -> None:
+        """Straight to the spill space, unless it is here already."""
+        if object_id not in self.arena:
+            self._write(object_id, copy)
 
     def spill(self, object_id: ObjectId) -> None:
         """The object is written, and its room free. Harmless for one that was dropped meanwhile."""
         copy = self.arena.get(object_id)
         if copy is None:
             return
-        self.write(object_id, Copy(copy.size, copy.value, copy.damaged))
+        self._write(object_id, Copy(copy.size, copy.value, copy.damaged))
         self._leave_arena(object_id, "spilled")
 
     def drop(self, object_id: ObjectId, spilled: bool) -> None:
@@ -140,6 +139,11 @@ class Store:
         self.most = max(self.most, self._used)
         if self._used > self.limit:
             raise Violation(f"{self.node}: {what} makes {self._used:,} bytes in an arena of {self.limit:,}")
+
+    def _write(self, object_id: ObjectId, copy: Copy) -> None:
+        if object_id not in self.spilled:
+            self._written += copy.size
+            self.spilled[object_id] = copy
 
     def _leave_arena(self, object_id: ObjectId, how: str) -> None:
         if self.views.get(object_id):
