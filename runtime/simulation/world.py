@@ -24,6 +24,7 @@ from dagengine.runtime.core import events as e
 from dagengine.runtime.core import invariants
 from dagengine.runtime.core.machine import Scheduler
 from dagengine.runtime.protocol import ObjectId, TaskId
+from dagengine.runtime.simulation import leavings
 from dagengine.runtime.simulation.attempts import Attempt
 from dagengine.runtime.simulation.clients import Client
 from dagengine.runtime.simulation.faults import Faults
@@ -123,7 +124,9 @@ class World:
             what(*arguments)
             while self._inbox:
                 self._apply(self._inbox.popleft())
-        self._leavings()
+        leavings.check(self.nodes, self.core)
+        if self._throttled:
+            raise Violation("nothing is left to do, and whoever puts objects is still told to wait")
         report = self._report
         report.seconds, report.outcomes, report.hash = self.now, self.judge.outcomes(), self.core.state_hash()
         return report
@@ -393,29 +396,3 @@ class World:
                     if copy is not None and not copy.damaged:
                         return True
         return False
-
-    def _leavings(self) -> None:
-        """Everything was freed: nothing may be left."""
-        for node in self.nodes:
-            store = node.store
-            for what, left in (("objects", store.arena), ("rooms", store.rooms), ("spilled objects", store.spilled)):
-                if left:
-                    raise Violation(f"{node.capacity.name} is left with {what}: {[*left][:5]}")
-            crew = node.crew
-            if crew.attempts or crew.actors:
-                raise Violation(f"{node.capacity.name} is left with {[*crew.attempts]} and actors {[*crew.actors]}")
-        invariants.check(self.core)
-        for known in self.core.nodes.values():
-            if (known.used, known.reserved, known.spilled) != (0, 0, 0):
-                raise Violation(
-                    f"{known.capacity.name} is empty, and the core counts {known.used:,} bytes used, "
-                    f"{known.reserved:,} reserved, {known.spilled:,} spilled"
-                )
-            if (known.ledger.cpus, known.ledger.memory) != (known.capacity.cpus, known.capacity.memory):
-                raise Violation(f"{known.capacity.name} does nothing, and not all of it is free")
-        if remembered := [*self.core.tasks, *self.core.directory.objects]:
-            raise Violation(f"nothing is left, and the core remembers {[name(id_) for id_ in remembered[:5]]}")
-        if self._throttled:
-            raise Violation("nothing is left to do, and whoever puts objects is still told to wait")
-        if waits := self.core.waits():
-            raise Violation(f"nothing is left to do, and the core waits: {waits}")
