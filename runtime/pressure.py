@@ -12,10 +12,12 @@ May import nothing of ours but runtime.memory. Linux only.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Final
 
 from dagengine.runtime.memory import InUse, memory_in_use
@@ -32,6 +34,9 @@ _GROWTH: Final = 4 << 30
 _SHORTEST: Final = 0.05
 _LONGEST: Final = 1.0
 """Seconds between readings: as long as memory could not run out before, within these bounds."""
+
+_SHARE: Final = 0.1
+"""Of the time, what may go into looking: to walk over the pages of 4 GB takes 50 ms."""
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -62,15 +67,19 @@ class Watch:
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self._last: Reading | None = None
+        self._cost = 0.0
 
     def read(self, pids: Sequence[int]) -> Reading:
         """Look at the processes that run tasks now. Some microseconds each, while there is memory enough."""
-        families = {pid: list(_family(pid)) for pid in pids}
+        began = perf_counter()
+        families = {pid: _family(pid) for pid in pids}
         # Figures only err upwards, so below the threshold they will do.
         reading = self._reading(_own(families, _anonymous), exact=False)
-        if reading.high:
+        # Of the machine the sum is known anyway, and who has most matters at the end only.
+        if reading.critical or (reading.high and self._limit is not None):
             reading = self._reading(_own(families, _proportional), exact=True)
         self._last = reading
+        self._cost = perf_counter() - began
         return reading
 
     def pause(self) -> float:
@@ -78,7 +87,7 @@ class Watch:
         if self._last is None:
             return _SHORTEST
         left = self._last.limit * END - self._last.used
-        return min(_LONGEST, max(_SHORTEST, left / _GROWTH))
+        return min(_LONGEST, max(_SHORTEST, left / _GROWTH, self._cost / _SHARE))
 
     def _reading(self, processes: dict[int, int], exact: bool) -> Reading:
         if self._limit is None:
@@ -98,15 +107,15 @@ def _own(families: dict[int, list[int]], measure: Callable[[int], int | None]) -
     return {pid: sum(owns) for pid, owns in found.items() if owns}
 
 
-def _family(pid: int) -> Iterator[int]:
+def _family(pid: int) -> list[int]:
     """The process and all that descend from it."""
-    yield pid
-    try:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in (thread / "children").read_text().split():
-                yield from _family(int(child))
-    except OSError:
-        return  # It has just ended, or the kernel does not tell children.
+    found = [pid]
+    for one in found:
+        # A process that has just ended has no list; and some kernels keep none.
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{one}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def _anonymous(pid: int) -> int | None:

@@ -181,6 +181,27 @@ def test_the_nearer_the_end_the_sooner_it_is_looked_again(monkeypatch: pytest.Mo
     assert Watch().pause() == 0.05
 
 
+def test_looking_takes_a_tenth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of many gigabytes take long to walk over, just when memory is short."""
+    clock = iter([10.0, 10.03])
+    monkeypatch.setattr(pressure, "perf_counter", lambda: next(clock))
+    watch = Watch(0)
+    watch.read([])
+    assert watch.pause() == pytest.approx(0.3)
+
+
+def test_of_a_machine_that_is_high_pages_are_walked_only_at_the_end(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sum is known without; who has most is asked when somebody has to be ended."""
+    pid = start("")
+    exact = []
+    for used in (94, 95):
+        monkeypatch.setattr(pressure, "memory_in_use", lambda used=used: [InUse(used, 100)])
+        exact.append(Watch().read([pid]).exact)
+    assert exact == [False, True]
+
+
 def test_without_a_limit_of_its_own_the_tightest_of_machine_and_groups_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that is nearest to its end, whatever its size."""
     monkeypatch.setattr(pressure, "memory_in_use", lambda: [InUse(10 << 30, 100 << 30), InUse(9 << 30, 10 << 30)])
