@@ -75,6 +75,7 @@ PURE = {
     # What can be written is the store's vocabulary; the core asks for it in these words.
     "dagengine.core": ("dagengine.core", "dagengine.options", "dagengine.storage.interface"),
     "dagengine.runtime.core": ("dagengine.runtime.core", "dagengine.runtime.protocol"),
+    "dagengine.runtime.allocator": (),
     "dagengine.runtime.dispatch": ("dagengine.runtime.dispatch", "dagengine.runtime.protocol"),
 }
 """The pure cores, and what they may import beside the base."""
