@@ -43,8 +43,7 @@ if __name__ == "__main__":
         print(f"{rt.get(total.remote(*sums)):,}")  # the parts go from worker to worker
 
         witness = rt.remote(Witness).options(name="witness").remote()
-        for each in sums:
-            seen = witness.see.remote(each)
-        print(f"seen: {rt.get(seen)}")
+        seen = [witness.see.remote(each) for each in sums]
+        print(f"seen: {rt.get(seen)[-1]}")
 
         print(*(rt.get(ref) for ref in squares.remote(5)))

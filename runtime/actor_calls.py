@@ -92,7 +92,7 @@ class Creation(Owner):
         if isinstance(event, Lost) or (isinstance(event, Dropped) and self.actor.down):
             self.actor.lost((self.actor.number, self._incarnation), outcome(event, self.name, None))
         else:
-            self.actor.end(outcome(event, self.name, self.session._over))
+            self.actor.end(outcome(event, self.name, self.session.over))
 
 
 class Actor:
@@ -133,17 +133,17 @@ class Actor:
     def create(self) -> None:
         """Without the lock. Raises Infeasible."""
         session = self.session
-        number = next(session._numbers)
+        number = next(session.numbers)
         work = ActorWork(self._id(), threads=self._shape.options.concurrency)
         if self._state is not None:
             work.state = session.inputs([self._state])[0]  # type: ignore[index]
-        session._tasks[number] = Creation(self, self._incarnation)
+        session.tasks[number] = Creation(self, self._incarnation)
         self._creating = True
 
         def spec(number: int, data: bytes, inputs: tuple[TaskInput, ...]) -> Any:
             return self._shape.actor_spec(number, data, inputs, work)
 
-        session._send(number, spec, self._call, [])
+        session.send(number, spec, self._call, [])
 
     def created(self) -> None:
         self._creating = self._doubtful = False
@@ -172,16 +172,16 @@ class Actor:
             options = options.changed(**changes)
         call_shape = replace(shape, options=options, name=options.name or f"{self.name}.{method}")
         with self.session.lock:
-            number = next(self.session._numbers)
+            number = next(self.session.numbers)
             self._calls += 1
             save = self._every > 0 and self._calls % self._every == 0
             made = Call(self, number, method=method, call=call, shape=call_shape, save=save)
             made.ref._reads = (call.reads, call.holds)
             made.ref._unsure = self._restarts > 0
             made.ref._actor = self
-            self.session._tasks[number] = made
+            self.session.tasks[number] = made
             if self.failure is not None:
-                self.session._tasks.pop(number)
+                self.session.tasks.pop(number)
                 self.session.settle(made.ref, FAILED, self._gone())
                 return made.ref
             self._queue.append(made)
@@ -227,7 +227,7 @@ class Actor:
                 return call_shape.actor_spec(number, data, inputs, work)
 
             try:
-                self.session._send(call.number, spec, call.call, [])
+                self.session.send(call.number, spec, call.call, [])
             except RuntimeStopped as error:
                 with self.session.lock:
                     self.finished(call)
@@ -245,7 +245,7 @@ class Actor:
         for call in self._queue:
             if call.number == number:
                 self._queue.remove(call)
-                self.session._tasks.pop(number, None)
+                self.session.tasks.pop(number, None)
                 call.failed(cancelled(call.name))
                 return True
         return False
@@ -258,7 +258,7 @@ class Actor:
         if isinstance(event, Lost) and event.worker < 0 and self.failure is None:
             # It never began. The next incarnation, if there will be one, does it first.
             self._sent.pop(call.number, None)
-            self.session._tasks[call.number] = call
+            self.session.tasks[call.number] = call
             self._requeue(call)
             if self._creating:
                 self._doubtful = True
@@ -270,7 +270,7 @@ class Actor:
             if isinstance(event, Lost):
                 call.failed(self._gone() if self.failure is not None else actor_lost(self.name, event.failure.message))
             else:
-                call.failed(outcome(event, call.name, self.session._over))
+                call.failed(outcome(event, call.name, self.session.over))
             if died:
                 self._mark_down(event.failure if isinstance(event, Lost) else outcome(event, call.name, None))
         self._after_an_end()
@@ -352,7 +352,7 @@ class Actor:
         self.failure = failure
         queue, self._queue = self._queue, deque()
         for call in queue:
-            self.session._tasks.pop(call.number, None)
+            self.session.tasks.pop(call.number, None)
             call.failed(self._gone())
         self._give_back(force=True)
 
@@ -367,7 +367,7 @@ class Actor:
         runtime, session = self.session.runtime, self.session
 
         def release() -> None:
-            if session._over is None:
+            if session.over is None:
                 runtime.release([name], force)
 
         self.session.later.append(release)

@@ -284,7 +284,7 @@ class Backlog:
     def _exception(self, item: Item, told: Any) -> BaseException:
         if isinstance(told, BaseException):
             return told
-        over = self._session._over if self._session is not None else None
+        over = self._session.over if self._session is not None else None
         failure = told if isinstance(told, Failure) else outcome(told, item.name, over)
         if isinstance(told, Lost) or failure.kind == "lost":
             return WorkerDied(f"{item.name}: {failure.message}")

@@ -49,7 +49,7 @@ class Owner:
         raise NotImplementedError
 
     def ended_badly(self, event: RuntimeEvent) -> None:
-        self.failed(outcome(event, self.name, self.session._over))
+        self.failed(outcome(event, self.name, self.session.over))
 
 
 class SplitOwner(Owner):

@@ -29,7 +29,7 @@ _BY_KIND: Final[dict[str, type[DagengineError]]] = {
     "cancelled": TaskCancelled,
     "actor": ActorLost,
     "memory": OutOfMemory,
-    "full": ObjectStoreFull,
+    "objects": ObjectStoreFull,
     "object": ObjectLost,
     "stopped": RuntimeStopped,
     "deadlock": Deadlock,

@@ -15,8 +15,6 @@ May import nothing of ours but errors, model, values and runtime modules.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -29,15 +27,13 @@ from dagengine.runtime.calling import EncodedCall, Target
 from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.handles import DONE, FAILED, PENDING, ActorHandle, ActorToken, Group, Ref, RefStream
 from dagengine.runtime.messages import Answer, Ask, Written
+from dagengine.runtime.patience import Patience, Reading, Reply
 from dagengine.runtime.protocol import ObjectId
 from dagengine.runtime.shapes import Shape, options_from_json
-from dagengine.runtime.waiters import Then, add_waiter
 from dagengine.values import Encoded
 
 if TYPE_CHECKING:
     from dagengine.runtime.session import Session
-
-Reply = Callable[..., None]
 
 _END = object()
 
@@ -107,16 +103,16 @@ class Serving:
         """A handle is being pickled into what the task makes: that holds it."""
         key = tuple(message.body)
         handle = self._known(worker, key)
-        owner = self._session._tasks.get(message.id[0]) if message.id else None
+        owner = self._session.tasks.get(message.id[0]) if message.id else None
         if isinstance(owner, Ref):
             owner._contains = [*(owner._contains or ()), handle]
         elif owner is not None:
             owner.inside.append(handle)
-        self._session._exported[key] = handle
+        self._session.known[key] = handle
 
     def _known(self, worker: int, key: Any) -> Any:
         entry = self._held.get(worker, {}).get(key)
-        found = entry[0] if entry is not None else self._session._exported.get(key)
+        found = entry[0] if entry is not None else self._session.known.get(key)
         if found is None:
             raise DagengineError(f"the handle {key} can't be used any more: what it stands for was freed")
         return found
@@ -127,7 +123,7 @@ class Serving:
 
     def _lend(self, worker: int, ref: Ref[Any]) -> list[Any]:
         """A new ref for the worker."""
-        self._session._exported[ref.id] = ref
+        self._session.known[ref.id] = ref
         self._hold(worker, ref.id, ref)
         return [list(ref.id), ref.name]
 
@@ -181,7 +177,7 @@ class Serving:
             else:
                 reply(None if found is _END else False if found is None else found)
 
-        _Patience(session, timeout, lent, tell, on=owner.waiters).begin()
+        Patience(session, timeout, lent, tell, on=owner.waiters).begin()
 
     def _on_cancel(self, worker: int, message: Ask, reply: Reply) -> None:
         number, force = message.body
@@ -198,7 +194,7 @@ class Serving:
         if made.data is not None:
             ref = session.put_encoded(Encoded([made.data], []), handles)
         else:
-            ref = Ref(session, (next(session._numbers),), "put")
+            ref = Ref(session, (next(session.numbers),), "put")
             session.runtime.adopt(worker, ref.id, made)
             ref._contains = handles or None
             ref._state = DONE
@@ -217,7 +213,7 @@ class Serving:
         def tell(found: Any) -> None:
             self._unblock(message)
             if found is True:
-                _Reading(self._session.runtime, worker, refs, reply).begin()
+                Reading(self._session.runtime, worker, refs, reply).begin()
             else:
                 reply()
 
@@ -258,7 +254,7 @@ class Serving:
                     reply(failure=_deadlock(circle))
                     return
                 self._blocked.setdefault(asker, {})[message.number] = refs
-        _Patience(self._session, timeout, ended, tell, on=refs, count=count, hasty=message.verb == "get").begin()
+        Patience(self._session, timeout, ended, tell, on=refs, count=count, hasty=message.verb == "get").begin()
 
     def _unblock(self, message: Ask) -> None:
         if message.id is not None:
@@ -282,10 +278,10 @@ class Serving:
                 names = []
                 at = before
                 while at != asker:
-                    names.append(session._name_of(at))
+                    names.append(session.name_of(at))
                     at = came_from[at]
-                return [session._name_of(asker), *reversed(names)]
-            owner = session._tasks.get(number)
+                return [session.name_of(asker), *reversed(names)]
+            owner = session.tasks.get(number)
             if owner is None:
                 continue
             if isinstance(owner, Call):
@@ -333,18 +329,18 @@ class Serving:
     def _on_ready(self, worker: int, message: Ask, reply: Reply) -> None:
         number, timeout = message.body
         group: Group = self._known(worker, ("group", number))
-        answers, waiters = self._session._groups[group.id[0]]
+        reservation = self._session.groups[group.id[0]]
 
         def ended() -> Any:
-            return True if answers else NotImplemented
+            return True if reservation.answer else NotImplemented
 
         def tell(found: Any) -> None:
-            if found is True and answers[0] is not None:
-                reply(failure=answers[0])
+            if found is True and reservation.answer[0] is not None:
+                reply(failure=reservation.answer[0])
             else:
                 reply(found is True)
 
-        _Patience(self._session, timeout, ended, tell, on=waiters).begin()
+        Patience(self._session, timeout, ended, tell, on=reservation.waiters).begin()
 
     def _on_ungroup(self, worker: int, message: Ask, reply: Reply) -> None:
         group: Group = self._known(worker, ("group", message.body))
@@ -367,112 +363,3 @@ class Serving:
 def _deadlock(circle: list[str]) -> Failure:
     way = " waits for ".join([*circle, circle[0]])
     return Failure("deadlock", "Deadlock", f"this wait would never end: {way}", retriable=False)
-
-
-class _Patience:
-    """One wait of a task: until `ended()` is something, or the time is over (then it is told None).
-
-    on: where it is told of ends: a list of waiters, or refs of which `count` have to end
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        timeout: float | None,
-        ended: Callable[[], Any],
-        tell: Callable[[Any], None],
-        *,
-        on: list[Any],
-        count: int = 0,
-        hasty: bool = False,
-    ) -> None:
-        self._session = session
-        self._timeout = timeout
-        self._ended = ended
-        self._tell = tell
-        self._on = on
-        self._count = count
-        self._hasty = hasty
-        self._done = False
-
-    def begin(self) -> None:
-        if self._timeout is not None:
-            self._session.housekeeper.at(time.monotonic() + self._timeout, self._late)
-        self._look()
-
-    def _look(self) -> None:
-        with self._session.lock:
-            if self._done:
-                return
-            found = self._ended()
-            if found is NotImplemented:
-                self._wait_on()
-                return
-            self._done = True
-        self._tell(found)
-
-    def _wait_on(self) -> None:
-        if not self._count:
-            self._on.append(Then(1, self._look, self._session.later))
-            return
-        pending = [ref for ref in self._on if ref._state == PENDING]
-        then = Then(self._count - (len(self._on) - len(pending)), self._look, self._session.later, self._hasty)
-        for ref in pending:
-            add_waiter(ref, then)
-
-    def _late(self) -> None:
-        with self._session.lock:
-            if self._done:
-                return
-            self._done = True
-        self._tell(None)
-
-
-class _Reading:
-    """The contents of refs that have ended, for a worker."""
-
-    def __init__(self, runtime: Any, worker: int, refs: list[Ref[Any]], reply: Reply) -> None:
-        self._runtime = runtime
-        self._worker = worker
-        self._refs = refs
-        self._reply = reply
-        self._found: list[Any] = [None] * len(refs)
-        self._holds: list[ObjectId] = []
-        self._left = 1
-        self._lock = threading.Lock()
-
-    def begin(self) -> None:
-        large = []
-        for index, ref in enumerate(self._refs):
-            if ref._state == PENDING:
-                continue  # another one has failed: that is what will be raised
-            if ref._state == FAILED:
-                assert isinstance(ref._content, Failure)
-                self._found[index] = {"failure": asdict(ref._content)}
-            elif ref._content is not None:
-                self._found[index] = ref._content
-            else:
-                large.append(index)
-        self._left += len(large)
-        for index in large:
-            self._runtime.read_for(self._worker, self._refs[index].id, self._reader(index))
-        self._one()
-
-    def _reader(self, index: int) -> Callable[[Any], None]:
-        def told(packed: Any) -> None:
-            if isinstance(packed, Failure):
-                self._found[index] = {"failure": asdict(packed)}
-            else:
-                self._found[index] = packed
-                if not isinstance(packed, bytes):
-                    self._holds.append(self._refs[index].id)
-            self._one()
-
-        return told
-
-    def _one(self) -> None:
-        with self._lock:
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            self._reply(self._found, None, self._holds)

@@ -42,7 +42,8 @@ class Shape:
             output=(number,),
             hashed=False,
             expected=options.expected,
-            ahead=max(options.ahead, options.returns),
+            # Of several results all may lie unread, and one more is asked for before the end is known.
+            ahead=options.ahead if options.returns == 1 else options.returns + 1,
             grace=options.grace,
             losses=options.retries,
         )
