@@ -65,10 +65,10 @@ class Actors:
     def push(self, actor: Actor) -> None:
         """Send what can go out."""
         node = self.node_of(actor)
-        if node is None or node.dead or self._core.closing:
+        if node is None or node.dead:
             return
         mailbox = actor.mailbox
-        while mailbox:
+        while mailbox and not self._core.closing:
             task = mailbox[0]
             if task.state == State.ENDED:
                 mailbox.popleft()

@@ -60,15 +60,11 @@ class Admission:
                 return False
         plan = self.plan(task, node)
         if plan is None or (place.ahead and (plan.missing or not plan.at_once)):
+            if plan is None and not place.ahead:
+                self.give_up_prepared(node)
             return False
         if klass.plain:
-            if not place.ahead:
-                node.ledger.cpus -= UNIT
-                node.held += 1
-            node.pool += 1
-            node.backlog += estimate
-            task.pooled = True
-            task.estimate = estimate
+            self._pool(task, node, estimate, place.ahead)
         else:
             place.ledger.take(klass.need, place.memory, place.devices)
             extra.ledger = place.ledger
@@ -79,10 +75,51 @@ class Admission:
         self.start(task, node, plan)
         return True
 
+    @staticmethod
+    def _pool(task: Task, node: Node, estimate: float, ahead: bool) -> None:
+        if not ahead:
+            node.ledger.cpus -= UNIT
+            node.held += 1
+        node.pool += 1
+        node.backlog += estimate
+        task.pooled = True
+        task.estimate = estimate
+
+    # ---- before there is a cpu ----------------------------------------------------------------
+
+    def prepare(self, task: Task, node: Node) -> bool:
+        """No cpu is free: have its inputs brought meanwhile, if there is room for them that nobody else asks for."""
+        if not node.prepares or len(node.prepared) >= node.capacity.slots:
+            return False
+        plan = self.plan(task, node)
+        if plan is None or not plan.missing or not plan.at_once:
+            return False
+        task.more.prepared = True
+        node.prepared[task.request.id] = task
+        self._core.claims.unclaim(task)
+        self.start(task, node, plan)
+        return True
+
+    def begin_prepared(self, node: Node) -> None:
+        """Cpus for those whose inputs have come, before anybody else."""
+        for task in list(node.prepared.values()):
+            if not task.more.pending and node.ledger.cpus >= UNIT:
+                self.lease_admitted(task)
+
+    def give_up_prepared(self, node: Node) -> bool:
+        """Others can use what they have. Whether there were any that could be taken back."""
+        waiting = [task for task in node.prepared.values() if not task.more.pending]
+        if waiting:
+            node.prepares = False  # until a task ends here: else they would come again at once
+        for task in waiting:
+            self._core.lives.take_back(task)
+        return bool(waiting)
+
     def plan_call(self, task: Task, node: Node) -> bool:
         """The same for a call on an actor, which lives on the node and has all but its inputs."""
         plan = self.plan(task, node)
         if plan is None:
+            self.give_up_prepared(node)
             return False
         self.start(task, node, plan)
         return True
@@ -129,6 +166,13 @@ class Admission:
         node, extra = task.node, task.extra
         if node is None:
             return
+        if extra is not None and extra.prepared:
+            if node.ledger.cpus < UNIT:
+                return
+            known = self._core.estimates.get(task.request.function)
+            self._pool(task, node, AHEAD_SECONDS if known is None or known.seconds < 0 else known.seconds, False)
+            extra.prepared = False
+            del node.prepared[task.request.id]
         task.move(State.LEASED)
         task.attempt += 1
         node.leases[task.request.id] = task
@@ -176,6 +220,15 @@ class Admission:
         self._bring(task, node, missing, output)
         return True
 
+    def _evict_durable(self, pins: list[Copy], short: int) -> bool:
+        """Of a task's own inputs that it could map from artifacts: drop their copies, if that is enough."""
+        copies = [copy for copy in pins if copy.object.durable and not copy.pins and copy.place == Place.PRESENT]
+        if sum(copy.size for copy in copies) < short:
+            return False
+        for copy in copies:
+            self._core.directory.evict(copy)
+        return True
+
     def plan(self, task: Task, node: Node) -> Plan | None:
         """How the task would be served by the node's arena; None: not now."""
         output = task.more.expected
@@ -212,6 +265,8 @@ class Admission:
         if node.bundle is not None:
             return None
         reachable = free + node.spilling + rooms.evictable(node) - own
+        if missing_size > reachable and self._evict_durable(pins, missing_size - reachable):
+            return self.plan(task, node)
         if missing_size + output > reachable:
             if missing_size > reachable or node.argued:
                 return None

@@ -12,6 +12,7 @@ from dagengine.runtime.core.admission import Admission
 from dagengine.runtime.core.claims import Claims
 from dagengine.runtime.core.groups import Groups
 from dagengine.runtime.core.leasing import Leasing
+from dagengine.runtime.core.limits import KLASSES
 from dagengine.runtime.core.lives import Lives
 from dagengine.runtime.core.model import Actor, Estimate, Klass, Node, Task
 from dagengine.runtime.core.objects import Directory
@@ -36,6 +37,8 @@ class Core:
         self.topology = 0
         self.actions: list[Action] = []
         self.timers = Timers()
+        self._klass_number = 0
+        self._many_klasses = KLASSES
         self._klasses: dict[tuple[e.Need, bool, bool, bool], Klass] = {}
         self._disturbed: dict[e.NodeId, Node] = {}
         self._fresh: dict[int, Klass] = {}
@@ -68,11 +71,13 @@ class Core:
         key = (need, plain, light, heavy)
         klass = self._klasses.get(key)
         if klass is None:
-            klass = self._klasses[key] = Klass(self._next_klass(), need, plain, light, heavy)
+            if len(self._klasses) >= self._many_klasses:
+                # Of groups that are gone, of sizes that were learned: what has no tasks is made anew when it has.
+                self._klasses = {k: known for k, known in self._klasses.items() if known.light or len(known.queue)}
+                self._many_klasses = max(KLASSES, 2 * len(self._klasses))
+            self._klass_number += 1
+            klass = self._klasses[key] = Klass(self._klass_number, need, plain, light, heavy)
         return klass
-
-    def _next_klass(self) -> int:
-        return 1 + max((klass.number for klass in self._klasses.values()), default=0)
 
     def largest_memory(self) -> int:
         return max((node.capacity.memory for node in self.nodes.values()), default=0)

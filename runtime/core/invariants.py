@@ -159,6 +159,12 @@ def _check_arena(core: Scheduler, node: Node, tasks: list[Task]) -> None:
         if task.state == State.ADMITTED and task.extra is not None and task.extra.room:
             _demand(node.bundle is task, f"I6: {task.request.id} waits for room beside another")
             _demand(not task.extra.reserved, f"I6: {task.request.id} waits for room and has room")
+    prepared = {task.request.id: task for task in tasks if task.extra is not None and task.extra.prepared}
+    _demand(
+        node.prepared == prepared, f"I3: {name} counts {len(node.prepared)} prepared tasks, and has {len(prepared)}"
+    )
+    for task in prepared.values():
+        _demand(task.state == State.ADMITTED and not task.pooled, f"I3: {task.request.id} is prepared and has a cpu")
     if node.bundle is not None:
         _demand(
             node.bundle.state == State.ADMITTED and node.bundle.node is node, f"I6: {name} has a bundle that is none"

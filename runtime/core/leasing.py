@@ -46,6 +46,7 @@ class Leasing:
             # Those that were leased ahead come before all that waits.
             node.held += 1
             node.ledger.cpus -= UNIT
+        core.admission.begin_prepared(node)
         heap: list[tuple[Key, int, Klass]] = []
         for klass in list(core.active.values()):
             head = klass.queue.head()
@@ -165,6 +166,8 @@ class Leasing:
                 return False
             place = self._place(klass, node, ahead)
             if place is None:
+                if klass.heavy and klass.plain and (node.spilled or many):
+                    self._prepare(klass, node)
                 return False
             window: list[Task] = []
             leased = False
@@ -193,6 +196,15 @@ class Leasing:
             if not leased:
                 return False
         return True
+
+    def _prepare(self, klass: Klass, node: Node) -> None:
+        """Those that come next, so that they need not wait for the disk once they have a cpu."""
+        queue = klass.queue
+        while (task := queue.head()) is not None:
+            queue.pop()
+            if not self._core.admission.prepare(task, node):
+                queue.add(task)
+                return
 
     def _place(self, klass: Klass, node: Node, ahead: bool) -> Offer | None:
         """What of the node a task of the class would get now."""

@@ -48,5 +48,8 @@ PRESSED_SHARE: Final = 0.80
 KILL_SHARE: Final = 0.95
 """Of a node's memory: no new leases above the first; above the second one attempt is killed."""
 
+KLASSES: Final = 256
+"""Classes of tasks, until those that have no tasks are forgotten."""
+
 WATCH_SECONDS: Final = 1.0
 """Between looks for tasks that wait for each other, as long as any task waits inside itself."""

@@ -190,6 +190,9 @@ class Lives:
                         copy.waiting.remove(task)
                     self._core.directory.unpin(copy)
             extra.pending = 0
+            if extra.prepared:
+                extra.prepared = False
+                del node.prepared[task.request.id]
             node.reserved -= extra.reserved
             extra.reserved = extra.room = 0
             if node.bundle is task:
@@ -310,7 +313,10 @@ class Lives:
     def end(self, task: Task, outcome: str, started: bool, cause: ObjectId | None = None) -> None:
         """The task is over, for good."""
         core, request = self._core, task.request
-        node = task.node.id if task.node is not None else -1
+        node = -1
+        if task.node is not None:
+            node = task.node.id
+            task.node.prepares = True
         if core.tasks.get(request.id) is task:
             del core.tasks[request.id]
         if task.state == State.QUEUED and task.klass is not None:

@@ -153,10 +153,11 @@ class Scheduler(News):
             self.disturbed(copy.node)
         if not existed:
             self.directory.arisen(obj)
-        for node in self.nodes.values():
-            for reader in [reader for reader in node.readers if reader.object is obj]:
-                node.readers.remove(reader)
-                reader.room = 0
+        for reader in list((obj.wanted or {}).values()):
+            if not reader.ready and reader.copy is None:
+                if reader.room:
+                    reader.node.readers.remove(reader)
+                    reader.room = 0
                 self.rooms.wanted(reader)
 
     def _wanted(self, event: e.Wanted) -> None:

@@ -33,6 +33,7 @@ class Extra:
     pins: copies that are kept for it
     pending: inputs that are on their way to the node
     expected: bytes that it is thought to make; reserved: those set aside for it in the node's arena
+    prepared: admitted without a cpu, so that its inputs are there when one is free
     room: bytes that it needs there at once before its inputs can be brought (a bundle that waits)
     rooms: requests of its attempt that are granted, or asked for
     doomed: why it was killed, or will be dropped when it comes back
@@ -53,6 +54,7 @@ class Extra:
         "moved",
         "pending",
         "pins",
+        "prepared",
         "rebuild",
         "reserved",
         "revoked",
@@ -80,6 +82,7 @@ class Extra:
         self.memory_losses = 0
         self.revoked = False
         self.rebuild = False
+        self.prepared = False
         self.yielded = False
         self.moved = 0
         self.score: dict[str, float] | None = None
@@ -310,6 +313,7 @@ class Node:
     argued: tasks that have pins here; blocked: those that wait inside themselves
     asking: rooms that can't be granted yet; bundle: the admitted task whose room is being made
     readers: those who wait for room
+    prepared: admitted tasks that have no cpu yet; prepares: whether there may be more of them
     claim: a task that waits for long: nothing younger takes what it needs
     """
 
@@ -333,6 +337,8 @@ class Node:
         "loose",
         "pinned",
         "pool",
+        "prepared",
+        "prepares",
         "pressed",
         "readers",
         "reserved",
@@ -363,6 +369,8 @@ class Node:
         self.bundle: Task | None = None
         self.readers: deque[Reader] = deque()
         self.claim: Task | None = None
+        self.prepared: dict[tuple[int, ...], Task] = {}
+        self.prepares = True
         self.spill_full = False
         self.spill_later = 0.0
         self.spill_tries = 0

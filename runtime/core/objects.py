@@ -270,6 +270,8 @@ class Directory:
                 self._core.fresh(task.klass)
             elif task.state == State.MAILED and task.actor is not None:
                 self._core.push_later(task.actor)
+            elif task.state == State.ADMITTED and task.node is not None:
+                self._core.disturbed(task.node)
         for reader in list((obj.wanted or {}).values()):
             if not reader.ready and not reader.room and reader.copy is None:
                 self._core.rooms.wanted(reader)

@@ -176,6 +176,7 @@ class Recovery:
         core.leasing.idle.pop(node.id, None)
         copies = list(node.copies.values())
         admitted = [task for copy in copies for task in copy.waiting or () if isinstance(task, Task)]
+        admitted += node.prepared.values()
         if node.bundle is not None:
             admitted.append(node.bundle)
         for copy in copies:

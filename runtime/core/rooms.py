@@ -356,6 +356,8 @@ class Rooms:
 
     def _yield(self, node: Node) -> None:
         """Nothing more can leave the arena by itself: let nobody wait who would wait for ever."""
+        if self._core.admission.give_up_prepared(node):
+            return  # what they read can leave; the node is served again
         for room in [room for room in node.asking if room.task is not None]:
             self.leave(node, room)
             self._overflow(node, room, node.spill_full)
