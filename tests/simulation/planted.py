@@ -20,6 +20,7 @@ from dagengine.runtime.core import (
     queues,
     recovery,
     rooms,
+    states,
     watchdog,
 )
 from dagengine.runtime.core import model as m
@@ -149,8 +150,8 @@ def calls_of_an_actor_overtake(patch: Patch) -> None:
     """A call whose inputs are there goes out before one whose inputs are not."""
 
     def push(real: Any, self: Any, actor: Any) -> None:
-        ready = [task for task in actor.mailbox if task.state == m.State.MAILED]
-        others = [task for task in actor.mailbox if task.state != m.State.MAILED]
+        ready = [task for task in actor.mailbox if task.state == states.State.MAILED]
+        others = [task for task in actor.mailbox if task.state != states.State.MAILED]
         actor.mailbox.clear()
         actor.mailbox.extend([*ready, *others])
         real(self, actor)
@@ -191,7 +192,7 @@ def a_spilled_object_is_never_dropped(patch: Patch) -> None:
 
     def drop(real: Any, self: Any, node: Any, object_id: Any, spilled: bool) -> None:
         copy = node.copies.get(object_id)
-        if not spilled or (copy is not None and copy.place == m.Place.PRESENT):
+        if not spilled or (copy is not None and copy.place == states.Place.PRESENT):
             real(self, node, object_id, False)
 
     _wrap(patch, objects.Directory, "drop", drop)
