@@ -142,6 +142,7 @@ class Dispatcher:
             if not worker.tasks or worker.tasks[0].id != task_id:
                 raise InternalError(f"worker {worker.id} finished {task_id}, which it does not run")
             task = worker.tasks.popleft()
+            worker.blocked = 0  # an answer that it did not wait for may never come
             self.learn(task.function, seconds)
             self.end(worker, task, Move.FINISH, True)
             if worker.tasks:

@@ -130,7 +130,7 @@ def test_the_death_of_a_worker_that_waits_for_an_answer_is_told_to_who_serves_it
     assert harness.end(task, Lost).worker == started.worker
     assert desk.left_one.wait(WAIT)
     assert desk.left == [started.worker]
-    harness.runtime.answer(started.worker, Answer(0, None))
+    desk.runtime.answer(started.worker, Answer(0, None))
     assert harness.run("same", 1) == 1
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from dagengine.runtime.core.invariants import check as check_core
+from dagengine.runtime.dispatch_invariants import check as check_dispatcher
 from dagengine.runtime.protocol import (
     ActorWork,
     Failed,
@@ -25,11 +27,25 @@ from dagengine.runtime.protocol import (
     TaskSpec,
     TimedOut,
 )
+from dagengine.runtime.shell import Shell
 from tests.runtime.harness import Harness, Input
 from tests.runtime.left_behind import children_of
 
 Open = Callable[..., Harness]
 MB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each turn of the loop core and dispatcher are as they have to be; else the runtime breaks, and the test."""
+    turn = Shell._turn
+
+    def checked_turn(self: Shell) -> None:
+        turn(self)
+        check_core(self.core)
+        check_dispatcher(self.agent.dispatcher)
+
+    monkeypatch.setattr(Shell, "_turn", checked_turn)
 
 
 def workers_of(harness: Harness) -> list[int]:
