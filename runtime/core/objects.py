@@ -265,7 +265,7 @@ class Directory:
 
     def movable(self, obj: Obj) -> None:
         """It can be fetched from now on: wake those who read it on other nodes."""
-        for task in obj.readers:
+        for task in obj.readers if len(self._core.nodes) > 1 else ():
             if task.state == State.QUEUED and task.klass is not None:
                 self._core.fresh(task.klass)
             elif task.state == State.MAILED and task.actor is not None:

@@ -224,6 +224,7 @@ class Rooms:
                 waiter.more.pending -= 1
                 if not waiter.more.pending and copy.node.bundle is not waiter:
                     self._core.admission.lease_admitted(waiter)
+        self._core.directory.movable(copy.object)
         if copy.object.freed:
             self._core.directory.let_go(copy.object)
 
