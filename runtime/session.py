@@ -8,45 +8,37 @@ Invariants, beside those of `settling`:
 
 - A task that has not ended is in `tasks`, which holds what it makes; so an object is freed after its task has ended,
   and nobody can be about to submit a reader of it.
-- What the scheduler may not know yet (an item of a stream, a call on an actor that may be made again) is `_unsure`:
-  tasks that read it are submitted when it is there.
 
 May import nothing of ours but errors, model, values and runtime modules.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
-from dagengine.errors import BadArguments, Infeasible, RuntimeStopped, WaitTimeout
+from dagengine.errors import BadArguments, RuntimeStopped, WaitTimeout
 from dagengine.model import INLINE_LIMIT, Failure
 from dagengine.runtime.call_options import CallOptions
 from dagengine.runtime.calling import EncodedCall, Target, encode_value
-from dagengine.runtime.handles import DONE, FAILED, PENDING, ActorHandle, ActorToken, Group, Ref, RefStream
+from dagengine.runtime.handles import DONE, FAILED, ActorHandle, ActorToken, Group, Ref, RefStream
 from dagengine.runtime.housekeeping import Housekeeper
-from dagengine.runtime.owners import Owner, SplitOwner, StreamOwner, outcome
+from dagengine.runtime.owners import StreamOwner, outcome
 from dagengine.runtime.protocol import (
     ActorLost,
     Broken,
-    InlineInput,
     NodeFacts,
-    ObjectInput,
     ObjectLost,
     RuntimeEvent,
     Started,
     Succeeded,
-    TaskInput,
-    TaskSpec,
     Yielded,
 )
-from dagengine.runtime.raising import cancelled, exception_of, stopped
+from dagengine.runtime.raising import exception_of, stopped
 from dagengine.runtime.reserving import Groups
-from dagengine.runtime.settling import Settling
 from dagengine.runtime.shapes import Shape, shape
+from dagengine.runtime.submitting import Submitting
 from dagengine.runtime.waiters import Waiter
 from dagengine.values import Encoded
 
@@ -54,20 +46,14 @@ if TYPE_CHECKING:
     from dagengine.runtime.actor_calls import Actor
 
 
-class Refusal(Exception):
-    """The task can't succeed, because what it reads has failed."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
-class Session(Settling):
+class Session(Submitting):
     """A runtime in use. Thread-safe.
 
     runtime: any `protocol.Runtime`, not opened yet
     ended: called once when the session is over
     """
+
+    dropped: Callable[[tuple[Any, ...]], None]
 
     def __init__(self, runtime: Any, ended: Callable[[Session], None] | None = None) -> None:
         from dagengine.runtime.serving import Serving
@@ -75,14 +61,9 @@ class Session(Settling):
         super().__init__(runtime)
         self.pid = os.getpid()
         self._ended = ended
-        self.tasks: dict[int, Any] = {}
-        self._deferred: dict[int, Callable[[], None]] = {}
         self.actors: dict[int, Actor] = {}
-        self._streams: dict[int, StreamOwner] = {}
         self.groups = Groups(self)
-        self.numbers = itertools.count(1)
         self._functions: dict[str, int] = {}
-        self.known: WeakValueDictionary[Any, Any] = WeakValueDictionary()
         self.housekeeper = Housekeeper(self._give_up)
         self.dropped = self.housekeeper.note
         self.serving = Serving(self)
@@ -152,139 +133,6 @@ class Session(Settling):
                 number = self._functions[key] = len(self._functions) + 1
                 self.runtime.define(number, target.reference)
         return shape(number, target.name, target.streams, options)
-
-    # ---- tasks --------------------------------------------------------------------------------
-
-    def submit(self, shape: Shape, call: EncodedCall) -> Any:
-        """A ref, a list of them if there are several results, or a stream of a generator's."""
-        number = next(self.numbers)
-        if shape.streams:
-            return self._submit_stream(number, shape, call)
-        ref: Ref[Any] = Ref(self, (number,), shape.name)
-        if call.reads or call.holds:
-            ref._reads = (call.reads, call.holds)
-        self.tasks[number] = ref
-        self.send(number, shape.spec, call, [ref])
-        return ref
-
-    def _submit_stream(self, number: int, shape: Shape, call: EncodedCall) -> Any:
-        owner: Owner
-        found: Any
-        if shape.options.returns > 1:
-            refs: list[Ref[Any]] = [Ref(self, (number, index), shape.name) for index in range(shape.options.returns)]
-            for ref in refs:
-                ref._unsure = True
-                ref._reads = (call.reads, call.holds)
-            owner, found = SplitOwner(self, shape.name, refs), refs
-        else:
-            stream = StreamOwner(self, number, shape.name, call)
-            self._streams[number] = stream
-            owner, found = stream, RefStream(self, (number,), shape.name, stream)
-        self.tasks[number] = owner
-        self.send(number, shape.spec, call, [])
-        return found
-
-    def submit_owned(self, shape: Shape, call: EncodedCall, owner: Any) -> int:
-        """A task whose result is handed over instead of kept: `owner` is told, on the runtime's thread, and has to keep
-        what the call reads."""
-        number = next(self.numbers)
-        self.tasks[number] = owner
-        self.send(number, shape.handed_over, call, [])
-        return number
-
-    def send(
-        self,
-        number: int,
-        spec_of: Callable[[int, bytes, tuple[TaskInput, ...]], TaskSpec],
-        call: EncodedCall,
-        refs: list[Ref[Any]],
-    ) -> None:
-        """Submit, now or when what it reads is known to the scheduler."""
-        for handle in call.holds:
-            self.exported(handle)
-        try:
-            inputs = self.inputs(call.reads) if call.reads else ()
-            if inputs is None:
-                self._defer(number, spec_of, call, refs)
-                return
-            self.check()
-            self.runtime.submit((spec_of(number, call.data, inputs),))
-        except Refusal as refusal:
-            self._fail(number, refusal.failure)
-        except BaseException:
-            self.tasks.pop(number, None)
-            raise
-
-    def inputs(self, reads: list[Ref[Any]]) -> tuple[TaskInput, ...] | None:
-        """What the refs are for the runtime; None if one of them has to be waited for here. Raises Refusal."""
-        found: list[TaskInput] = []
-        for ref in reads:
-            if ref._client is not self:
-                raise BadArguments(f"{ref!r} belongs to another runtime, which may have been stopped.")
-            state = ref._state
-            if state == FAILED:
-                assert isinstance(ref._content, Failure)
-                raise Refusal(ref._content)
-            data = ref._content
-            if state == DONE and isinstance(data, bytes):
-                found.append(InlineInput(data))
-            elif state == PENDING and ref._unsure:
-                return None
-            else:
-                found.append(ObjectInput(ref.id))
-        return tuple(found)
-
-    def _defer(self, number: int, spec_of: Any, call: EncodedCall, refs: list[Ref[Any]]) -> None:
-        def go() -> None:
-            if self._deferred.pop(number, None) is None:
-                return
-            for ref in refs:
-                ref._unsure = False
-            try:
-                self.send(number, spec_of, call, refs)
-            except Infeasible as error:
-                self._fail(number, Failure("error", "dagengine.errors.Infeasible", str(error), retriable=False))
-            except RuntimeStopped as error:
-                self._fail(number, stopped(str(error)))
-
-        for ref in refs:
-            ref._unsure = True
-        self._deferred[number] = go
-        self.when_settled([ref for ref in call.reads if ref._unsure], go)
-
-    def _fail(self, number: int, failure: Failure) -> None:
-        with self.lock:
-            owner = self.tasks.pop(number, None)
-            if type(owner) is Ref:
-                self.settle(owner, FAILED, failure)
-            elif owner is not None:
-                owner.failed(failure)
-        self.do_later()
-
-    def cancel(self, number: int, force: bool) -> None:
-        """Drop the task if it has not begun; with `force`, end it."""
-        if self._deferred.pop(number, None) is not None:
-            self._fail(number, cancelled(self.name_of(number)))
-            return
-        with self.lock:
-            owner = self.tasks.get(number)
-            actor = getattr(owner, "actor", None)
-            waiting = actor is not None and actor.cancel(number)
-        self.do_later()
-        if not waiting and owner is not None and self.over is None:
-            self.runtime.cancel([(number,)], force)
-
-    def cancel_many(self, numbers: Sequence[int]) -> None:
-        """Drop those that have not begun."""
-        unfinished = [number for number in numbers if number in self.tasks]
-        for number in unfinished:
-            if number in self._deferred:
-                self.cancel(number, force=False)
-        if unfinished and self.over is None:
-            self.runtime.cancel([(number,) for number in unfinished])
-
-    def name_of(self, number: int) -> str:
-        return str(getattr(self.tasks.get(number), "name", "the task"))
 
     # ---- values -------------------------------------------------------------------------------
 
@@ -386,11 +234,6 @@ class Session(Settling):
 
     # ---- what crosses as itself ---------------------------------------------------------------
 
-    def exported(self, handle: Any) -> None:
-        """It may come back, as long as it lives here: what it was pickled into holds it, or whoever pickled it by hand."""
-        if isinstance(handle, Ref):
-            self.known[handle.id] = handle
-
     def adopted_ref(self, number: tuple[int, ...], name: str) -> Ref[Any]:
         ref: Ref[Any] | None = self.known.get(number)
         if ref is None:
@@ -416,12 +259,12 @@ class Session(Settling):
     def waits(self) -> dict[Any, str]:
         """For each unfinished task, by its number, what it waits for."""
         found: dict[Any, str] = {task[0]: why for task, why in self.runtime.waits().items()}
-        for number in list(self._deferred):
+        for number in list(self.deferred):
             found[number] = "waits for an item of a stream, or a call on an actor that may be made again"
         return {number: f"{self.name_of(number)}: {why}" for number, why in found.items()}
 
     def explain(self, number: int) -> dict[str, Any]:
-        if number in self._deferred:
+        if number in self.deferred:
             return {"state": "waiting", "waits_for": self.waits()[number]}
         found: dict[str, Any] = self.runtime.explain((number,))
         return found
@@ -468,7 +311,7 @@ class Session(Settling):
     def _end(self, failure: Failure) -> None:
         """Nothing more will come."""
         self.over = failure
-        self._deferred.clear()
+        self.deferred.clear()
         with self.lock:
             for actor in list(self.actors.values()):
                 actor.end(failure)
@@ -510,7 +353,7 @@ class Session(Settling):
 
     def _stop_stream(self, number: int) -> None:
         with self.lock:
-            owner = self._streams.pop(number, None)
+            owner = self.streams.pop(number, None)
             running = owner is not None and owner.unwanted()
         if running:
             self.cancel(number, force=False)

@@ -126,8 +126,9 @@ class Settling:
 
     def settled(self, refs: Sequence[Ref[Any]], count: int, timeout: float | None, hasty: bool = False) -> bool:
         """Wait until `count` of them have ended, or if it is `hasty`, one has failed. False: not in time."""
+        me: Any = self
         for ref in refs:
-            if ref._client is not self:
+            if ref._client is not me:
                 raise BadArguments(f"{ref!r} belongs to another runtime, which may have been stopped.")
         with self.lock:
             pending = [ref for ref in refs if ref._state == PENDING]
