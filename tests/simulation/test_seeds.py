@@ -44,9 +44,11 @@ def test_a_seed_is_the_same_run_each_time() -> None:
 
 
 def test_without_faults_every_task_does_what_it_was_to_do() -> None:
-    """Where nothing goes wrong and nobody cancels, every task is done, but for those whose inputs fit no arena."""
+    """Where nothing goes wrong and nobody cancels, every task is done, but for those whose inputs fit no arena, and what
+    reads what those would have made."""
     calm = frozenset(FEATURES) - {"cancels", "failures", "timeouts", "cycle", "small arena", "actors"}
     for seed in range(20):
         report = running.run(make(seed, calm))
-        assert set(report.outcomes) <= {"done", "no room"}, (seed, report.outcomes)
+        others = set(report.outcomes) - {"done"}
+        assert not others or others == {"no room"} or others == {"no room", "input"}, (seed, report.outcomes)
         assert report.outcomes["done"] > 0
