@@ -124,7 +124,7 @@ def test_a_freed_object_lives_until_the_tasks_that_were_submitted_before_have_re
     harness.submit(*readers)
     harness.runtime.free([(1,)])
     assert [harness.result(reader.id) for reader in readers] == [MB] * 20
-    assert harness.runtime.stats()["object_bytes"] == 0
+    harness.settle(object_bytes=0)
 
 
 def test_who_reads_what_a_failed_task_should_have_made_fails_as_it_did(make: Make) -> None:
@@ -181,7 +181,7 @@ def test_more_objects_than_fit_are_spilled_and_come_back(make: Make) -> None:
         assert harness.result(task) == 2 * MB
     assert value(harness, (3,)) == bytes([3]) * (2 * MB)
     harness.runtime.free([(number,) for number in range(20)])
-    assert harness.runtime.stats()["objects"] == 0
+    harness.settle(objects=0, object_bytes=0, spill_bytes=0)
 
 
 def test_six_slots_and_two_tasks_of_four_objects_each(make: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,6 +127,12 @@ class Harness:
         with self._changed:
             assert self._changed.wait_for(lambda: condition() or self.broken is not None, WAIT), "it never happened"
             assert condition(), f"the runtime broke: {self.broken}"
+
+    def settle(self, **expected: int) -> None:
+        """Ask for the statistics until they are these: what was freed while it moved goes when the move is done."""
+        deadline = time.monotonic() + WAIT
+        while (found := {name: self.runtime.stats()[name] for name in expected}) != expected:
+            assert time.monotonic() < deadline, found
 
     def end(self, task: TaskId, kind: type[E]) -> E:
         """How the attempt ended, which must be `kind`."""

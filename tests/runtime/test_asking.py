@@ -140,7 +140,7 @@ def test_room_that_a_dead_task_had_asked_for_is_given_back(served: tuple[Harness
     for _ in range(5):
         task = harness.start("put_and_die", 3 * MB)
         assert harness.end(task, Lost).failure.facts == {"signal": "SIGKILL"}
-    assert harness.runtime.stats()["object_bytes"] == 0
+    harness.settle(object_bytes=0)
     harness.runtime.put((1,), encode(b"x" * (7 * MB)))
     assert harness.runtime.stats()["spilled_bytes"] == 0
 

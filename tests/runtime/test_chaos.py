@@ -102,8 +102,7 @@ def test_objects_are_right_whoever_is_killed(open_harness: Open, tmp_path: Path,
     harness.submit(*checks)
     assert all(harness.result(check.id) for check in checks)
     harness.runtime.free([(number,) for number in range(count)])
-    stats = harness.runtime.stats()
-    assert (stats["objects"], stats["object_bytes"], stats["live"]) == (0, 0, 0)
+    harness.settle(objects=0, object_bytes=0, spill_bytes=0, live=0)
 
 
 @pytest.mark.parametrize("seed", [3, 4])
