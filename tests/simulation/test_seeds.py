@@ -50,5 +50,5 @@ def test_without_faults_every_task_does_what_it_was_to_do() -> None:
     for seed in range(20):
         report = running.run(make(seed, calm))
         others = set(report.outcomes) - {"done"}
-        assert not others or others == {"no room"} or others == {"no room", "input"}, (seed, report.outcomes)
+        assert others in (set(), {"no room"}, {"no room", "input"}), (seed, report.outcomes)
         assert report.outcomes["done"] > 0
