@@ -197,6 +197,7 @@ class Actors:
         if actor.alive:
             self._core.lives.unload(actor.creation)
         actor.alive = False
+        self._core.groups.actor_gone(actor.creation.request.need)
         self._empty(actor)
         if not actor.sent:
             self._forget(actor)

@@ -13,6 +13,7 @@ from dagengine.runtime.core.claims import Claims
 from dagengine.runtime.core.groups import Groups
 from dagengine.runtime.core.leasing import Leasing
 from dagengine.runtime.core.limits import KLASSES
+from dagengine.runtime.core.lineage import Lineage
 from dagengine.runtime.core.lives import Lives
 from dagengine.runtime.core.model import Actor, Estimate, Klass, Node, Task
 from dagengine.runtime.core.objects import Directory
@@ -43,6 +44,7 @@ class Core:
         self._disturbed: dict[e.NodeId, Node] = {}
         self._fresh: dict[int, Klass] = {}
         self._actors_due: dict[int, Actor] = {}
+        self.lineage = Lineage(self)
         self.directory = Directory(self)
         self.rooms = Rooms(self)
         self.claims = Claims(self)

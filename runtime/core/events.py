@@ -233,6 +233,8 @@ class Made(NamedTuple):
     """An object that an attempt has made. `request`: of its room; -1: it is inline, and takes none.
 
     overflow: it was written straight to the node's spill space
+
+    What the node has already (in its arena, or spilled) it keeps as it is, and gives the new room, or file, back by itself.
     """
 
     object: ObjectId

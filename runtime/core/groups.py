@@ -235,7 +235,7 @@ class Groups:
         if not group.released or group.tasks or self.groups.get(group.id) is not group:
             return
         for bundle in group.bundles:
-            if bundle.ledger is not None and self._lent(bundle):
+            if self._lent(bundle):
                 return
         for bundle in group.bundles:
             self._give_back(bundle)
@@ -255,9 +255,10 @@ class Groups:
             node.ledger.give(bundle.need, bundle.need.memory, bundle.devices)
             self._core.disturbed(node)
 
-    def actor_gone(self) -> None:
+    def actor_gone(self, need: Need) -> None:
         """An actor has given back what it had: it may have been the last of a group that was released."""
-        for group in list(self.groups.values()):
+        group = self.groups.get(need.group or ())
+        if group is not None:
             self._end_if_done(group)
 
     # ---- nodes ----------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ def _check_object(core: Scheduler, obj: Obj) -> None:
     to_come = not obj.born and not obj.dead and core.directory._to_come(obj.id)
     if obj.freed and not users and not obj.wanted and obj.producer is None and not to_come:
         moving = any(copy.pins or copy.place in (Place.INCOMING, Place.SPILLING) for copy in obj.copies.values())
-        _demand(moving or (not obj.exists and obj.id in core.directory.ghosts), f"I5: {obj.id} was freed, and is kept")
+        _demand(moving or (not obj.exists and obj.id in core.lineage.ghosts), f"I5: {obj.id} was freed, and is kept")
     if obj.producer is not None:
         _demand(core.tasks.get(obj.producer.request.id) is obj.producer, f"I5: nobody makes {obj.id}")
     for copy in obj.copies.values():

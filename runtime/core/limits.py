@@ -48,6 +48,10 @@ PRESSED_SHARE: Final = 0.80
 KILL_SHARE: Final = 0.95
 """Of a node's memory: no new leases above the first; above the second one attempt is killed."""
 
+GHOSTS: Final = 50_000
+"""Freed objects that are remembered because others would need them to be made again: a loop that makes each object from
+the one before would otherwise remember for ever. What is forgotten ends the climb of a later rebuild."""
+
 KLASSES: Final = 256
 """Classes of tasks, until those that have no tasks are forgotten."""
 

@@ -9,6 +9,7 @@ and the same state. This module is the door; each kind of decision has a module 
     admission  all at one time, or nothing               claims     nobody is overtaken for ever
     placement  which node is best                        recovery   what is lost is found again
     objects    the directory, and arenas' accounts       rooms      room in arenas, spilling
+    lineage    how objects were made                     timers     what is to happen at a time
     watchdog   what each task waits for                  invariants what is true after each event
 
 An event changes facts and notes which nodes and classes were touched; then those are served until nothing moves. The
@@ -146,7 +147,7 @@ class Scheduler(News):
         existed = obj.exists
         obj.durable = obj.made = True
         obj.dead = False
-        self.directory.forget_lineage(obj)
+        self.lineage.forget(obj)
         for copy in list(obj.copies.values()):
             if copy.spilled and not copy.pins and copy.place in (Place.PRESENT, Place.AWAY):
                 self.directory.remove(copy)

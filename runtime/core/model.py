@@ -17,14 +17,13 @@ from dagengine.runtime.protocol import ActorId, GroupId, ObjectId
 
 
 class Estimate:
-    """What tasks of one function take. seconds: below 0 as long as none has ended. memory: learned from a kill."""
+    """What tasks of one function take. seconds: below 0 as long as none has ended; output: bytes."""
 
-    __slots__ = ("memory", "output", "seconds")
+    __slots__ = ("output", "seconds")
 
     def __init__(self) -> None:
         self.seconds = -1.0
         self.output = 0
-        self.memory = 0
 
 
 class Extra:

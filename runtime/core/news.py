@@ -103,7 +103,7 @@ class News(Core):
                 size = made.size if made.size > INLINE_LIMIT else 0
                 known.output = max(size, (7 * known.output + size) // 8)
                 if task.request.kind == e.TaskKind.CALL:
-                    self.directory.remember(obj, task)
+                    self.lineage.remember(obj, task)
         if cancelled:
             released = extra is not None and extra.doomed == "released"
             if task.request.kind == e.TaskKind.CREATE and task.request.actor is not None and not done.failed:

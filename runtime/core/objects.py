@@ -13,18 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from dagengine.runtime.core.actions import Drop, Ready
+from dagengine.runtime.core.actions import Drop
 from dagengine.runtime.core.events import Made, TaskKind
-from dagengine.runtime.core.model import Copy, Node, Obj, Reader, Task
+from dagengine.runtime.core.model import Copy, Node, Obj, Task
 from dagengine.runtime.core.states import Place, State
 from dagengine.runtime.protocol import ObjectId
 
 if TYPE_CHECKING:
     from dagengine.runtime.core.core import Core
-
-GHOSTS: Final = 50_000
-"""Freed objects that are remembered because others would need them to be made again: a loop that makes each object from
-the one before would otherwise remember for ever. What is forgotten ends the climb of a later rebuild."""
 
 NEVER: Final = 1 << 62
 
@@ -34,7 +30,6 @@ class Directory:
         self._core = core
         self.objects: dict[ObjectId, Obj] = {}
         self.items: dict[ObjectId, dict[ObjectId, Obj]] = {}
-        self.ghosts: dict[ObjectId, Obj] = {}
         self._age = 0
 
     # ---- being known --------------------------------------------------------------------------
@@ -85,7 +80,7 @@ class Directory:
             obj.users or obj.wanted or obj.dead or obj.made or obj.producer or obj.lineage or obj.exists or obj.freed
         ):
             if not self._core.lives.fails(obj):
-                self._bury(obj)
+                self._core.lineage.bury(obj)
 
     def no_reader(self, obj: Obj) -> None:
         """Somebody does not want to read it any more."""
@@ -369,49 +364,6 @@ class Directory:
             obj.inline = False
         obj.durable = False
         if obj.heirs and obj.lineage is not None:
-            self.ghosts[obj.id] = obj
-            if len(self.ghosts) > GHOSTS:
-                oldest = next(iter(self.ghosts.values()))
-                del self.ghosts[oldest.id]
-                self._bury(oldest)
+            self._core.lineage.haunt(obj)
             return
-        self._bury(obj)
-
-    def _bury(self, obj: Obj) -> None:
-        """Forget it, and those ancestors that were remembered for it alone."""
-        stack = [obj]
-        while stack:
-            gone = stack.pop()
-            if self.objects.get(gone.id) is gone:
-                del self.objects[gone.id]
-                siblings = self.items.get(gone.id[:-1])
-                if siblings is not None and siblings.pop(gone.id, None) is not None and not siblings:
-                    del self.items[gone.id[:-1]]
-            gone.lineage = None
-            parents, gone.parents = gone.parents, ()
-            for parent in parents:
-                parent.heirs -= 1
-                if not parent.heirs and self.ghosts.pop(parent.id, None) is not None:
-                    stack.append(parent)
-
-    def remember(self, obj: Obj, task: Task) -> None:
-        """How the object was made, as long as its bytes could be lost."""
-        if obj.lineage is None and not obj.durable:
-            obj.lineage = task.request
-            obj.parents = task.inputs
-            for parent in task.inputs:
-                parent.heirs += 1
-        obj.attempts = task.attempt
-
-    def forget_lineage(self, obj: Obj) -> None:
-        obj.lineage = None
-        parents, obj.parents = obj.parents, ()
-        for parent in parents:
-            parent.heirs -= 1
-            if not parent.heirs and self.ghosts.pop(parent.id, None) is not None:
-                self._bury(parent)
-
-    def ready(self, reader: Reader, ok: bool) -> None:
-        """Answer whoever wants to read it."""
-        reader.ready = True
-        self._core.actions.append(Ready(reader.object.id, reader.node.id, reader.number, ok))
+        self._core.lineage.bury(obj)

@@ -81,7 +81,7 @@ class Recovery:
                 continue
             gone.rebuilds += 1
             gone.dead = False
-            core.directory.ghosts.pop(gone.id, None)
+            core.lineage.ghosts.pop(gone.id, None)
             made.append(core.lives.rebuild(request, gone))
             stack.extend(parent for parent in gone.parents if not parent.exists)
         for task in reversed(made):
@@ -97,7 +97,7 @@ class Recovery:
         """It will never exist."""
         if obj.born and not obj.freed:
             self._core.actions.append(Lost(obj.id))
-        self._core.directory.forget_lineage(obj)
+        self._core.lineage.forget(obj)
 
     def damaged(self, node: Node, object_id: ObjectId) -> None:
         """The bytes that a node has of it are bad."""

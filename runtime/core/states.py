@@ -50,6 +50,3 @@ class Place:
     PRESENT: Final = 2
     SPILLING: Final = 3  # being written; the room is free when that is done
     DAMAGED: Final = 4  # there, and of no use; dropped when nobody reads it
-
-
-PLACE_NAMES: Final = ("away", "incoming", "present", "spilling", "damaged")

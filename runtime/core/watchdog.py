@@ -102,6 +102,8 @@ class Watchdog:
             "node": task.node.capacity.name if task.node is not None else None,
             "placement": dict(extra.score) if extra is not None and extra.score is not None else {},
         }
+        if extra is not None and extra.moved:
+            told["brought"] = extra.moved
         if extra is not None and extra.devices:
             told["devices"] = list(extra.devices)
         return told

@@ -316,6 +316,19 @@ def test_tasks_of_a_group_run_in_what_it_has() -> None:
     assert world.running() == [(1, 1)]
 
 
+def test_a_released_group_ends_with_its_last_actor() -> None:
+    """An actor keeps its bundle as long as it lives."""
+    world = World(capacity(cpus=1))
+    world.tell(e.GroupAsked((7, 1), (e.Need(),), "pack"))
+    world.submit(create(1, need=e.Need(group=(7, 1))), request(2, plain=False))
+    world.finish((1, 1))
+    world.tell(e.GroupReleased((7, 1)))
+    assert not world.running()
+    world.tell(e.ActorReleased((5, 1)))
+    assert world.running() == [(1, 2)]
+    assert not world.core.groups.groups
+
+
 def test_lost_bundles_are_placed_anew_and_the_others_stay() -> None:
     """A node's end moves only what was on it."""
     world = World(*(capacity(f"n{number}", cpus=1) for number in range(3)))

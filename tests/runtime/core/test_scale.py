@@ -80,7 +80,7 @@ def test_lineage_of_20_000_is_climbed_without_recursion() -> None:
     assert [run.leases[0].request.id for run in actions if isinstance(run, a.Run)] == [(1, 0)]
     assert len(core.tasks) == length
     run_out(core, actions)
-    assert core.directory.objects.keys() == {(9, length - 1)} | core.directory.ghosts.keys()
+    assert core.directory.objects.keys() == {(9, length - 1)} | core.lineage.ghosts.keys()
 
 
 def test_a_chain_of_cycles_is_searched_without_recursion() -> None:
