@@ -113,6 +113,7 @@ class Actor:
         self._calls = 0
         self._incarnation = 0
         self._sent: dict[int, Call] = {}
+        self._shapes: dict[str, Shape] = {}
         self._queue: deque[Call] = deque()
         self._pumping = False
         self._rebuilding = False
@@ -166,11 +167,9 @@ class Actor:
 
     def call(self, method: str, call: EncodedCall, changes: dict[str, Any] | None) -> Ref[Any]:
         """Without the lock."""
-        shape = self._shape
-        options = replace(shape.options, timeout=None, name=None)
-        if changes:
-            options = options.changed(**changes)
-        call_shape = replace(shape, options=options, name=options.name or f"{self.name}.{method}")
+        call_shape = self._shapes.get(method) if not changes else None
+        if call_shape is None:
+            call_shape = self._shape_of(method, changes)
         with self.session.lock:
             number = next(self.session.numbers)
             self._calls += 1
@@ -188,6 +187,15 @@ class Actor:
             self._pump_later()
         self.session.do_later()
         return made.ref
+
+    def _shape_of(self, method: str, changes: dict[str, Any] | None) -> Shape:
+        options = replace(self._shape.options, timeout=None, name=None)
+        if changes:
+            options = options.changed(**changes)
+        made = replace(self._shape, options=options, name=options.name or f"{self.name}.{method}")
+        if not changes:
+            self._shapes[method] = made
+        return made
 
     def _pump_later(self) -> None:
         if self._queue and not self._pumping and not self.down and not self._doubtful:

@@ -42,6 +42,7 @@ class Serving:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._shapes: list[Shape] = []
+        self._declared: dict[str, int] = {}
         self._held: dict[int, dict[Any, list[Any]]] = {}
         # Of each attempt that waits inside itself: the refs that it waits for.
         self._blocked: dict[int, dict[int, list[Ref[Any]]]] = {}
@@ -131,9 +132,14 @@ class Serving:
 
     def _on_declare(self, worker: int, message: Ask, reply: Reply) -> None:
         reference, name, streams, options = message.body
-        shape = self._session.declare(Target(reference, (), name, streams), options_from_json(options))
-        self._shapes.append(shape)
-        reply([len(self._shapes) - 1, shape.name])
+        # Every process that calls the function declares it, also those that come after others have gone.
+        key = repr((reference, name, options))
+        number = self._declared.get(key)
+        if number is None:
+            shape = self._session.declare(Target(reference, (), name, streams), options_from_json(options))
+            number = self._declared[key] = len(self._shapes)
+            self._shapes.append(shape)
+        reply([number, self._shapes[number].name])
 
     def _call(self, worker: int, body: list[Any]) -> EncodedCall:
         data, reads, holds = body
