@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dagengine.runtime.core import actions as a
 from dagengine.runtime.core import events as e
 from dagengine.runtime.core.ledger import Ledger
 from dagengine.runtime.protocol import ActorId, GroupId, ObjectId, TaskId
@@ -395,6 +394,3 @@ class Life:
         host, attempt = self.world.find(task)
         attempt.blocked = False
         self.world.tell(e.Unblocked(host.id, host.epoch, task, attempt.lease.attempt))
-
-
-__all__ = ["Life", "a"]

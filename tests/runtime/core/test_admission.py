@@ -292,3 +292,35 @@ def test_gpu_memory_is_never_shared_across_devices() -> None:
     world.submit(request(3, need=e.Need(gpus=UNIT // 4, gpu_memory=60), plain=False))
     assert [world.find((1, number))[1].lease.devices for number in (1, 2)] == [(0,), (1,)]
     assert (1, 3) not in world.running()
+
+
+def test_inputs_are_brought_while_no_cpu_is_free() -> None:
+    """The next task need not wait for the disk once it has a cpu; until then it holds room, but no cpu."""
+    world = World(capacity(cpus=1, arena=10 * MB))
+    world.put((9, 0), 6 * MB)
+    world.put((9, 1), 4 * MB)  # spills the first ahead of need
+    world.moves()
+    world.tell(e.Freed([(9, 1)]))
+    world.submit(request(1, plain=False))
+    world.submit(request(2, 0))
+    assert (9, 0) in world.hosts[0].restoring
+    world.moves()
+    assert world.running() == [(1, 1)]
+    assert world.core.nodes[0].ledger.cpus == 0
+    world.finish((1, 1))
+    assert world.running() == [(1, 2)]
+
+
+def test_what_was_brought_ahead_makes_way_for_what_is_written() -> None:
+    """A running task's output does not overflow because of a task that only waits for its cpu."""
+    world = World(capacity(cpus=1, arena=10 * MB))
+    world.put((9, 0), 6 * MB)
+    world.put((9, 1), 4 * MB)
+    world.moves()
+    world.tell(e.Freed([(9, 1)]))
+    world.submit(request(1, output=1, plain=False), request(2, 0))
+    world.moves()
+    world.ask((1, 1), 8 * MB)
+    world.moves()
+    assert world.find((1, 1))[1].rooms
+    assert not of(world.told, a.Overflow)

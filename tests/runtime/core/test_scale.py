@@ -13,10 +13,10 @@ from tests.runtime.core.world import capacity
 DEEP = 100_000
 
 
-def scheduler(nodes: int = 1, **more: int) -> Scheduler:
+def scheduler(nodes: int = 1, cpus: int = 2, arena: int = 1_000_000) -> Scheduler:
     core = Scheduler()
     for number in range(nodes):
-        core.apply(e.NodeJoined(number, capacity(f"n{number}", **more)), 0.0)
+        core.apply(e.NodeJoined(number, capacity(f"n{number}", cpus=cpus, arena=arena)), 0.0)
     return core
 
 
@@ -149,7 +149,7 @@ def test_a_full_cluster_is_not_searched_for_each_new_task() -> None:
         looks += 1
         return is_open(node)  # type: ignore[arg-type]
 
-    core.leasing.open = counted  # type: ignore[method-assign,assignment]
+    core.leasing.open = counted  # type: ignore[method-assign]
     for i in range(300, 400):
         core.apply(e.Submitted([e.Request((1, i), 1, plain=False)]), 0.0)
     assert looks == 0

@@ -14,7 +14,6 @@ from dagengine.runtime.core.machine import Scheduler
 from dagengine.runtime.protocol import ActorId, ObjectId, TaskId
 
 UNIT = e.UNIT
-ENDS = (a.Outcome.DONE, a.Outcome.DROPPED)
 
 
 @dataclass
