@@ -94,9 +94,6 @@ def make(seed: int, features: frozenset[str] | None = None) -> Scenario:
         chosen = {feature for feature in FEATURES if rng.random() < chance}
         if rng.random() < 0.8:
             chosen |= {fault for fault in FAULTS if rng.random() < rng.choice((0.1, 0.3, 0.5))}
-        if "nested" in chosen:
-            # What is short of memory learns to ask for much, and parents keep theirs while their children wait for some.
-            chosen -= {"pressure"}
         features = frozenset(chosen)
     maker = _Maker(rng, features)
     nodes = maker.nodes()
