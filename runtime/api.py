@@ -210,7 +210,8 @@ def _remote(wrapped: Any, options: dict[str, Any]) -> Any:
         return wrapped.options(**options)
     if isinstance(wrapped, type):
         _refuse(options, _OF_TASKS, "a function")
-        return ActorClass(wrapped, CallOptions(retries=0).changed(**options))
+        # Most actors wait most of the time: one that holds a cpu for its life has to say so, or a few would starve all tasks.
+        return ActorClass(wrapped, CallOptions(retries=0, cpus=0.0).changed(**options))
     _refuse(options, _OF_ACTORS, "an actor's class")
     return RemoteFunction(wrapped, CallOptions().changed(**options))
 

@@ -29,6 +29,12 @@ class TestOnProcesses:
         assert rt.get([counter.add.remote(1) for _ in range(100)]) == list(range(6, 106))
         assert rt.get(counter.pid.remote()) == rt.get(counter.pid.remote())
 
+    def test_actors_do_not_starve_tasks(self) -> None:
+        """Unless they ask for cpus they hold none: more actors than there are cpus leave room for tasks."""
+        counters = [f.Counter.remote(number) for number in range(4)]
+        assert rt.get([counter.add.remote() for counter in counters]) == [1, 2, 3, 4]
+        assert rt.get(f.add.remote(1, 1), timeout=20) == 2
+
     def test_refs_are_values_in_calls_and_results_of_calls_are_objects(self) -> None:
         """Actors and tasks read each other's results without the controller in between."""
         counter = f.Counter.remote()
