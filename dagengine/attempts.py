@@ -238,7 +238,7 @@ class Attempts:
         """The core's event for the runtime's; None if there is none, or if bytes have to be made durable first: then,
         `kept`."""
         if isinstance(event, ActorLost):
-            return ActorGone(*event.actor[1:])
+            return ActorGone(event.actor[1], event.actor[2], event.failure, time.time())
         if isinstance(event, ObjectLost):
             _, seq, made = event.object
             return ValueLost(((seq, made),))

@@ -27,7 +27,7 @@ from dagengine.model import Failure, Input, NewStep, RecordedCall, StepInput, St
 from dagengine.refs import EphemeralRef, Ref, body_of
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, branch_factory, outside
-from dagengine.stateful import Method, Proxy, Stateful
+from dagengine.stateful_classes import Method, Proxy, Stateful
 
 if TYPE_CHECKING:
     from dagengine.definitions import Defined

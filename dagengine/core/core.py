@@ -95,7 +95,7 @@ class RunCore(Ephemerals):
         self._settle(now)
         if self.keeping and not self.stop:
             self._keep()
-        self._submit()
+        self._submit(now)
         self._watch_idle()
         self._maybe_finish(now)
         actions = self._actions

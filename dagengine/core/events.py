@@ -170,6 +170,8 @@ class ActorGone:
 
     seq: int
     incarnation: int
+    failure: Failure
+    at: float
 
 
 @dataclass(slots=True)
