@@ -18,7 +18,6 @@ from dagengine.runtime.core.events import Cancelled, Request
 from dagengine.runtime.events import result_event
 from dagengine.runtime.messages import Erred
 from dagengine.runtime.node import Death, NodeAgent
-from dagengine.runtime.objects import LentFile
 from dagengine.runtime.protocol import (
     ActorLost,
     Content,
@@ -34,6 +33,7 @@ from dagengine.runtime.protocol import (
 )
 from dagengine.runtime.quarantine import Quarantine
 from dagengine.runtime.results import Ready
+from dagengine.runtime.shared import LentFile
 
 if TYPE_CHECKING:
     from dagengine.runtime.shell import Shell

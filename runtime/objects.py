@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import os
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -89,39 +88,6 @@ class Lent:
 
     def __del__(self) -> None:
         # Whoever drops an event unread must not keep its memory.
-        self.close()
-
-
-class LentFile:
-    """The same for bytes that lie in a file of their own, which no name leads to any more."""
-
-    offset = 0
-
-    def __init__(self, descriptor: int, size: int, digest: str) -> None:
-        self.size = size
-        self.digest = digest
-        self._descriptor = descriptor
-        self._lock = threading.Lock()
-
-    @classmethod
-    def open(cls, path: str, size: int, digest: str) -> LentFile:
-        return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), size, digest)
-
-    def fileno(self) -> int:
-        if self._descriptor < 0:
-            raise ValueError("the shared object is closed")
-        return self._descriptor
-
-    def view(self) -> memoryview:
-        return memoryview(mmap.mmap(self.fileno(), self.size, prot=mmap.PROT_READ))
-
-    def close(self) -> None:
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
         self.close()
 
 

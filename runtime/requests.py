@@ -25,10 +25,10 @@ from dagengine.runtime.core.events import (
 from dagengine.runtime.endings import lost_object
 from dagengine.runtime.messages import Answer, Ask, Written
 from dagengine.runtime.node import NodeAgent
-from dagengine.runtime.objects import AWAY, NODE, Lent, LentFile, Place
+from dagengine.runtime.objects import AWAY, NODE, Lent, Place
 from dagengine.runtime.protocol import Content, GroupId, ObjectId
 from dagengine.runtime.rooms import Room
-from dagengine.runtime.shared import anonymous_file
+from dagengine.runtime.shared import LentFile, anonymous_file
 
 if TYPE_CHECKING:
     from dagengine.runtime.shell import Shell

@@ -15,9 +15,10 @@ from dagengine.runtime.core.events import Made
 from dagengine.runtime.crew import WorkerProcess
 from dagengine.runtime.dispatch_model import Task
 from dagengine.runtime.messages import Done, Erred, Result, Written
-from dagengine.runtime.objects import AWAY, LentFile, Objects, Place
+from dagengine.runtime.objects import AWAY, Objects, Place
 from dagengine.runtime.protocol import ObjectId, TaskId, TaskSpec
 from dagengine.runtime.rooms import Rooms
+from dagengine.runtime.shared import LentFile
 from dagengine.runtime.spilling import SpillSpace
 
 

@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -65,3 +66,37 @@ def mapped(descriptor: int, size: int) -> Iterator[memoryview]:
     """The first `size` bytes, read-only. Nothing may keep a view on them."""
     with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as mapping, memoryview(mapping) as view:
         yield view
+
+
+class LentFile:
+    """A value that is handed over in a file of its own, which no name leads to, as `protocol.SharedObject`. Owns its
+    descriptor."""
+
+    offset = 0
+
+    def __init__(self, descriptor: int, size: int, digest: str) -> None:
+        self.size = size
+        self.digest = digest
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str, size: int, digest: str) -> LentFile:
+        return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), size, digest)
+
+    def fileno(self) -> int:
+        if self._descriptor < 0:
+            raise ValueError("the shared object is closed")
+        return self._descriptor
+
+    def view(self) -> memoryview:
+        return memoryview(mmap.mmap(self.fileno(), self.size, prot=mmap.PROT_READ))
+
+    def close(self) -> None:
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()

@@ -14,7 +14,7 @@ from dagengine.runtime.arena import Arena
 from dagengine.runtime.conversion import need_of, request_of, resources_of
 from dagengine.runtime.core.events import UNIT, Capacity, Device, Event, Restored, Spilled, TaskKind
 from dagengine.runtime.moving import Mover
-from dagengine.runtime.objects import AWAY, PAGE, LentFile, Loans, Objects, Place, objects_of, whole_pages
+from dagengine.runtime.objects import AWAY, PAGE, Loans, Objects, Place, objects_of, whole_pages
 from dagengine.runtime.protocol import (
     ActorWork,
     InlineInput,
@@ -27,6 +27,7 @@ from dagengine.runtime.protocol import (
 )
 from dagengine.runtime.quarantine import DEATHS, REMEMBERED, Quarantine
 from dagengine.runtime.rooms import Room, Rooms
+from dagengine.runtime.shared import LentFile
 from dagengine.runtime.spilling import SpillSpace
 
 WAIT = 60.0

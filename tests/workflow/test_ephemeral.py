@@ -116,7 +116,7 @@ def test_a_lost_value_is_made_again_from_its_lineage(tmp_path: Path) -> None:
     with opened(tmp_path, runtime) as engine:
         run = engine.start(summed, LARGE)
         assert run.result() == LARGE * (LARGE - 1)
-    assert SEEN == [f"numbers({LARGE})", "doubled", f"numbers({LARGE})", "doubled", "total"]
+    assert [f"numbers({LARGE})", "doubled", f"numbers({LARGE})", "doubled", "total"] == SEEN
 
 
 def test_what_is_still_held_is_not_made_again(tmp_path: Path) -> None:
@@ -167,9 +167,10 @@ def test_a_recorded_value_stops_the_climb(tmp_path: Path) -> None:
         return total(doubled(recorded(numbers(10))))
 
     FLAGS["total"] = "fail"
-    with opened(tmp_path) as engine, pytest.raises(RunFailed):
+    with opened(tmp_path) as engine:
         run = engine.start(chain)
-        run.result()
+        with pytest.raises(RunFailed):
+            run.result()
     FLAGS.clear()
     SEEN.clear()
     with opened(tmp_path) as engine:
@@ -186,9 +187,10 @@ def recorded(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_a_value_that_can_not_be_made_again_fails_its_reader_with_the_reason(tmp_path: Path) -> None:
     """What is on record stays; a resume tries again."""
     FLAGS["total"] = "fail"
-    with opened(tmp_path) as engine, pytest.raises(RunFailed):
+    with opened(tmp_path) as engine:
         run = engine.start(summed, 10)
-        run.result()
+        with pytest.raises(RunFailed):
+            run.result()
     FLAGS.update(total="", doubled="fail")
     with opened(tmp_path) as engine:
         resumed = engine.resume(run.id)
@@ -257,9 +259,10 @@ def test_maps_of_values_that_are_not_recorded(tmp_path: Path) -> None:
 
     runtime = Forgetful()
     FLAGS["added"] = "fail"
-    with opened(tmp_path, runtime) as engine, pytest.raises(RunFailed):
+    with opened(tmp_path, runtime) as engine:
         run = engine.start(mapping)
-        run.result()
+        with pytest.raises(RunFailed):
+            run.result()
     FLAGS.clear()
     SEEN.clear()
     with opened(tmp_path) as engine:
