@@ -100,7 +100,7 @@ class Ephemerals(Attempts):
         if other.definition not in self._ephemeral or self._is_held(other):
             return True
         self._remake(other)
-        return False
+        return other.phase is Phase.SUCCEEDED
 
     def _forget(self, step: Step) -> None:
         """The step's end is recorded: it reads no more, and if its value is ephemeral it is lineage from now on."""
@@ -266,8 +266,12 @@ class Ephemerals(Attempts):
         self.unfinished -= 1
         self._go(step, Phase.ENDING)
         step.end = StepState.SUCCEEDED
-        self.held[step.seq] = step.attempt if step.items is None else MAP
-        self._batch.remade.append(step.seq)
+        if step.items is None:
+            self.held[step.seq] = step.attempt
+            self._batch.remade.append(step.seq)
+        else:
+            self.held[step.seq] = MAP
+            self._remade_recorded([step.seq], 0.0)  # there is nothing of it to record
 
     def _remade_recorded(self, seqs: list[int], now: float) -> None:
         for seq in seqs:
