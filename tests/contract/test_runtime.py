@@ -16,6 +16,7 @@ import pytest
 from dagengine.errors import Infeasible, RuntimeStopped, Unpicklable
 from dagengine.functions import Reference
 from dagengine.model import INLINE_LIMIT
+from dagengine.runtime.inline import InlineRuntime
 from dagengine.runtime.processes import ProcessRuntime
 from dagengine.runtime.protocol import (
     Dropped,
@@ -31,6 +32,7 @@ from dagengine.values import decode, encode
 from tests.runtime.harness import TASKS, Harness, Input, inline
 
 RUNTIMES: dict[str, Callable[[], Runtime]] = {
+    "inline": InlineRuntime,
     "processes": lambda: ProcessRuntime(2),
 }
 
