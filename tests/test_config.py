@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -273,8 +274,9 @@ def test_what_the_machine_lends_is_said_in_any_of_the_places(environ: dict[str, 
 )
 def test_what_the_machine_can_not_lend_is_refused_by_name(environ: dict[str, str], name: str, value: object) -> None:
     """One line, with the setting and where it came from."""
+    said: dict[str, Any] = {name: value}
     with pytest.raises(BadOption, match=rf"^{name} is .*argument.*Give "):
-        load(environ=environ, **{name: value})
+        load(environ=environ, **said)
 
 
 def test_an_unknown_setting_of_the_machine_is_named(environ: dict[str, str]) -> None:
