@@ -526,6 +526,6 @@ def test_explain_without_a_step_lists_what_is_unfinished(cli: Cli, store: Store)
     done = cli("explain", "cccc")
     assert done.out.splitlines() == [
         "run cccc of nightly is crashed; 1 unfinished step",
-        "  · nightly/merge[0]  the run is crashed; to go on: dagengine resume cccc",
+        "  ○ nightly/merge[0]  the run is crashed; to go on: dagengine resume cccc",
     ]
     assert cli("explain", "cccc", "--json").json["waits"][0]["key"] == "nightly/merge[0]"
