@@ -256,7 +256,7 @@ def test_many_threads_may_ask_at_once(open_store: Callable[..., SqliteStore]) ->
     for thread in threads:
         thread.join(PATIENCE)
     assert answers == [50] * 240
-    assert len(store._pool._idle) <= 4
+    assert len(store._readers._idle) <= 4
 
 
 # ---- plans ----------------------------------------------------------------------------------
@@ -465,7 +465,7 @@ def test_no_connection_is_left_to_the_garbage_collector(open_store: Callable[...
     store.find_run("7f3a")
     store.close()
     gc.collect()
-    assert store._pool._idle == []
+    assert store._readers._idle == []
     assert store._connection._connection is None
 
 
