@@ -6,6 +6,8 @@ modules of storage.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -49,7 +51,11 @@ class Asking:
         sql, names, constants = found
         if constants:
             given |= constants
-        return self._link.raw.execute(sql.encode(), [given[name] for name in names], binary=True)
+        prepare = None
+        if "seqs" in names:
+            given["seqs"] = json.loads(given["seqs"])
+            prepare = False  # planned with its numbers, the server looks them up in a hash
+        return self._link.raw.execute(sql.encode(), [given[name] for name in names], prepare=prepare, binary=True)
 
 
 class ReadPool:
@@ -86,15 +92,25 @@ class ReadPool:
         try:
             yield link
         except BaseException:
-            if link.lost:
-                self._drop_idle()  # what ended one has mostly ended all
-            link.close()
+            self._give_back_broken(link)
             raise
+        self._give_back(link)
+
+    def _give_back(self, link: Link) -> None:
         with self._lock:
             if not self._closed and len(self._idle) < _IDLE_MAX:
                 self._idle.append(link)
                 return
         link.close()
+
+    def _give_back_broken(self, link: Link) -> None:
+        if not link.lost:
+            with contextlib.suppress(psycopg.Error):
+                link.roll_back()
+                self._give_back(link)
+                return
+        link.close()
+        self._drop_idle()  # what ended one has mostly ended all
 
     def persistently(self, work: Callable[[], T]) -> T:
         """Do `work` until the server has answered it. Errors of the driver leave as ours."""

@@ -45,18 +45,15 @@ class Writes:
 
     def __init__(self, schema: str) -> None:
         self._schema = f'"{schema}"'
-        step, run = f"{self._schema}.step", f"{self._schema}.run"
-        self._hold_types = (INT8, INT8, INT4S, INT4S, TEXTS, INT8S)
-        self._hold = self._counted(
+        names = "number, token, id, batch"
+        self._hold = self._change(
             "hold",
-            self._hold_types,
-            f"""
-            UPDATE {run} AS run SET batch = $1
-            FROM {_unnested(self._hold_types[2:], "number, token, id, batch", 3)}
-            WHERE run.number = given.number AND run.token = given.token AND run.id = given.id
-                AND (given.batch IS NULL OR run.batch = given.batch)
-            """,
-            "$2",
+            "UPDATE run SET batch = $1",
+            (names, "iitq"),
+            _OF_RUN,
+            "one.token = given.token AND one.id = given.id AND (given.batch IS NULL OR one.batch = given.batch)",
+            before=(INT8, INT8),
+            expected="$2",
         )
         self._definitions = self._insert("definition", "run, number, name, reference, options", "iittt")
         self._steps = self._insert(
@@ -66,74 +63,79 @@ class Writes:
             more=("state, handled, attempts", "'waiting', false, 0"),
         )
         self._edges = self._insert("edge", "run, child, position, parent, digest, size", "iiiibq")
-        columns = "run, seq, number, worker, pid, host, started_at, finished_at, outcome, failure"
-        changed = columns.split(", ")[3:]
+        names = "run, seq, number, worker, pid, host, started_at, finished_at, outcome, failure"
+        changed = names.split(", ")[3:]
         self._attempts = self._insert(
             "attempt",
-            columns,
+            names,
             "iiiiitddtt",
             "ON CONFLICT (run, seq, number) DO UPDATE SET "
             + ", ".join(f"{column} = excluded.{column}" for column in changed),
         )
         self._events = self._insert("event", "run, at, kind, seq, data", "idtit")
-        types = _types("iitiidqbbiitb")
         # A map keeps its items also where it ends without a value, so that it can go on when it is opened again.
-        self._finish = self._changed(
+        names = (
+            "run, seq, state, attempts, finish_order, finished_at, value_size, value_digest, value, items_first, "
+            "items_count, failure, failure_pickled"
+        )
+        self._finish = self._change(
             "finish",
-            types,
-            f"""
-            UPDATE {step} AS step SET
+            """
+            UPDATE step SET
                 state = given.state, attempts = given.attempts, finish_order = given.finish_order,
                 finished_at = given.finished_at, value_size = given.value_size, value_digest = given.value_digest,
-                value = given.value, items_first = coalesce(given.items_first, step.items_first),
-                items_count = coalesce(given.items_count, step.items_count), failure = given.failure,
+                value = given.value, items_first = coalesce(given.items_first, old.items_first),
+                items_count = coalesce(given.items_count, old.items_count), failure = given.failure,
                 failure_pickled = given.failure_pickled
-            FROM {
-                _unnested(
-                    types,
-                    "run, seq, state, attempts, finish_order, finished_at, value_size, value_digest, value, "
-                    "items_first, items_count, failure, failure_pickled",
-                )
-            }
-            WHERE step.run = given.run AND step.seq = given.seq AND step.state = 'waiting'
             """,
+            (names, "iitiidqbbiitb"),
+            _OF_STEP,
+            "one.state = 'waiting'",
+            expected="cardinality($1)",
         )
-        self._expand = self._changed(
+        self._expand = self._change(
             "expand",
-            _types("iiii"),
-            f"""
-            UPDATE {step} AS step SET items_first = given.items_first, items_count = given.items_count
-            FROM {_unnested(_types("iiii"), "run, seq, items_first, items_count")}
-            WHERE step.run = given.run AND step.seq = given.seq AND step.state = 'waiting' AND step.kind = 'map'
-            """,
+            "UPDATE step SET items_first = given.items_first, items_count = given.items_count",
+            ("run, seq, items_first, items_count", "iiii"),
+            _OF_STEP,
+            "one.state = 'waiting' AND one.kind = 'map'",
+            expected="cardinality($1)",
         )
-        self._handle = self._changed(
+        self._handle = self._change(
             "handle",
-            _types("iio"),
-            f"""
-            UPDATE {step} AS step SET handled = given.handled FROM {_unnested(_types("iio"), "run, seq, handled")}
-            WHERE step.run = given.run AND step.seq = given.seq AND step.state IN ('failed', 'skipped', 'cancelled')
-            """,
+            "UPDATE step SET handled = given.handled",
+            ("run, seq, handled", "iio"),
+            _OF_STEP,
+            "one.state IN ('failed', 'skipped', 'cancelled')",
+            expected="cardinality($1)",
         )
+        of_object = "one.run = given.run AND one.instance = given.instance"
         self._forget_states, self._forget_unsaved = (
-            Statement(
-                f"forget_{table}",
-                f"DELETE FROM {self._schema}.{table} AS old USING {_unnested(_types('ii'), 'run, instance')} "
-                "WHERE old.run = given.run AND old.instance = given.instance",
-                _types("ii"),
-            )
+            self._change(f"forget_{table}", f"DELETE FROM {table}", ("run, instance", "ii"), of_object)
             for table in ("state_version", "unsaved_call")
         )
         self._states = self._insert("state_version", "run, instance, after, size, digest, value", "iiiqbb")
         self._unsaved = self._insert("unsaved_call", "run, instance, seq", "iii")
-        self._close = self._update_run("close", "body_closed = true, {}", "result_call, result_inputs", "bt")
-        columns = "state, finished_at, failure, failure_pickled"
-        self._end = self._update_run("end", "owner = NULL, {}", columns, "tdtb")
-        self._count = Statement(
+        self._close = self._change(
+            "close",
+            "UPDATE run SET body_closed = true, result_call = given.call, result_inputs = given.inputs",
+            ("number, call, inputs", "ibt"),
+            _OF_RUN,
+        )
+        self._end = self._change(
+            "end",
+            """
+            UPDATE run SET owner = NULL, state = given.state, finished_at = given.finished_at,
+                           failure = given.failure, failure_pickled = given.failure_pickled
+            """,
+            ("number, state, finished_at, failure, failure_pickled", "itdtb"),
+            _OF_RUN,
+        )
+        self._count = self._change(
             "count",
-            f"UPDATE {run} AS run SET next_seq = greatest(run.next_seq, given.next_seq) "
-            f"FROM {_unnested(_types('ii'), 'number, next_seq')} WHERE run.number = given.number",
-            _types("ii"),
+            "UPDATE run SET next_seq = greatest(old.next_seq, given.next_seq)",
+            ("number, next_seq", "ii"),
+            _OF_RUN,
         )
 
     # ---- statements ---------------------------------------------------------------------
@@ -150,23 +152,39 @@ class Writes:
             types,
         )
 
-    def _update_run(self, name: str, sets: str, columns: str, kinds: str) -> Statement:
-        types = _types("i" + kinds)
-        changes = sets.format(", ".join(f"{column} = given.{column}" for column in columns.split(", ")))
-        return Statement(
-            name,
-            f"UPDATE {self._schema}.run AS run SET {changes} FROM {_unnested(types, f'number, {columns}')} "
-            "WHERE run.number = given.number",
-            types,
+    def _change(
+        self,
+        name: str,
+        change: str,
+        given: tuple[str, str],
+        key: str,
+        fit: str = "true",
+        *,
+        before: tuple[Type, ...] = (),
+        expected: str = "",
+    ) -> Statement:
+        """Change the row `old` of a table that has the `key` of each row that is `given` (names, kinds), if it does `fit`.
+
+        They are looked for one by one, by the key: `OFFSET 0` is what keeps the planner from turning it round. It would,
+        where it has no statistics yet and thinks that a run has one row; 10,000 ends took it 2 s. `expected`: how many
+        it must be.
+        """
+        names, kinds = given
+        types = (*before, *_types(kinds))
+        verb, _, rest = " ".join(change.split()).partition(" ")
+        table, _, sets = (rest if verb == "UPDATE" else rest.removeprefix("FROM ")).partition(" ")
+        whole = f"{self._schema}.{table}"
+        changing = f"UPDATE {whole} AS old {sets} FROM" if verb == "UPDATE" else f"DELETE FROM {whole} AS old USING"
+        sql = (
+            f"WITH found AS MATERIALIZED (SELECT given.*, one.place FROM {_unnested(types[len(before) :], names, len(before) + 1)} "
+            f"CROSS JOIN LATERAL (SELECT one.*, one.ctid AS place FROM {whole} AS one WHERE {key} OFFSET 0) AS one WHERE {fit})"
         )
-
-    def _counted(self, name: str, types: Sequence[Type], update: str, expected: str) -> Statement:
-        sql = f"WITH changed AS ({update} RETURNING 1) SELECT 1 / (count(*) = {expected})::integer FROM changed"
+        changed = f"{changing} found AS given WHERE old.ctid = given.place"
+        if expected:
+            sql += f", changed AS ({changed} RETURNING 1) SELECT 1 / (count(*) = {expected})::integer FROM changed"
+        else:
+            sql += f" {changed}"
         return Statement(name, sql, types)
-
-    def _changed(self, name: str, types: Sequence[Type], update: str) -> Statement:
-        """It has to change as many rows as it is given."""
-        return self._counted(name, types, update, "cardinality($1)")
 
     # ---- what to run --------------------------------------------------------------------
 
@@ -224,6 +242,8 @@ class Writes:
             yield _rows(self._unsaved, "iii", [row for rows in unsaved.values() for row in rows])
 
 
+_OF_RUN = "one.number = given.number"
+_OF_STEP = "one.run = given.run AND one.seq = given.seq"
 _LETTERS = {"i": INT4S, "q": INT8S, "d": FLOATS, "t": TEXTS, "b": BLOBS, "o": BOOLS}
 
 

@@ -23,7 +23,6 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
-    Text,
     and_,
     bindparam,
     cast,
@@ -119,26 +118,27 @@ _UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
 _this_run = bindparam("run", type_=Integer)
 
 
-class _Listed(FunctionElement[int]):
-    """The numbers of a JSON array that is given as one parameter: any length, one statement."""
+class _IsListed(FunctionElement[bool]):
+    """A column's number is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
 
-    type = Integer()
+    type = Boolean()
     inherit_cache = True
 
 
-@compiles(_Listed)
-def _listed_anywhere(element: _Listed, compiler: SQLCompiler, **options: Any) -> str:
-    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **options)}) AS listed)"  # noqa: S608
+@compiles(_IsListed)
+def _is_listed_anywhere(element: _IsListed, compiler: SQLCompiler, **options: Any) -> str:
+    column, given = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({given}) AS listed)"  # noqa: S608
 
 
-@compiles(_Listed, "postgresql")
-def _listed_postgresql(element: _Listed, compiler: SQLCompiler, **options: Any) -> str:
-    given = compiler.process(element.clauses, **options)
-    return f"(SELECT value::integer FROM json_array_elements_text(CAST({given} AS json)) AS listed)"  # noqa: S608
+@compiles(_IsListed, "postgresql")
+def _is_listed_postgresql(element: _IsListed, compiler: SQLCompiler, **options: Any) -> str:
+    column, given = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY (CAST({given} AS integer[]))"
 
 
 def _is_listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-    return column.op("IN", is_comparison=True, return_type=Boolean())(_Listed(bindparam(name, type_=Text())))
+    return _IsListed(column, bindparam(name))
 
 
 class _Now(FunctionElement[float]):

@@ -138,12 +138,14 @@ class Left:
 class AllStoresAgree(RuleBasedStateMachine):
     """Each rule does one thing to each store, and compares what they say."""
 
+    names: tuple[str, ...] = ("sqlite", "memory")
+
     @initialize()
     def open(self) -> None:
         """Every store, empty but for the runs that the rules write to, and one that holds up the writer."""
         self.folder = tempfile.TemporaryDirectory()
         self.orders = itertools.count()
-        self.stores = {name: make(Path(self.folder.name)) for name, make in STORES.items()}
+        self.stores = {name: STORES[name](Path(self.folder.name)) for name in self.names}
         self.anchors = {name: begin(store, "anchor") for name, store in self.stores.items()}
         self.claims = {run_id: self._begin(run_id) for run_id in RUNS}
 
@@ -262,5 +264,18 @@ class AllStoresAgree(RuleBasedStateMachine):
             assert checks["integrity"] == "ok", InternalError
 
 
+class AServerAgrees(AllStoresAgree):
+    """The same with a server, of which each answer takes milliseconds: fewer examples."""
+
+    names = ("postgres", "memory")
+
+
 TestAllStoresAgree = AllStoresAgree.TestCase
 TestAllStoresAgree.settings = settings(max_examples=60, stateful_step_count=30)
+TestAServerAgrees = AServerAgrees.TestCase
+TestAServerAgrees.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+
+
+def test_every_store_is_compared() -> None:
+    """A store that joins the contract joins one of these machines."""
+    assert {*AllStoresAgree.names, *AServerAgrees.names} == set(STORES)
