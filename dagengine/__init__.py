@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dagengine.errors import DagengineError, RunFailed, StepFailed, StepSkipped, StepTimeout
     from dagengine.model import RunState, StepState
     from dagengine.run import Run
+    from dagengine.stateful_classes import readonly, stateful
     from dagengine.tasks import Task, task
     from dagengine.units import GiB, KiB, MiB
     from dagengine.waiting import as_completed, first, gather, get
@@ -36,6 +37,8 @@ _HOME = {
     "RunState": "model",
     "StepState": "model",
     "Run": "run",
+    "readonly": "stateful_classes",
+    "stateful": "stateful_classes",
     "Task": "tasks",
     "task": "tasks",
     "GiB": "units",
@@ -73,6 +76,8 @@ __all__ = [
     "first",
     "gather",
     "get",
+    "readonly",
+    "stateful",
     "task",
     "workflow",
 ]

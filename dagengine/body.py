@@ -23,12 +23,14 @@ from dagengine.calls import encode_call, same_call, set_aside, show_call
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
-from dagengine.model import Failure, NewStep, RecordedCall, StepKind, StepState
+from dagengine.model import Failure, NewStep, RecordedCall, StepInput, StepKind, StepState
 from dagengine.refs import Ref, body_of
 from dagengine.runtime.failures import describe_failure
-from dagengine.scopes import Scope, branch_factory
+from dagengine.scopes import Scope, branch_factory, outside
+from dagengine.stateful_classes import Method, Proxy, Stateful
 
 if TYPE_CHECKING:
+    from dagengine.definitions import Defined
     from dagengine.driver import Driver
     from dagengine.tasks import Task
     from dagengine.workflows import Workflow
@@ -108,7 +110,8 @@ class Waiter:
             self._told.put(None)
             raise BodyStopped
         ends = [new for new in news if new is not None]
-        values = self._body.driver.read_steps([seq for seq, state in ends if state is StepState.SUCCEEDED])
+        with outside():
+            values = self._body.driver.read_steps([seq for seq, state in ends if state is StepState.SUCCEEDED])
         for seq, state in ends:
             for ref in self._refs[seq]:
                 self._ready.append(Outcome(self._body, ref, state, values.get(seq)))
@@ -173,8 +176,8 @@ class Body:
 
     def _main(self) -> None:
         try:
-            self._scope.enter()
             args, kwargs = self.driver.read_arguments()
+            self._scope.enter()
             result = self._call(args, kwargs)
             call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self)
             self._went_on()
@@ -215,6 +218,19 @@ class Body:
         task.check_arguments(args, kwargs)
         return self._record(scope.key(task.name, task.settings.key), StepKind.TASK, task, args, kwargs)
 
+    def create(self, scope: Scope, stateful: Stateful, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
+        """The making of a stateful object in `scope`. Raises BadArguments, Unpicklable."""
+        stateful.check_arguments(args, kwargs)
+        ref = self._record(scope.key(stateful.name), StepKind.CREATE, stateful, args, kwargs)
+        return Proxy(self, stateful, ref._seq, ref._key, scope)
+
+    def call_method(
+        self, method: Method, instance: int, key: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Ref:
+        """A call on the stateful object that step `instance` makes: the ref of its step."""
+        method.check_arguments(args, kwargs)
+        return self._record(key, method.kind, method, args, kwargs, further=(StepInput(instance),))
+
     def map_now(
         self, scope: Scope, task: Task[..., Any], items: Iterable[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[Ref]:
@@ -233,12 +249,21 @@ class Body:
         return self._record(key, StepKind.MAP, task, (items, *args), kwargs)
 
     def _record(
-        self, key: str, kind: StepKind, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        key: str,
+        kind: StepKind,
+        called: Defined,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        further: tuple[StepInput, ...] = (),
     ) -> Ref:
         if self._stopped:
             raise BodyStopped
         call, inputs = encode_call(args, kwargs, f"the call {key}", self.driver.keep, self)
-        definition, new_definition = self.driver.definitions.of(task)
+        if further:
+            inputs += further
+        definition, new_definition = self.driver.definitions.of(called)
         self._went_on()
         if self._replay is not None:
             recorded = self._replay.find(key)
@@ -256,8 +281,9 @@ class Body:
         was, now = self.driver.definitions[recorded.definition].name, self.driver.definitions[called.definition].name
         same_function = was == now and recorded.kind is called.kind
         before, after = (recorded.call, recorded.inputs), (called.call, called.inputs)
-        if same_function and same_call(before, after, self.driver.reader.payload):
-            return
+        with outside():
+            if same_function and same_call(before, after, self.driver.reader.payload):
+                return
         difference = f"- {show_call(was, before)}\n+ {show_call(now, after)}"
         message = (
             f"{called.key} was recorded as another call than the code makes now; the record stands. "
@@ -306,9 +332,10 @@ class Body:
         state, failure = self.driver.failure_of(seq)
         root = int(failure.facts.get("root_seq", seq))
         self._delivered.update({seq, root})
-        error = exception_of(failure, key)
-        if state is StepState.SKIPPED and root != seq:
-            error.__cause__ = exception_of(self.driver.failure_of(root)[1], self.driver.key_of(root))
+        with outside():
+            error = exception_of(failure, key)
+            if state is StepState.SKIPPED and root != seq:
+                error.__cause__ = exception_of(self.driver.failure_of(root)[1], self.driver.key_of(root))
         self._raised.append((error, seq, root))
         return error
 

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dagengine.errors import BadArguments
+from dagengine.errors import BadArguments, RefMisuse, Unpicklable
 from dagengine.model import INLINE_LIMIT, Input, PayloadInput, StepInput
 from dagengine.refs import Ref
 from dagengine.values import Encoded, Placeholder, decode, encode, encode_plain
@@ -87,7 +87,7 @@ def set_aside(value: Any, what: str, keep: Keep) -> Any:
     """The value, or if it is large and holds no refs, a stand-in for the artifact that it has become."""
     if isinstance(value, (Placeholder, int, float, bool, type(None))):
         return value
-    encoded = encode(value, what, "argument")
+    encoded = _encoded(value, what, "argument")
     if encoded.size <= INLINE_LIMIT or encoded.placeholders:
         return value
     digest = encoded.digest()
@@ -105,7 +105,16 @@ def _input(found: Placeholder, body: Body | None) -> Input:
 
 
 def _encode(args: tuple[Any, ...], kwargs: dict[str, Any], what: str) -> Encoded:
-    return encode((args, kwargs), what, "arguments")
+    return _encoded((args, kwargs), what, "arguments")
+
+
+def _encoded(value: Any, what: str, path: str) -> Encoded:
+    try:
+        return encode(value, what, path)
+    except Unpicklable as error:
+        if isinstance(error.__cause__, RefMisuse):  # it says better what to do
+            raise error.__cause__ from None
+        raise
 
 
 def _surely_large(value: Any) -> bool:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dagengine.attempts import Attempts
+from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiter
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.core import RunCore
@@ -25,6 +25,7 @@ from dagengine.core.events import (
     Event,
     FlushAttempts,
     InterruptRequested,
+    PatienceOver,
     Recorded,
     StepsCalled,
 )
@@ -46,7 +47,6 @@ from dagengine.model import (
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.reading import Reader
 from dagengine.runtime.protocol import (
-    RuntimeEvent,
     Succeeded,
 )
 from dagengine.storage.interface import AddEvent, Write
@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 POSTED_MAX = 8_192
 """Calls that the body may be ahead of the engine; at the bound the body waits. Keeps a body of a million calls from
 filling memory with what could not be recorded yet."""
+
+PATIENCE_SECONDS = 1.0
+"""How long attempts wait beside a stateful object that has nothing to do, before it gives its place to them."""
 
 FLUSH_SECONDS = 0.1
 """How long a started attempt waits for a commit to share, before it gets one of its own."""
@@ -284,8 +287,12 @@ class Driver:
             self._body.stop()
             with self._room:
                 self._room.notify_all()
+        if actions.release:
+            self._attempts.release(actions.release)
+        if actions.rebuild:
+            self._send(self._attempts.rebuild, actions.rebuild)
         if actions.submit:
-            self._submit(actions.submit)
+            self._send(self._attempts.submit, actions.submit)
         if actions.drop:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.drop])
         if actions.force_drop:
@@ -295,6 +302,8 @@ class Driver:
         if actions.flush and not self._flush_due:
             self._flush_due = True
             self.engine.after(FLUSH_SECONDS, self, FlushAttempts())
+        if actions.patience:
+            self.engine.after(PATIENCE_SECONDS, self, PatienceOver())
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
             for waiter in self._waiters.pop(seq, ()):
@@ -302,19 +311,19 @@ class Driver:
         if actions.finished is not None:
             self._finish(actions.finished)
 
-    def _submit(self, attempts: list[tuple[int, int]]) -> None:
+    def _send(self, send: Callable[[list[tuple[int, int]]], list[Event]], what: list[tuple[int, int]]) -> None:
         try:
-            refused = self._attempts.submit(attempts)
+            refused = send(what)
         except RuntimeStopped as error:
             self.runtime_broke(error)
             return
         if refused:
             self.engine.tell(self, refused)
 
-    def convert(self, event: RuntimeEvent) -> Event | None:
+    def convert(self, event: RuntimeNews) -> Event | None:
         """The core's event for the runtime's; None if it comes later, when its bytes are durable."""
         converted = self._attempts.convert(event)
-        if converted is None and isinstance(event, Succeeded):
+        if converted is None and isinstance(event, Succeeded) and shared_parts(event):
             self.engine.keep_later(self, event)
         return converted
 
@@ -344,6 +353,7 @@ class Driver:
             self._room.notify_all()
         out = [(self.index, step.seq, step.attempt) for step in self._core.steps.values() if step.phase in _OUT]
         self.engine.runtime.cancel(out, force=True)
+        self._attempts.release([(seq, incarnation, True) for seq, incarnation in self._core.actors()])
         self.ended.set()
         self.engine.forget(self)
 

@@ -26,6 +26,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dagengine import config
+from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
@@ -339,18 +340,18 @@ class Engine:
         self._pool.submit(self._keep, driver, event)
 
     def _keep(self, driver: Driver, event: Succeeded) -> None:
-        shared = event.shared
-        assert shared is not None
         try:
-            self.artifacts.put(event.digest, event.size, shared.fileno())
-            self._verified.add(event.digest)
+            for digest, size, shared in shared_parts(event):
+                self.artifacts.put(digest, size, shared.fileno())
+                self._verified.add(digest)
             self.tell(driver, event)
         except StoreError as error:
             self.tell(driver, error)
         except BaseException as error:
             self.tell(driver, InternalError(f"an artifact could not be kept: {error!r}"))
         finally:
-            shared.close()
+            for _, _, shared in shared_parts(event):
+                shared.close()
 
     # ---- the thread ---------------------------------------------------------------------------
 
@@ -443,10 +444,11 @@ class Engine:
             if isinstance(event, Broken):
                 self._runtime_broke(event)
                 continue
-            driver = self._drivers.get(event.id[0])
+            driver = self._drivers.get(run_of(event))
             if driver is None:
-                if isinstance(event, Succeeded) and event.shared is not None:
-                    event.shared.close()
+                if isinstance(event, Succeeded):
+                    for _, _, shared in shared_parts(event):
+                        shared.close()
                 continue
             converted = driver.convert(event)
             if converted is not None:

@@ -87,7 +87,8 @@ class _Story:
         self.this = this
         self.now = now
         self.inputs = [steps[seq] for seq in this.inputs]
-        self.waits = tuple(step for step in self.inputs if not step.state.ended)
+        self.behind = [steps[seq] for seq in this.behind]
+        self.waits = (*(step for step in self.inputs if not step.state.ended), *self.behind)
         self.causes = _causes(this, steps)
         self.resume = f"dagengine resume {run.id[:8]}"
 
@@ -119,12 +120,19 @@ class _Story:
         return [*lines, f"correct the cause, then: {self.resume}"]
 
     def waiting(self) -> list[str]:
-        some = f"{len(self.waits)} of " if len(self.waits) < len(self.inputs) else ""
-        lines = [f"it waits for {some}its {_inputs(len(self.inputs))}:"]
-        lines += [f"  {step.key} {_verb(step)}" for step in self.waits[:8]]
-        if len(self.waits) > 8:
-            lines.append(f"  … and {len(self.waits) - 8} more")
-        return lines + _behind(self.waits, self.steps)
+        lines = []
+        inputs = [step for step in self.inputs if not step.state.ended]
+        if inputs:
+            some = f"{len(inputs)} of " if len(inputs) < len(self.inputs) else ""
+            lines += [f"it waits for {some}its {_inputs(len(self.inputs))}:", *_listed(inputs)]
+        if self.behind:
+            lines.append(f"it is a call on {self.object()}, and waits for its turn:")
+            lines += _listed(self.behind)
+        return lines + _front(self.waits, self.steps)
+
+    def object(self) -> str:
+        """The key of the stateful object that the step is a call on."""
+        return next((step.key for step in self.inputs if step.record.kind is StepKind.CREATE), "a stateful object")
 
     def inputs_there(self) -> list[str]:
         if not all(step.state is StepState.SUCCEEDED for step in self.inputs):
@@ -170,7 +178,12 @@ def _inputs(count: int) -> str:
     return "one input" if count == 1 else f"{count} inputs"
 
 
-def _behind(waits: Sequence[StepView], steps: Mapping[int, StepView]) -> list[str]:
+def _listed(steps: Sequence[StepView]) -> list[str]:
+    more = [f"  … and {len(steps) - 8} more"] if len(steps) > 8 else []
+    return [f"  {step.key} {_verb(step)}" for step in steps[:8]] + more
+
+
+def _front(waits: Sequence[StepView], steps: Mapping[int, StepView]) -> list[str]:
     """What is at the front of all that the step waits for: what runs, is ready, or retries."""
     seen: set[int] = set()
     front: list[StepView] = []
@@ -180,7 +193,7 @@ def _behind(waits: Sequence[StepView], steps: Mapping[int, StepView]) -> list[st
         if seq in seen:
             continue
         seen.add(seq)
-        unfinished = [read for read in steps[seq].inputs if not steps[read].state.ended]
+        unfinished = [read for read in (*steps[seq].inputs, *steps[seq].behind) if not steps[read].state.ended]
         for read in unfinished:
             if steps[read].state is StepState.WAITING:
                 todo.append(read)

@@ -10,7 +10,8 @@ May import errors only; the body is known by its interface.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,17 @@ class Scope:
 
     def enter(self) -> Token[Scope | None]:
         return current_scope.set(self)
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """For code of the user's that runs on a body's thread without being the body, as unpickling does: nothing that it
+    calls is a step."""
+    token = current_scope.set(None)
+    try:
+        yield
+    finally:
+        current_scope.reset(token)
 
 
 def branch_factory(

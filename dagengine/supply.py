@@ -83,6 +83,14 @@ class Supply:
             ]
         )
 
+    def of_state(self, state: Value) -> TaskInput:
+        """A saved state of a stateful object. Raises ArtifactMissing or ArtifactDamaged."""
+        if state.inline is None:
+            return self._file(state.digest, state.size)
+        if sha256(state.inline).hexdigest() != state.digest:
+            raise damaged(state.digest)
+        return InlineInput(state.inline)
+
     def _given(self, seq: int, value: Value) -> TaskInput:
         if value.inline is not None:
             if sha256(value.inline).hexdigest() != value.digest:

@@ -18,7 +18,7 @@ from typing import Any
 
 from dagengine.errors import RunNotFound
 from dagengine.identity import is_alive
-from dagengine.model import AttemptRecord, Failure, ProcessRecord, RunRecord, RunState, StepRecord, StepState
+from dagengine.model import AttemptRecord, Failure, ProcessRecord, RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.storage.interface import Store
 
 Alive = Callable[[ProcessRecord], bool]
@@ -33,12 +33,14 @@ def run_state(run: RunRecord, alive: Alive = is_alive) -> RunState:
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """A step as it looks now. `inputs`: seqs of the steps that it reads (of unfinished steps, or if asked for)."""
+    """A step as it looks now. `inputs`: seqs of the steps that it reads (of unfinished steps, or if asked for).
+    `behind`: of an unfinished call on a stateful object, the unfinished calls on it that go before."""
 
     record: StepRecord
     state: StepState
     tries: tuple[AttemptRecord, ...]
     inputs: tuple[int, ...] = ()
+    behind: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -122,16 +124,44 @@ def steps_view(store: Store, run: RunRecord, *, with_inputs: bool = False, alive
     unfinished = any(not record.state.ended for record in records)
     inputs = inputs_of(store, run.number) if unfinished or with_inputs else {}
     stored = {record.seq: record.state for record in records}
+    behind = _behind(records, inputs) if unfinished else {}
     live = run.owner if run_state(run, alive) is RunState.RUNNING else None
     return [
         StepView(
             record,
-            _state(record, tries[record.seq], [stored.get(seq) for seq in inputs.get(record.seq, ())], live),
+            _state(
+                record,
+                tries[record.seq],
+                [stored.get(seq) for seq in (*inputs.get(record.seq, ()), *behind.get(record.seq, ()))],
+                live,
+            ),
             tuple(tries[record.seq]),
             tuple(inputs.get(record.seq, ())),
+            behind.get(record.seq, ()),
         )
         for record in records
     ]
+
+
+def _behind(records: Sequence[StepRecord], inputs: dict[int, list[int]]) -> dict[int, tuple[int, ...]]:
+    """For each unfinished call on a stateful object the unfinished ones right before it: calls that may change the state
+    are alone, others run side by side."""
+    kinds = {record.seq: record.kind for record in records}
+    writers: dict[int, int] = {}  # by object: the last unfinished call that may change it
+    readers: dict[int, list[int]] = defaultdict(list)  # and the read-only ones since
+    behind = {}
+    for record in records:
+        if not record.kind.is_call or record.state.ended:
+            continue
+        made = next((seq for seq in inputs.get(record.seq, ()) if kinds.get(seq) is StepKind.CREATE), -1)
+        before = [writers[made]] if made in writers else []
+        if record.kind is StepKind.READONLY:
+            readers[made].append(record.seq)
+        else:
+            before = readers.pop(made, before)
+            writers[made] = record.seq
+        behind[record.seq] = tuple(before)
+    return behind
 
 
 def _state(

@@ -365,7 +365,7 @@ class Runtime(Protocol):
         """Nobody will name these objects again. Unknown ones are ignored."""
 
     def release(self, actors: Sequence[ActorId], force: bool = False) -> None:
-        """End actors: when what was submitted to them has ended, or with `force` at once."""
+        """End actors: when what was submitted to them has ended, or with `force` at once. Unknown ones are ignored."""
 
     def reserve(
         self, group: GroupId, bundles: Sequence[Resources], strategy: str, told: Callable[[Failure | None], None]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dagengine.explanation import Explanation, explain
-from dagengine.model import RunState, StepKind
+from dagengine.model import RunState, StepKind, StepState
 from dagengine.storage.interface import Store
 from dagengine.storage.memory import MemoryStore
 from dagengine.views import find_step
@@ -53,6 +53,25 @@ def test_a_long_way_is_shortened_in_the_middle(store: Store) -> None:
     assert way.startswith("nightly/link[49] ◀ nightly/link[48]")
     assert "… ◀" in way
     assert way.endswith("nightly/link[0]")
+
+
+def test_a_call_on_a_stateful_object_says_whose_turn_it_is(store: Store) -> None:
+    """One that may change the state waits for all before it, a read-only one for the last that may change it."""
+    book = Book(store)
+    book.step("Trainer[0]", kind=StepKind.CREATE)
+    book.succeed("Trainer[0]")
+    book.step("Trainer[0]/epoch[0]", "Trainer[0]", kind=StepKind.METHOD)
+    book.step("Trainer[0]/score[0]", "Trainer[0]", kind=StepKind.READONLY)
+    book.step("Trainer[0]/score[1]", "Trainer[0]", kind=StepKind.READONLY)
+    book.step("Trainer[0]/epoch[1]", "Trainer[0]", kind=StepKind.METHOD)
+    book.attempt("Trainer[0]/epoch[0]")
+    text = lines(book, "Trainer[0]/score[1]")
+    assert "it is a call on nightly/Trainer[0], and waits for its turn:" in text
+    assert "  nightly/Trainer[0]/epoch[0] is running" in text
+    found = explained(book, "Trainer[0]/epoch[1]")
+    assert [step.key.rpartition("/")[2] for step in found.waits_for] == ["score[0]", "score[1]"]
+    assert "at the front of them: nightly/Trainer[0]/epoch[0] (running)" in "\n".join(found.lines)
+    assert [step.state for step in found.waits_for] == [StepState.WAITING] * 2
 
 
 def test_a_step_without_an_edge_to_the_cause_names_it_from_its_failure(store: Store) -> None:

@@ -42,8 +42,12 @@ class Actors(Ledger):
 
     # ---- rebuilding -------------------------------------------------------------------------
 
-    def _park(self, step: Step, instance: Instance) -> None:
+    def _park(self, step: Step, instance: Instance, now: float) -> None:
         """Let a call that is ready wait for its object."""
+        if instance.wasted > WORKER_LOSSES and instance.life is Life.NONE:
+            instance.wasted = 0
+            self._end(step, StepState.FAILED, now, failure=instance.cause)
+            return
         self._go(step, Phase.PARKED)
         instance.parked.append(step)
         if instance.life is Life.NONE:
@@ -52,6 +56,7 @@ class Actors(Ledger):
 
     def _begin_life(self, instance: Instance) -> None:
         instance.incarnation += 1
+        instance.served = False
         instance.life = Life.STARTING
 
     def _unpark(self, instance: Instance) -> list[Step]:
@@ -116,6 +121,9 @@ class Actors(Ledger):
         instance = self.instances.get(event.seq)
         if instance is not None and instance.incarnation == event.incarnation and instance.life is Life.UP:
             instance.life = Life.NONE
+            if not instance.served:
+                instance.wasted += 1
+                instance.cause = event.failure
 
     def _spoil(self, place: Place) -> None:
         """The attempt may have changed the state, or ended the process: what is left of the actor is not used again."""

@@ -32,24 +32,24 @@ Ended = AttemptSucceeded | AttemptExpanded | AttemptFailed | AttemptLost
 class Attempts(Actors):
     """A ledger whose steps are tried."""
 
-    def _submit(self) -> None:
+    def _submit(self, now: float) -> None:
         if self.stop:
             return
         while self._ready and self.in_flight + self.unrecorded < self.window:
             step = self.steps[self._ready.popleft()]
             if step.phase is not Phase.READY:
                 continue
-            if step.place is None or self._has_place(step, step.place):
+            if step.place is None or self._has_place(step, step.place, now):
                 step.attempt += 1
                 self._go(step, Phase.SUBMITTED)
                 self._actions.submit.append((step.seq, step.attempt))
 
-    def _has_place(self, step: Step, place: Place) -> bool:
+    def _has_place(self, step: Step, place: Place, now: float) -> bool:
         """Whether the step can go out to its object's actor now; if not, it is parked."""
         if step.kind is StepKind.CREATE:
             self._begin_life(place.instance)
         elif place.instance.life is not Life.UP:
-            self._park(step, place.instance)
+            self._park(step, place.instance, now)
             return False
         place.incarnation = place.instance.incarnation
         return True
@@ -98,7 +98,9 @@ class Attempts(Actors):
         instance = place.instance
         if step.kind is StepKind.CREATE:
             instance.life = Life.UP
-        elif step.kind is StepKind.METHOD:
+            return None
+        instance.served, instance.wasted = True, 0
+        if step.kind is StepKind.METHOD:
             instance.unsaved = 0 if state is not None else instance.unsaved + 1
             return StateChange(instance.seq, state)
         return None
@@ -143,7 +145,9 @@ class Attempts(Actors):
         """An attempt at the object's creation, or a call, did not succeed. `spoiled`: the actor can't be used again."""
         if step.kind is StepKind.CREATE:
             place.instance.life = Life.NONE
-        elif spoiled:
+            return
+        place.instance.served = True
+        if spoiled:
             self._spoil(place)
 
     def _attempt_lost(self, event: AttemptLost, now: float) -> None:

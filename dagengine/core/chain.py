@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dagengine.core.step import Step
+    from dagengine.model import Failure
 
 
 class Life(IntEnum):
@@ -36,9 +37,12 @@ class Instance:
     incarnation: number of the latest actor. Old ones are fenced off by it
     unsaved: recorded calls that the saved state does not have
     parked: calls that wait for the actor to be rebuilt
+    served: whether a call has ended in the latest actor
+    wasted: actors in a row that died before one had; `cause`: of the last such death
     """
 
     __slots__ = (
+        "cause",
         "every",
         "held",
         "incarnation",
@@ -49,8 +53,10 @@ class Instance:
         "queue",
         "readers",
         "seq",
+        "served",
         "unsaved",
         "wanted",
+        "wasted",
         "writer",
     )
 
@@ -67,6 +73,9 @@ class Instance:
         self.parked: list[Step] = []
         self.queue: deque[Step] = deque()  # calls whose turn has not come
         self.writer: Step | None = None  # the call that may change the state, whose turn it is
+        self.served = False
+        self.wasted = 0
+        self.cause: Failure | None = None
         self.readers = 0  # read-only calls whose turn it is
 
     def join(self, call: Step) -> None:

@@ -80,7 +80,7 @@ class RunCore(Attempts):
 
     def _conclude(self, now: float) -> Actions:
         self._settle(now)
-        self._submit()
+        self._submit(now)
         self._watch_idle()
         self._maybe_finish(now)
         actions = self._actions

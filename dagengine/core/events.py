@@ -131,6 +131,8 @@ class ActorGone:
 
     seq: int
     incarnation: int
+    failure: Failure
+    at: float
 
 
 @dataclass(slots=True)

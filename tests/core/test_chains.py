@@ -263,9 +263,24 @@ def test_an_actor_that_dies_idle_is_rebuilt_for_the_next_call() -> None:
     core, _ = begun(new(0, C), new(1, M, 0))
     succeed(core, 0)
     succeed(core, 1)
-    assert go(core, ActorGone(0, 1)).rebuild == []
+    assert go(core, ActorGone(0, 1, LOST, 0.0)).rebuild == []
     go(core, StepsCalled([], [new(2, M, 0)]))
     assert go(core, Recorded()).rebuild == [(0, 2)]
+
+
+def test_actors_that_die_before_they_serve_a_call_fail_it_in_the_end() -> None:
+    """Rebuilding them for ever would be a loop that nobody sees. The next call has a budget of its own."""
+    core, _ = begun(new(0, C), new(1, M, 0), new(2, M, 0))
+    go(core, AttemptSucceeded(0, 1, 0, 0.0, 1.0, VALUE), ActorGone(0, 1, LOST, 0.0))
+    assert go(core, Recorded()).rebuild == [(0, 2)]
+    for incarnation in range(2, WORKER_LOSSES + 1):
+        actions = go(core, ActorBuilt(0, incarnation, 0), ActorGone(0, incarnation, LOST, 0.0))
+        assert actions.rebuild == [(0, incarnation + 1)]
+    last = WORKER_LOSSES + 1
+    actions = go(core, ActorBuilt(0, last, 0), ActorGone(0, last, LOST, 0.0))
+    assert ends(actions) == {1: StepState.FAILED}
+    assert go(core, Recorded()).rebuild == [(0, last + 1)]
+    assert go(core, ActorBuilt(0, last + 1, 0)).submit == [(2, 1)]
 
 
 def test_news_of_an_old_actor_is_ignored() -> None:
@@ -277,7 +292,7 @@ def test_news_of_an_old_actor_is_ignored() -> None:
     assert go(core, ActorBuilt(0, 1, 0)).submit == []
     go(core, ActorNotBuilt(0, 1, NO, False, 0.0))
     go(core, ActorBuilt(0, 2, 0))
-    go(core, ActorGone(0, 1))
+    go(core, ActorGone(0, 1, LOST, 0.0))
     assert core.actors() == [(0, 2)]
     assert core.steps[2].phase is Phase.SUBMITTED
 
@@ -453,7 +468,7 @@ class World:
         if idle and self.random.random() < 0.05:
             died = self.random.choice(idle)
             del self.actors[died]
-            self.step(ActorGone(*died))
+            self.step(ActorGone(*died, LOST, 0.0))
         elif self.batches and (not self.events or self.random.random() < 0.5):
             self.commit()
         elif self.events:

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import assert_type
 
-from dagengine import MiB, Run, aio, as_completed, context, first, gather, get, task, workflow
+from dagengine import MiB, Run, aio, as_completed, context, first, gather, get, readonly, stateful, task, workflow
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,47 @@ async def async_yearly(year: int) -> list[str]:
     return [await aio.get(publish(merged, "everyone"))]
 
 
+@stateful(gpus=0.5, checkpoint_every=5)
+class Trainer:
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.loss = 1.0
+
+    def epoch(self, table: Table) -> float:
+        self.loss *= 1 - self.rate * table.rows / 1000
+        return self.loss
+
+    async def publish(self, to: str) -> str:
+        return await publish.function(Table(1, "trainer"), to)
+
+    @readonly
+    def current(self) -> float:
+        return self.loss
+
+
+@stateful
+class Log:
+    lines: list[str]
+
+
+@workflow
+def train(rate: float) -> float:
+    trainer = Trainer(rate)
+    assert_type(trainer, Trainer)  # to a type checker, what a body has in hand is an object of the class
+    table = merge(extract.map([1, 2]))
+    losses = [trainer.epoch(table) for _ in range(3)]
+    assert_type(losses, list[float])
+    assert_type(trainer.current(), float)
+    assert_type(get(trainer.publish("everyone")), str)
+    trainer.epoch("table")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Trainer("fast")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return get(losses[-1])
+
+
+class BetterTrainer(Trainer):
+    """Outside of a body the class is the plain class: it can be derived from."""
+
+
 def use() -> None:
     """Outside of a body: runs."""
     assert_type(yearly(2013), str)
@@ -84,4 +125,5 @@ def misuse() -> None:
     extract("January")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     merge(extract(1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     yearly.run("2013")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    stateful(checkpoint_evry=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     task(retires=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]

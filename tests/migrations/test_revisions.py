@@ -11,10 +11,10 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from dagengine import migrations
-from dagengine.errors import StoreForeign, StoreNewer
+from dagengine.errors import StoreForeign, StoreNewer, StoreOutdated
 from dagengine.storage import revisions, sqlite_files
 from dagengine.storage.sqlite import SqliteStore
-from tests.storage.kit import DEFINITION, begin, record, recorded, step, succeed, value
+from tests.storage.kit import DEFINITION, ME, begin, record, recorded, step, succeed, value
 
 
 def scripts() -> ScriptDirectory:
@@ -79,6 +79,42 @@ def test_upgrading_leaves_what_is_recorded(tmp_path: Path) -> None:
     before = Path(path).read_bytes()
     assert sqlite_files.upgrade(path) == (revisions.CURRENT, revisions.CURRENT)
     assert Path(path).read_bytes() == before
+
+
+def store_of(path: str, revision: str) -> None:
+    """A store as the code of that revision has made it."""
+    from alembic import command
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with sqlite_files.engine_of(path).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.exec_driver_sql(f"PRAGMA application_id={revisions.APPLICATION_ID}")
+
+
+def test_a_store_with_a_run_in_it_is_upgraded_from_each_revision(tmp_path: Path) -> None:
+    """It is refused as it is, saying what to do; afterwards its run is there, and can be worked on."""
+    for revision in revisions.REVISIONS[:-1]:
+        path = str(tmp_path / f"{revision}.db")
+        store_of(path, revision)
+        connection = sqlite3.connect(path)
+        connection.execute(
+            "INSERT INTO run (id, workflow, state, token, next_seq, body_closed, created_at, entry, facts, inputs,"
+            " result_inputs, call) VALUES ('7f3a', 'nightly', 'pending', 0, 0, 0, 1.0, '{}', '{}', '[]', '[]', x'00')"
+        )
+        connection.commit()
+        connection.close()
+        with pytest.raises(StoreOutdated, match="dagengine db upgrade"):
+            SqliteStore(path)
+        assert sqlite_files.upgrade(path) == (revision, revisions.CURRENT)
+        store = SqliteStore(path)
+        claim = store.claim("7f3a", ME, lambda _: False)
+        recorded(store, claim, record(step(0), definitions=(DEFINITION,)), succeed(0, 0))
+        store.close()
+        new = str(tmp_path / f"new-{revision}.db")
+        SqliteStore(new).close()
+        assert schema_of(path) == schema_of(new)
 
 
 def test_an_upgrade_that_fails_has_not_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
