@@ -49,6 +49,12 @@ _MISFITS = (
 """What one batch can be guilty of. All other errors are the server's, and concern the whole transaction."""
 
 
+def _own(link: Link) -> Link:
+    """What is prepared on it is ours alone: the driver drops all prepared statements after a ROLLBACK, also ours."""
+    link.raw.prepare_threshold = None
+    return link
+
+
 class WriteConnection:
     """The connection that writes. After an error of the server it is made anew: its state is not known."""
 
@@ -58,7 +64,7 @@ class WriteConnection:
         """Set when nobody can wait any more for a server that is gone."""
         self._on_commit = on_commit
         self._commits = 0
-        self._link: Link | None = first
+        self._link: Link | None = _own(first)
         self._prepared: set[bytes] = set()
         self._mark = secrets.randbits(62)
 
@@ -98,7 +104,7 @@ class WriteConnection:
     def link(self) -> Link:
         if self._link is None or self._link.lost:
             self.close()
-            self._link = Link(self.target)
+            self._link = _own(Link(self.target))
         return self._link
 
     def run(self, commands: list[Command], commit: bool = True) -> None:

@@ -158,11 +158,15 @@ class AllStoresAgree(RuleBasedStateMachine):
         return claim
 
     def teardown(self) -> None:
-        if not self.after_each_rule and hasattr(self, "claims"):
-            self._compare_all()
-        for store in self.stores.values():
-            store.close()
-        self.folder.cleanup()
+        if not hasattr(self, "stores"):
+            return
+        try:
+            if not self.after_each_rule and hasattr(self, "claims"):
+                self._compare_all()
+        finally:
+            for store in self.stores.values():
+                store.close()
+            self.folder.cleanup()
 
     def all(self, ask: Callable[[Store], Any]) -> Any:
         """What every store answers, or raises; they have to agree."""
