@@ -33,6 +33,7 @@ from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeede
 from dagengine.storage.postgres_connections import Link, connect
 from dagengine.storage.postgres_errors import Unsuitable, translate
 from dagengine.storage.postgres_groups import Groups, WriteConnection
+from dagengine.storage.postgres_listening import Ear
 from dagengine.storage.postgres_reads import PostgresReads, ReadPool
 from dagengine.storage.postgres_schema import prepare, upgrade
 from dagengine.storage.postgres_url import Target, parse
@@ -113,6 +114,7 @@ class PostgresStore(PostgresReads):
         super().__init__(ReadPool(target, self._connection.over), target.url)
         self._groups = Groups(self._connection, Writes(target.schema))
         self._writer = GroupWriter(self._groups.commit, self.url)
+        self._ear = Ear(target)
 
     def close(self) -> None:
         if os.getpid() != self._pid:  # the connections are the opening process's
@@ -120,6 +122,7 @@ class PostgresStore(PostgresReads):
         self._writer.close()
         self._connection.close()
         self._readers.close()
+        self._ear.close()
 
     def hurry(self) -> None:
         """Wait for no server any more that is gone: who asked is about to end."""
@@ -219,6 +222,12 @@ class PostgresStore(PostgresReads):
             return {number: bool(asked) for number, asked in rows}
 
         return self._readers.persistently(renewed)
+
+    def listen(self, process: ProcessRecord, seconds: float) -> None:
+        self._ear.wait(channel_of(process.id), seconds)
+
+    def wake(self, process: ProcessRecord) -> None:
+        self._ear.wake()
 
     def _insert_process(self, link: Link, process: ProcessRecord) -> None:
         self._execute(link, _INSERT_PROCESS, *process_row(process), self._target.lease)

@@ -88,7 +88,7 @@ class Writes:
                 items_count = coalesce(given.items_count, old.items_count), failure = given.failure,
                 failure_pickled = given.failure_pickled
             """,
-            (names, "iitiidqbbiitb"),
+            (names, "iitiqdqbbiitb"),
             _OF_STEP,
             "one.state = 'waiting'",
             expected="cardinality($1)",
@@ -206,7 +206,7 @@ class Writes:
         if plan.expanded:
             yield _rows(self._expand, "iiii", plan.expanded)
         if plan.finished:
-            yield _rows(self._finish, "iitiidqbbiitb", plan.finished)
+            yield _rows(self._finish, "iitiqdqbbiitb", plan.finished)
         for run, seqs, handled in plan.handled:
             if seqs:
                 yield _rows(self._handle, "iio", [(run, seq, handled) for seq in dict.fromkeys(seqs)])

@@ -115,7 +115,7 @@ STEP = Table(
     Column("state", Text, nullable=False),
     Column("handled", Boolean, nullable=False),  # the body was given the failure, and went on
     Column("attempts", Integer, nullable=False),  # that had ended when the step ended
-    Column("finish_order", Integer),  # place in the run's order of completion
+    Column("finish_order", _COUNTER),  # place in the run's order of completion
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     Column("items_first", Integer),  # of a map: its items are the steps items_first … + items_count - 1

@@ -33,6 +33,7 @@ from dagengine.storage.sqlite_errors import translated, url_of
 from dagengine.storage.sqlite_files import prepare
 from dagengine.storage.sqlite_groups import Groups, WriteConnection
 from dagengine.storage.sqlite_reads import ReadPool
+from dagengine.storage.unleased import Unleased
 from dagengine.storage.writer import GroupWriter, Refusal
 
 _INSERT_RUN = """
@@ -59,7 +60,7 @@ _REQUEST_CANCEL = "UPDATE run SET cancel_requested_at = coalesce(cancel_requeste
 _CANCEL_RUN = "UPDATE run SET state = 'cancelled', finished_at = ? WHERE number = ?"
 
 
-class SqliteStore(Reads):
+class SqliteStore(Reads, Unleased):
     """A `Store` in the file at `path`, which is made if it is not there.
 
     `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.

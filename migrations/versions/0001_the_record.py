@@ -83,7 +83,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("handled", sa.Boolean, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
-        sa.Column("finish_order", sa.Integer),
+        sa.Column("finish_order", _COUNTER),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("finished_at", sa.Float),
         sa.Column("items_first", sa.Integer),
