@@ -31,12 +31,15 @@ class Ear:
         self._closed = False
 
     def wait(self, channel: str, seconds: float) -> None:
-        """Until something is said on the channel, or for so long, or until `wake`."""
+        """Until something is said on the channel, or for so long, or until `wake`.
+
+        Not at all when it has only begun to listen: what was asked before then was not heard, and has to be looked for.
+        """
         ends = [self._woken]
         try:
-            link = self._listening(channel)
+            link, new = self._listening(channel)
             if link is not None:
-                if self._heard(link):
+                if new or self._heard(link):
                     return
                 ends.append(link.raw.fileno())
         except psycopg.Error:
@@ -50,17 +53,19 @@ class Ear:
             except psycopg.Error:
                 self._hang_up()
 
-    def _listening(self, channel: str) -> Link | None:
+    def _listening(self, channel: str) -> tuple[Link | None, bool]:
+        """The connection, where there can be one, and whether it listens only since now."""
         link = self._link
         if link is None:
             link = self._link = Link(self._target)
             self._channel = ""
         if link.pooled:
-            return None
-        if channel != self._channel:
+            return None, False
+        new = channel != self._channel
+        if new:
             link.raw.execute(f'LISTEN "{channel}"'.encode())
             self._channel = channel
-        return link
+        return link, new
 
     @staticmethod
     def _heard(link: Link) -> bool:
