@@ -50,7 +50,7 @@ class Model:
         self.epochs += 1
         return float(self.weights[0])
 
-    def stumble(self) -> None:
+    def stumble(self) -> float:
         mark("stumble")
         self.weights = self.weights + 1_000_000
         raise ValueError("half of a change")
@@ -69,7 +69,7 @@ def training(n: int) -> list[Any]:
     try:
         get(model.stumble())
     except ValueError:
-        losses.append(model.epoch([get(losses[0])]))
+        losses.append(model.epoch([int(get(losses[0]))]))
     scores = [model.score(), model.score()]
     losses.append(model.epoch(rows))
     return [*gather(losses), *gather(scores)]

@@ -394,7 +394,7 @@ class World:
         elif step.kind.is_call:
             place = self.core.steps[seq].place
             assert place is not None
-            instance = step.inputs[-1].seq
+            instance = place.instance.seq
             state = self.actors[instance, place.incarnation]
             assert state == self.recorded.get(instance, []), "a call finds another state than what is recorded"
             if step.kind is M:

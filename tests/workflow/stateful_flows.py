@@ -133,7 +133,7 @@ class Notebook:
         self.__init__(state[0])  # type: ignore[misc]
         self.pages = state[1]
 
-    def tear(self) -> None:
+    def tear(self) -> int:
         raise ValueError("torn")
 
 
@@ -188,7 +188,8 @@ def stepwise(ledger: str, kind: str, amounts: list[int]) -> int:
             get(account.add(number(amount)))
         except ValueError:
             continue
-    return get(account.total())
+    total: int = get(account.total())
+    return total
 
 
 @workflow
