@@ -75,8 +75,8 @@ def binaries() -> Path:
 class Server:
     """A server on data of its own, in a private folder. `port`: listen on 127.0.0.1, too."""
 
-    def __init__(self, port: int | None = None, **settings: str) -> None:
-        free = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
+    def __init__(self, port: int | None = None, in_memory: bool = True, **settings: str) -> None:
+        free = shutil.disk_usage(MEMORY).free if in_memory and MEMORY.is_dir() else 0
         self.folder = Path(tempfile.mkdtemp(prefix="dagengine-pg-", dir=MEMORY if free > ROOM else None))
         self._settings = {**SETTINGS, **settings}
         self.port = port or 5432  # a part of the socket's name
