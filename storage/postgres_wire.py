@@ -1,8 +1,8 @@
 """Columns of many rows as parameters, and several statements in one round trip.
 
-The driver's own way to do either costs more than the server needs to carry it out: 0.7 µs for each element of an array
-and 40 µs for each statement, on a thread that shares the interpreter with the engine's. So arrays are put together here
-in PostgreSQL's binary format, and a transaction is handed to libpq at once (pipeline mode).
+The driver's own way to do either costs more than the server needs to carry it out: 0.8 to 2.5 µs for each element of an
+array and 23 µs for each statement, on a thread that shares the interpreter with the engine's. So arrays are put together
+here in PostgreSQL's binary format (0.04 to 0.17 µs), and a transaction is handed to libpq at once (pipeline mode; 3 µs).
 
 May import nothing of ours but modules of storage.
 """
