@@ -11,7 +11,7 @@ import pytest
 
 from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, StepState
-from dagengine.storage import postgres_groups
+from dagengine.storage import postgres_connections, postgres_groups, postgres_wire
 from dagengine.storage.interface import Store
 from dagengine.storage.postgres import PostgresStore
 from dagengine.storage.postgres_connections import Link, Waiting
@@ -86,10 +86,10 @@ def test_a_lost_answer_to_a_commit_is_looked_up(
     store = open_store(url)
     claim = begin(store)
     recorded(store, claim, record(step(0), step(1), definitions=(DEFINITION,)))
-    run = postgres_groups.run
+    run = postgres_wire.run
     lost: list[str] = []
 
-    def losing(link: Link, prepared: set[bytes], commands: list[postgres_groups.Command]) -> None:
+    def losing(link: Link, prepared: set[bytes], commands: list[postgres_wire.Command]) -> None:
         if not lost and len(commands) > 2:
             lost.append("once")
             if after:
@@ -135,25 +135,69 @@ def test_a_server_that_has_lost_what_it_acknowledged_is_not_written_to(open_stor
     assert len(store.events(claim.run_number)) == 1
 
 
-def test_a_deadlock_is_tried_again(open_store: Open, url: str) -> None:
-    """Two transactions that wait for each other: ours, if it is the one that is ended, is done once more."""
+def test_a_deadlock_is_tried_again(open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two transactions that wait for each other: ours, which is the one that is ended, is done once more."""
     store = open_store(url)
+    met: list[BaseException] = []
+    wait = Waiting.wait
+
+    def noted(self: Waiting, error: BaseException) -> bool:
+        met.append(error)
+        return wait(self, error)
+
+    monkeypatch.setattr(Waiting, "wait", noted)
     first, second = begin(store, "a"), begin(store, "b")
     schema = url.rpartition("schema=")[2]
     target = store._target
     with psycopg.connect(**target.libpq) as other:  # type: ignore[arg-type]
         other.execute("SET deadlock_timeout = '1h'")  # so it is ours that is found
         other.execute(f"SELECT 1 FROM {schema}.run WHERE number = {second.run_number} FOR UPDATE")
-        outcomes = [Outcome(), Outcome(), Outcome()]
+        outcomes = [Outcome(), Outcome()]
         held = threading.Event()
-        store.write(first, [event("hold")], lambda _: held.wait(PATIENCE))
+
+        def hold(_: object) -> None:
+            held.wait(PATIENCE)
+
+        store.write(first, [event("hold")], hold)
         store.write(first, [event("x")], outcomes[0])
         store.write(second, [event("x")], outcomes[1])
         held.set()
+        ours = store._connection.link.raw.info.backend_pid
+        while shared().run(f"SELECT cardinality(pg_blocking_pids({ours}))") == [(0,)]:
+            pass  # until ours waits for the other; each question takes a few milliseconds
         other.execute(f"SELECT 1 FROM {schema}.run WHERE number = {first.run_number} FOR UPDATE")
         other.rollback()
-    assert [outcome.wait() for outcome in outcomes[:2]] == [None, None]
+    assert [outcome.wait() for outcome in outcomes] == [None, None]
+    assert [type(error) for error in met] == [psycopg.errors.DeadlockDetected]
     assert [len(store.events(claim.run_number)) for claim in (first, second)] == [2, 1]
+
+
+@pytest.mark.parametrize("limit", ["lock_timeout", "statement_timeout"])
+def test_what_takes_too_long_is_tried_again(
+    open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """The server ends our statement, because another transaction holds the run: recorded when that one is over."""
+    monkeypatch.setitem(postgres_connections._SETTINGS, limit, "20ms")
+    ended = threading.Event()
+    wait = Waiting.wait
+
+    def noted(self: Waiting, error: BaseException) -> bool:
+        ended.set()
+        return wait(self, error)
+
+    monkeypatch.setattr(Waiting, "wait", noted)
+    creator = open_store(url)
+    claim = begin(creator)
+    store = open_store(url)
+    schema = url.rpartition("schema=")[2]
+    outcome = Outcome()
+    with psycopg.connect(**store._target.libpq) as other:  # type: ignore[arg-type]
+        other.execute(f"SELECT 1 FROM {schema}.run FOR UPDATE")
+        store.write(claim, [event("late")], outcome)
+        assert ended.wait(PATIENCE)
+        other.rollback()
+    assert outcome.wait() is None
+    assert [found.kind for found in store.events(claim.run_number)] == ["late"]
 
 
 def test_a_read_only_server_is_told_when_patience_ends(server: Server, open_store: Open) -> None:

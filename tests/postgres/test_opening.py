@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dagengine.config import without_password
 from dagengine.errors import StoreError, StoreForeign, StoreNewer, StoreOutdated, StoreUnavailable
 from dagengine.storage import open_store, upgrade
 from dagengine.storage.postgres_url import parse, with_connect_timeout
@@ -98,6 +99,14 @@ def test_a_shown_url_has_no_secrets() -> None:
     assert target.url == "postgresql://me@db:5433,[::1]:5434/runs?schema=nightly"
     assert target.libpq["password"] == target.libpq["sslpassword"] == "s3cret"
     assert (target.schema, target.lease) == ("nightly", 5.0)
+
+
+def test_settings_show_no_password() -> None:
+    """Neither before the host nor among the parameters."""
+    for url in ("postgresql://me:s3cret@db/runs", "postgresql://me@db/runs?password=s3cret&sslpassword=s3cret&lease=5"):
+        shown = without_password(url)
+        assert "s3cret" not in shown
+        assert shown.startswith("postgresql://me")
 
 
 def test_how_long_to_wait_is_said_in_the_url() -> None:
