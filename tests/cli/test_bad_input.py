@@ -93,7 +93,7 @@ RUN = [
     (["flow_good.py:flow", "x=1", "--run-id", "x" * 200], "run id", 2),
     (["flow_good.py:flow", "x=1", "--run-id", "a\nb"], "run id", 2),
     (["flow_good.py:flow", "x=1", "--store", ""], "store is ''", 2),
-    (["flow_good.py:flow", "x=1", "--store", "postgresql://u:secret@h/db"], "supported are", 5),
+    (["flow_good.py:flow", "x=1", "--store", "mysql://u:secret@h/db"], "supported are", 5),
     (["flow_good.py:flow", "x=1", "--store", "notes.txt/x.db"], "notes.txt", 5),
     (["flow_good.py:flow", "x=1", "--store", "notes.txt"], "notes.txt", 5),
 ]
