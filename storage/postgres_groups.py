@@ -50,8 +50,14 @@ _MISFITS = (
 
 
 def _own(link: Link) -> Link:
-    """What is prepared on it is ours alone: the driver drops all prepared statements after a ROLLBACK, also ours."""
+    """What is prepared on it is ours alone: the driver drops all prepared statements after a ROLLBACK, also ours.
+
+    And it is planned once: there is one way to find a row by its key, and to look for others each time takes the server
+    as long as all the rest of a small transaction.
+    """
     link.raw.prepare_threshold = None
+    if not link.pooled:
+        link.raw.execute(b"SET plan_cache_mode = force_generic_plan")
     return link
 
 
