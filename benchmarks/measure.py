@@ -207,6 +207,29 @@ def _idle(trial: Trial) -> tuple[float, Facts]:
         return (processes.cpu_seconds(pids) - cpu) / IDLE_SECONDS * 100, facts
 
 
+def _core(trial: Trial) -> tuple[float, Facts]:
+    """The scheduler core alone, on simulated nodes; with its own table, and real graphs: python -m benchmarks.simulation."""
+    command = [sys.executable, "-m", "benchmarks.simulation", "--tasks", str(trial.n)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    if done.returncode:
+        raise SystemExit(f"error: the simulation ended with {done.returncode}; its last words:\n{done.stderr[-3000:]}")
+    report = json.loads(done.stdout)
+    return report["us_per_task"], {"seconds": report["seconds"], "peak_mb": report["peak_mb"]}
+
+
+def _objects(trial: Trial) -> tuple[float, Facts]:
+    """The arena and the spill space alone; with a table of its own: python -m benchmarks.memory."""
+    command = [sys.executable, "-m", "benchmarks.memory", "--mib", str(trial.n), "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    if done.returncode:
+        raise SystemExit(f"error: the memory benchmark ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    report = json.loads(done.stdout)
+    beside = ("put_warm_gb_s", "worker_warm_gb_s", "spill_share", "restore_share", "map_first_ms", "small_fused_times")
+    return report["put_warm_share"] * 100, {name: report[name] for name in beside}
+
+
 WORKLOADS = {
     "fan": Workload("1 → n → 1 steps that do nothing", "steps/s", 10_000, _rate("fan")),
     "steps": Workload("n steps, the body waits for each", "steps/s", 1_000, _rate("steps")),
@@ -219,5 +242,7 @@ WORKLOADS = {
     "payload": Workload("n values of 8 MiB, each made from the last", "MiB/s", 100, _payload),
     "idle": Workload("an open engine with nothing to do", "% of a core", 1, _idle, True),
     "memory": Workload("the controller's memory in a fan of n", "bytes/step", 100_000, _memory, True),
+    "core": Workload("the scheduler core: n tasks on 1,000 simulated nodes", "µs/task", 100_000, _core, True),
+    "objects": Workload("put n MiB into warm object memory", "% of memcpy", 1024, _objects),
     "resume-wide": Workload("as resume, for a fan of n", "s", 100_000, _resume("resume-fan"), True),
 }

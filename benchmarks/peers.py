@@ -60,7 +60,7 @@ def measure(script: Path, python: str, results: Sequence[Result], repeat: int, w
 
 
 def _durable(script: Path, python: str, ours: Result, repeat: int) -> Result:
-    said = _call(script, python, ["--workload", ours.workload, "--repeat", str(repeat)])
+    said = call(script, python, ["--workload", ours.workload, "--repeat", str(repeat)])
     facts = [{"peer": f"{said['peer']} {said['version']}", **extra} for extra in said["extra"]]
     return Result(ours.workload, ours.unit, said["n"], ours.lower_is_better, said["runs"], facts, said["busy_before"])
 
@@ -68,7 +68,7 @@ def _durable(script: Path, python: str, ours: Result, repeat: int) -> Result:
 def _volatile(script: Path, python: str, ours: Result, repeat: int, workers: int) -> Result:
     result = Result(ours.workload, ours.unit, VOLATILE_N.get(ours.workload, 1), ours.lower_is_better)
     for _ in range(repeat):
-        said = _call(script, python, ["--workload", ours.workload, "--workers", str(workers)])
+        said = call(script, python, ["--workload", ours.workload, "--workers", str(workers)])
         if "metrics" not in said:
             raise PeerFailed(said.get("failed") or said.get("unsupported") or "no metrics")
         result.runs.append(VOLATILE[ours.workload](said["metrics"]))
@@ -76,7 +76,7 @@ def _volatile(script: Path, python: str, ours: Result, repeat: int, workers: int
     return result
 
 
-def _call(script: Path, python: str, arguments: list[str]) -> dict[str, Any]:
+def call(script: Path, python: str, arguments: list[str]) -> dict[str, Any]:
     command = [python, script.name, *arguments, "--json"]
     try:
         done = subprocess.run(command, cwd=script.parent, capture_output=True, text=True, timeout=TIMEOUT, check=False)

@@ -26,10 +26,12 @@ from dagengine.core.events import (
     AttemptStarted,
     AttemptSucceeded,
     Event,
+    ValueLost,
 )
 from dagengine.definitions import Definitions
 from dagengine.errors import DagengineError, RuntimeStopped, StoreUnavailable
 from dagengine.functions import Reference
+from dagengine.holding import Holding
 from dagengine.model import Definition, Failure, RunRecord, SavedState, StepInput, StepKind, Value
 from dagengine.options import Options
 from dagengine.progress import Tally
@@ -77,6 +79,7 @@ class Attempts:
         *,
         core: RunCore,
         definitions: Definitions,
+        holding: Holding,
         supply: Supply,
         tally: Tally,
         take_seqs: Callable[[int], int],
@@ -87,6 +90,7 @@ class Attempts:
         self._run_number = run.number
         self._core = core
         self._definitions = definitions
+        self._holding = holding
         self._supply = supply
         self._tally = tally
         self._take_seqs = take_seqs
@@ -99,7 +103,7 @@ class Attempts:
         """Hand these to the runtime; returns what is to be told of those that it can't take. Raises RuntimeStopped."""
         steps = self._core.steps
         read = {item.seq for seq, _ in attempts for item in steps[seq].inputs if isinstance(item, StepInput)}
-        found = self._supply.of_steps(read)
+        found = self._holding.of_steps(read)
         specs = []
         refused: list[Event] = []
         for seq, number in attempts:
@@ -172,9 +176,15 @@ class Attempts:
             f"{self._engine.logs}/{self._run.id}/{seq}.{number}.log" if self._engine.logs else None,
             _MODES.get(step.kind, "call") if step.items is None else "call",
             _placement(options),
+            (self._index, seq, number) if self._makes_object(seq) else None,
+            options.checkpoint,
             actor=work,
             grace=options.grace,
         )
+
+    def _makes_object(self, seq: int) -> bool:
+        step = self._core.steps[seq]
+        return self._core.is_ephemeral(seq) and (step.kind is not StepKind.MAP or step.items is not None)
 
     def _context(self, key: str, definition: int, attempt: int) -> dict[str, Any]:
         return {
@@ -229,8 +239,11 @@ class Attempts:
         `kept`."""
         if isinstance(event, ActorLost):
             return ActorGone(event.actor[1], event.actor[2], event.failure, time.time())
-        if isinstance(event, (ObjectLost, Yielded)):
-            raise AssertionError(event)  # objects and streams have no part in runs yet
+        if isinstance(event, ObjectLost):
+            _, seq, made = event.object
+            return ValueLost(((seq, made),))
+        if isinstance(event, Yielded):
+            raise AssertionError(event)  # no task of a run is a stream
         if event.id[2] < 0:
             return self._rebuilt(event)
         if isinstance(event, Started):
@@ -243,6 +256,9 @@ class Attempts:
         if isinstance(event, Failed):
             _, seq, number = event.id
             self._tally.stopped(seq)
+            lost = self._holding.lost(event)
+            if lost is not None:
+                return lost
             return AttemptFailed(
                 seq, number, event.worker, event.started_at, event.finished_at, event.failure, random.random()
             )
@@ -270,9 +286,12 @@ class Attempts:
         if event.shared is not None or (event.state is not None and event.state.shared is not None):
             return None
         self._stopped(seq, event.finished_at - event.started_at)
-        value = Value(event.digest, event.size, event.data)
-        if event.data is not None:
-            self._supply.remember(seq, event.data)
+        if self._core.is_ephemeral(seq):
+            value = Value("", event.size)
+        else:
+            value = Value(event.digest, event.size, event.data)
+            if event.data is not None:
+                self._supply.remember(seq, event.data)
         return AttemptSucceeded(seq, number, event.worker, event.started_at, event.finished_at, value, _state_of(event))
 
     def kept(self, event: Succeeded) -> Event:

@@ -13,18 +13,18 @@ import asyncio
 import inspect
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dagengine.calls import encode_call, same_call, set_aside, show_call
-from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled
+from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
-from dagengine.model import Failure, NewStep, RecordedCall, StepInput, StepKind, StepState
-from dagengine.refs import Ref, body_of
+from dagengine.model import Failure, Input, NewStep, RecordedCall, StepInput, StepKind, StepState
+from dagengine.refs import EphemeralRef, Ref, body_of
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, branch_factory, outside
 from dagengine.stateful_classes import Method, Proxy, Stateful
@@ -67,6 +67,28 @@ class Outcome:
 
     def value_or_exception(self) -> Any:
         return self._value if self._state is StepState.SUCCEEDED else self._body.delivered(self._seq, self._key)
+
+
+class Waiting(Protocol):
+    """Somebody on the body's side who is told of ends by the engine's thread."""
+
+    def tell(self, seq: int, state: StepState) -> None: ...
+
+    def stop(self) -> None:
+        """The run stops: nothing more will be told."""
+
+
+class _End:
+    """The end of one step."""
+
+    def __init__(self) -> None:
+        self.told: SimpleQueue[StepState | None] = SimpleQueue()
+
+    def tell(self, seq: int, state: StepState) -> None:
+        self.told.put(state)
+
+    def stop(self) -> None:
+        self.told.put(None)
 
 
 class Waiter:
@@ -151,7 +173,7 @@ class Body:
         self._replay = _Replay(recorded) if recorded is not None else None
         self._scope = Scope(self, driver.workflow_name)
         self._stopped = False
-        self._waiters: set[Waiter] = set()
+        self._waiters: set[Waiting] = set()
         self._delivered: set[int] = set()  # failures given to the body, which has not gone on since
         self._raised: list[tuple[BaseException, int, int]] = []  # exceptions given, the step, the root of its failure
         self._thread = threading.Thread(
@@ -263,6 +285,8 @@ class Body:
         call, inputs = encode_call(args, kwargs, f"the call {key}", self.driver.keep, self)
         if further:
             inputs += further
+        if kind in (StepKind.CREATE, StepKind.METHOD):
+            self._refuse_ephemeral(key, inputs)
         definition, new_definition = self.driver.definitions.of(called)
         self._went_on()
         if self._replay is not None:
@@ -271,10 +295,29 @@ class Body:
                 self._hold_against(recorded, NewStep(recorded.seq, key, kind, definition, call, inputs))
                 if recorded.state.ended:
                     self.driver.ended_before(recorded)
-                return Ref(self, recorded.seq, key)
+                return self._ref(recorded.seq, key, definition)
         step = NewStep(self.driver.take_seqs(), key, kind, definition, call, inputs)
         self.driver.post_step(new_definition, step)
-        return Ref(self, step.seq, key)
+        return self._ref(step.seq, key, definition)
+
+    def _ref(self, seq: int, key: str, definition: int) -> Ref:
+        if self.driver.definitions[definition].options.get("checkpoint") is not False:
+            return Ref(self, seq, key)
+        self.driver.ephemeral.add(seq)
+        return EphemeralRef(self, seq, key)
+
+    def _refuse_ephemeral(self, key: str, inputs: tuple[Input, ...]) -> None:
+        for item in inputs:
+            if isinstance(item, StepInput) and item.seq in self.driver.ephemeral:
+                raise BadArguments(
+                    f"{key} would change its object's state with {self.driver.key_of(item.seq)}, whose value is not"
+                    " recorded (checkpoint=False): after a crash the call could not be made again. Record that value."
+                )
+
+    def dropped(self, seq: int) -> None:
+        """The body's ref to an ephemeral value is gone. Called wherever it was collected, so it only takes a note."""
+        if not self._stopped:
+            self.driver.post(RefsDropped((seq,)))
 
     def _hold_against(self, recorded: RecordedCall, called: NewStep) -> None:
         """Raises _Mismatched if the body calls something else than what is recorded under the same key."""
@@ -310,6 +353,19 @@ class Body:
         self.driver.watch(seqs, waiter)
         if self._stopped:  # stopped in between: nobody else will tell this waiter
             waiter.stop()
+
+    def end_of(self, watch: Callable[[Waiting], None]) -> StepState:
+        """Wait for one step's end, of which `watch` lets the waiter know."""
+        end = _End()
+        self._waiters.add(end)
+        watch(end)
+        if self._stopped:
+            end.stop()
+        state = end.told.get()
+        self._waiters.discard(end)
+        if state is None:
+            raise BodyStopped
+        return state
 
     def wait(self, refs: Sequence[Ref]) -> list[Outcome]:
         """The outcomes in the order of `refs`, once all have ended."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagengine.errors import BadArguments, RefMisuse, Unpicklable
 from dagengine.model import INLINE_LIMIT, Input, PayloadInput, StepInput
-from dagengine.refs import Ref
+from dagengine.refs import EphemeralRef, Ref
 from dagengine.values import Encoded, Placeholder, decode, encode, encode_plain
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _encode_small(
     return encoded.to_bytes(), tuple([_input(found, body) for found in encoded.placeholders])
 
 
-_SMALL = frozenset({Ref, int, float, bool, type(None)})
+_SMALL = frozenset({Ref, EphemeralRef, int, float, bool, type(None)})
 _TEXTS = frozenset({str, bytes})
 _SHORT = 1_000  # characters; with at most _FEW arguments the call stays below INLINE_LIMIT (an int may be long, too:
 _FEW = 4  # one of 16 KiB has 39,000 digits, and does no harm inline)

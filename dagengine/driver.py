@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
-from dagengine.body import Body, Waiter
+from dagengine.body import Body, Waiting
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.core import RunCore
 from dagengine.core.events import (
@@ -32,6 +32,7 @@ from dagengine.core.events import (
 from dagengine.core.states import STATE_OF, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
+from dagengine.holding import Holding
 from dagengine.model import (
     Claim,
     Definition,
@@ -90,15 +91,17 @@ class Driver:
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
-        self._posted: deque[tuple[Definition | None, NewStep] | Event | tuple[list[int], Waiter]] = deque()
+        self._posted: deque[tuple[Definition | None, NewStep] | Event | tuple[list[int], Waiting]] = deque()
         self._notified = False
         self._room = threading.Condition()
         self._next_seq = 0
         self._seq_lock = threading.Lock()
         self._ended_before: dict[int, StepState] = {}
+        self.ephemeral: set[int] = set()  # steps that the body called, and whose values are not recorded
         # the engine's side
-        self._waiters: dict[int, list[Waiter]] = {}
+        self._waiters: dict[int, list[Waiting]] = {}
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
+        self._holding = Holding(engine, index, self._core, self._supply)
         self._tally = Tally()
         self._attempts = Attempts(
             engine,
@@ -106,6 +109,7 @@ class Driver:
             record,
             core=self._core,
             definitions=self.definitions,
+            holding=self._holding,
             supply=self._supply,
             tally=self._tally,
             take_seqs=self.take_seqs,
@@ -135,7 +139,8 @@ class Driver:
     def begin(self) -> None:
         """First turn, on the engine's thread."""
         if self._frontier is not None:
-            self._act(self._core.load(self._frontier, self.record.body_closed, time.time()))
+            closed, result = self.record.body_closed, self.record.result_inputs
+            self._act(self._core.load(self._frontier, closed, time.time(), result))
             self._frontier = None
             self._note("run.resumed", None, {})
         else:
@@ -168,7 +173,7 @@ class Driver:
             self._notified = True
             self.engine.wake(self)
 
-    def watch(self, seqs: list[int], waiter: Waiter) -> None:
+    def watch(self, seqs: list[int], waiter: Waiting) -> None:
         """Tell the waiter of each step's end, in the order of completion; also of those that have ended."""
         before = [seq for seq in seqs if seq in self._ended_before]
         if before:
@@ -177,8 +182,11 @@ class Driver:
                 waiter.tell(seq, self._ended_before[seq])
         rest = [seq for seq in seqs if seq not in self._ended_before]
         if rest:
-            self._posted.append((rest, waiter))
-            self._notify()
+            self._post_watch(rest, waiter)
+
+    def _post_watch(self, seqs: list[int], waiter: Waiting) -> None:
+        self._posted.append((seqs, waiter))
+        self._notify()
 
     def ended_before(self, recorded: RecordedCall) -> None:
         """A step that the body asked for again had ended when this process took the run over."""
@@ -197,11 +205,21 @@ class Driver:
             data = self._supply.at_hand(seq)
             if data is not None:
                 found[seq] = decode(data)
+            elif seq in self.ephemeral:
+                found[seq] = self._holding.read(seq, self.post, self._end_of)
             else:
                 rest.append(seq)
         return {**found, **self.reader.steps(rest)} if rest else found
 
+    def _end_of(self, seq: int) -> StepState:
+        """Wait until the ephemeral step has ended, and if it is made again, until that has."""
+        assert self._body is not None
+        return self._body.end_of(lambda waiter: self._post_watch([seq], waiter))
+
     def failure_of(self, seq: int) -> tuple[StepState, Failure]:
+        unmade = self._holding.failure_of(seq)
+        if unmade is not None:
+            return StepState.FAILED, unmade
         return self.engine.store.failures(self.claim.run_number, [seq])[seq]
 
     def key_of(self, seq: int) -> str:
@@ -238,7 +256,7 @@ class Driver:
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
 
-    def _take_posted(self, events: list[Event]) -> list[tuple[list[int], Waiter]]:
+    def _take_posted(self, events: list[Event]) -> list[tuple[list[int], Waiting]]:
         self._notified = False
         watched = []
         called: StepsCalled | None = None
@@ -262,7 +280,7 @@ class Driver:
             self._room.notify_all()
         return watched
 
-    def _watch(self, seqs: list[int], waiter: Waiter) -> None:
+    def _watch(self, seqs: list[int], waiter: Waiting) -> None:
         steps = self._core.steps
         over = []
         for seq in seqs:
@@ -304,12 +322,24 @@ class Driver:
             self.engine.after(FLUSH_SECONDS, self, FlushAttempts())
         if actions.patience:
             self.engine.after(PATIENCE_SECONDS, self, PatienceOver())
+        if actions.free:
+            self._holding.free(actions.free)
+        if actions.keep:
+            self._holding.keep(actions.keep, self)
+        for seq in actions.remade:
+            self._tell_waiters(seq, StepState.SUCCEEDED)
+        for seq, why in actions.unmade:
+            self._holding.unmade(seq, why)
+            self._tell_waiters(seq, StepState.FAILED)
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
-            for waiter in self._waiters.pop(seq, ()):
-                waiter.tell(seq, state)
+            self._tell_waiters(seq, state)
         if actions.finished is not None:
             self._finish(actions.finished)
+
+    def _tell_waiters(self, seq: int, state: StepState) -> None:
+        for waiter in self._waiters.pop(seq, ()):
+            waiter.tell(seq, state)
 
     def _send(self, send: Callable[[list[tuple[int, int]]], list[Event]], what: list[tuple[int, int]]) -> None:
         try:
@@ -337,6 +367,7 @@ class Driver:
         self.engine.store.write(self.claim, writes, done)
 
     def _finish(self, state: RunState) -> None:
+        self._holding.free_all()
         self.state = state
         self.ended.set()
         self.engine.forget(self)
@@ -354,6 +385,7 @@ class Driver:
         out = [(self.index, step.seq, step.attempt) for step in self._core.steps.values() if step.phase in _OUT]
         self.engine.runtime.cancel(out, force=True)
         self._attempts.release([(seq, incarnation, True) for seq, incarnation in self._core.actors()])
+        self._holding.free_all()
         self.ended.set()
         self.engine.forget(self)
 

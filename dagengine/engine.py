@@ -11,6 +11,7 @@ May import everything but the command line.
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import heapq
 import itertools
@@ -21,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -44,9 +46,9 @@ from dagengine.errors import (
 from dagengine.functions import Reference, main_file, refer, resolve
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
-from dagengine.model import NewRun, PayloadInput, ProcessRecord
+from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
 from dagengine.run import Run
-from dagengine.runtime.protocol import Broken, RuntimeEvent, Succeeded
+from dagengine.runtime.protocol import Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.workflows import Workflow
@@ -126,7 +128,6 @@ class Engine:
         self._timer_numbers = itertools.count()
         self._functions: dict[str, int] = {}
         self._verified: set[str] = set()
-        self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._closed = False
         self._broken: BaseException | None = None
@@ -180,8 +181,8 @@ class Engine:
             self.runtime.close(force)
             self._inbox.put((None, None))
             self._thread.join()
-            if self._pool is not None:
-                self._pool.shutdown()
+            if "_keepers" in vars(self):
+                self._keepers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
                 gc.set_threshold(*PYTHONS_GC)
         self.store.close()
@@ -351,25 +352,43 @@ class Engine:
         return True
 
     def keep_later(self, driver: Driver, event: Succeeded) -> None:
-        """Make a large result durable on a thread of the pool; then the driver is told."""
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+        """Make a large result durable; then the driver is told."""
+        self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
-            self._pool = ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
-        self._pool.submit(self._keep, driver, event)
+    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Event]) -> None:
+        """Make what was read from the runtime durable; then the driver is told the event that `event` makes of it."""
+        digest = content.digest or None
+        if content.data is not None:
+            self.tell(driver, event(Value(digest or sha256(content.data).hexdigest(), content.size, content.data)))
+            return
+        shared = content.shared
+        assert shared is not None
 
-    def _keep(self, driver: Driver, event: Succeeded) -> None:
+        def kept() -> Event:
+            return event(Value(shared.digest, content.size))
+
+        self._keepers.submit(self._keep, driver, [shared], kept)
+
+    @functools.cached_property
+    def _keepers(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor
+
+        return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+
+    def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
         try:
-            for digest, size, shared in shared_parts(event):
-                self.artifacts.put(digest, size, shared.fileno())
-                self._verified.add(digest)
-            self.tell(driver, event)
+            for shared in parts:
+                if not shared.digest:
+                    shared.digest = sha256(shared.view()).hexdigest()
+                self.artifacts.put(shared.digest, shared.size, shared.fileno(), shared.offset)
+                self._verified.add(shared.digest)
+            self.tell(driver, told())
         except StoreError as error:
             self.tell(driver, error)
         except BaseException as error:
             self.tell(driver, InternalError(f"an artifact could not be kept: {error!r}"))
         finally:
-            for _, _, shared in shared_parts(event):
+            for shared in parts:
                 shared.close()
 
     # ---- the thread ---------------------------------------------------------------------------
@@ -468,6 +487,7 @@ class Engine:
                 if isinstance(event, Succeeded):
                     for _, _, shared in shared_parts(event):
                         shared.close()
+                    self.runtime.free([event.id])  # the name of its object, if it made one
                 continue
             converted = driver.convert(event)
             if converted is not None:

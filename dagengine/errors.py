@@ -17,6 +17,12 @@
     │   ├── RunMismatch            the code called something else than what is recorded
     │   ├── RunNotFound, RunExists
     │   └── RunOwned               another live process works on the run
+    ├── TaskError                the author of a task that was called without a workflow (dagengine.runtime)
+    │   ├── TaskFailed             stands in for an exception that can't be brought back
+    │   ├── TaskTimeout            the task ran past its timeout
+    │   ├── TaskCancelled          not run to its end, because it was cancelled
+    │   ├── WaitTimeout            no result within the time that the caller was willing to wait
+    │   └── Deadlock               it waited for what can only come after itself
     ├── RuntimeFault             the operator of the machine
     │   ├── WorkerLost             a worker died while it ran the step (named: signal, out of memory, exit code)
     │   ├── Infeasible             a step asks for more than there is
@@ -122,6 +128,35 @@ class StepSkipped(StepError):
 
 class StepCancelled(StepError):
     """The run was cancelled before the step's end."""
+
+
+# ---- outcomes of tasks without a workflow ---------------------------------------------------
+
+
+class TaskError(DagengineError):
+    """`task`: the task's name."""
+
+    task: str
+
+
+class TaskFailed(TaskError):
+    """The task raised an exception that can't be brought back as an object; its text is here."""
+
+
+class TaskTimeout(TaskError, TimeoutError):
+    """The task ran past its `timeout`, and was ended."""
+
+
+class TaskCancelled(TaskError):
+    """The task, or one that it reads from, was cancelled before its end."""
+
+
+class WaitTimeout(TaskError, TimeoutError):
+    """There was no result within the timeout of the wait. The task goes on."""
+
+
+class Deadlock(TaskError):
+    """The task waited for a result that can only come when the task itself has ended."""
 
 
 # ---- outcomes of runs ---------------------------------------------------------------------

@@ -57,7 +57,10 @@ def explain(
     this = steps[step.seq]
     story = _Story(run, run_state(run, alive), steps, this, time.time() if now is None else now)
     lines = [f"{this.key} {_verb(this)}", *story.reasons(), *map(story.attempt, this.tries)]
-    if this.record.value_size is not None:
+    if this.record.value_size is not None and not this.record.value_digest:
+        if this.record.kind is not StepKind.MAP:
+            lines.append(f"its value of {this.record.value_size:,} bytes was not recorded (checkpoint=False)")
+    elif this.record.value_size is not None:
         lines.append(f"its value has {this.record.value_size:,} bytes (sha256 {(this.record.value_digest or '')[:12]})")
     return Explanation(this, tuple(lines), story.waits, story.causes)
 

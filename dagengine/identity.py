@@ -6,6 +6,7 @@ of the machine, the pid, and the start time of the process. May import only mode
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import secrets
@@ -62,3 +63,29 @@ def is_alive(process: ProcessRecord) -> bool:
     if process.host != platform.node():
         return True
     return process.boot_id == boot_id() and start_time(process.pid) == process.start_time
+
+
+# ---- whose a file is, by its name ------------------------------------------------------------
+
+
+def process_mark() -> str:
+    """This process, as the beginning of a file's name: host-boot-pid-start."""
+    pid = os.getpid()
+    return f"{_short(platform.node())}-{_short(boot_id())}-{pid}-{start_time(pid) or 0:.0f}"
+
+
+def is_mark_dead(name: str) -> bool:
+    """Whether the process whose mark, with a further part, is `name` is proved to be gone. One of another host never
+    is, and neither is what is not a mark."""
+    try:
+        host, boot, pid, start, _ = name.split("-")
+        alive = start_time(int(pid)) == float(start)
+    except ValueError:
+        return False
+    if host != _short(platform.node()):
+        return False
+    return boot != _short(boot_id()) or not alive
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -219,6 +219,13 @@ class PendingStep:
     attempts: int  # the greatest number of an attempt so far, also of one that vanished: the next is one more
     items: tuple[int, int] | None  # of a map that is already expanded
 
+    def reads(self) -> set[int]:
+        """Seqs of the steps that it is made from: its inputs, and the items of a map."""
+        read = {item.seq for item in self.inputs if isinstance(item, StepInput)}
+        if self.items is not None:
+            read.update(range(self.items[0], self.items[0] + self.items[1]))
+        return read
+
 
 @dataclass(frozen=True, slots=True)
 class SavedState:
@@ -236,12 +243,17 @@ class SavedState:
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """What is left of a run: its unfinished steps, and the state of each ended step that one of them reads."""
+    """What is left of a run: its unfinished steps, and the state of each ended step that one of them reads.
+
+    ephemeral: steps that succeeded and whose value was not recorded: those that an unfinished step, or what the body
+        returned, is made from, up to recorded values; of a run whose body is to be called again, all of them
+    """
 
     steps: tuple[PendingStep, ...]
     ended_inputs: dict[int, StepState]
     next_seq: int
     definitions: tuple[Definition, ...]
+    ephemeral: tuple[PendingStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from dagengine.errors import ArtifactDamaged
+from dagengine.errors import ArtifactDamaged, ArtifactMissing
 from dagengine.failures import exception_of
 from dagengine.model import Input, PayloadInput, StepInput, Value
 from dagengine.storage.interface import ArtifactStore, Store
@@ -55,6 +55,10 @@ class Reader:
             first, count = value.items
             items = self.steps(range(first, first + count))
             return [items[seq] for seq in range(first, first + count)]
+        if not value.digest:
+            raise ArtifactMissing(
+                "the value was not recorded (checkpoint=False); it is made again when a step needs it", digest=""
+            )
         if value.inline is not None:
             return decode(value.inline, digest=value.digest)
         return self._artifact(value.digest, value.size)

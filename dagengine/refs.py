@@ -64,6 +64,15 @@ class Ref(Placeholder):
         raise RefMisuse(self._hint(what))
 
 
+class EphemeralRef(Ref):
+    """A ref to a value that is not recorded. When the body has dropped it, nobody in the body can ask for the value."""
+
+    __slots__ = ()
+
+    def __del__(self) -> None:
+        self._body.dropped(self._seq)
+
+
 def body_of(ref: Ref) -> Body:
     """The body that made the ref, which has to be the one that calls this.
 

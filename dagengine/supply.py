@@ -78,7 +78,7 @@ class Supply:
         """The inputs of one call, of whose steps the values were `found`. Raises what stands in the place of one."""
         return tuple(
             [
-                self._file(item.digest, item.size) if isinstance(item, PayloadInput) else _had(found[item.seq])
+                self._file(item.digest, item.size) if isinstance(item, PayloadInput) else had(found[item.seq])
                 for item in inputs
             ]
         )
@@ -100,14 +100,15 @@ class Supply:
             return self._file(value.digest, value.size)
         first, count = value.items
         items = self.of_steps(range(first, first + count))
-        return ListInput(tuple(_had(items[first + index]) for index in range(count)))
+        return ListInput(tuple(had(items[first + index]) for index in range(count)))
 
     def _file(self, digest: str, size: int) -> FileInput:
         path = self._artifacts.local_path(digest, size)
         return FileInput(path, size, digest, verify=self._must_verify(digest))
 
 
-def _had(found: TaskInput | DagengineError) -> TaskInput:
+def had(found: TaskInput | DagengineError) -> TaskInput:
+    """The input. Raises why there is none."""
     if isinstance(found, DagengineError):
         raise found
     return found

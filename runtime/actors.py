@@ -16,13 +16,15 @@ May import nothing of ours but errors.
 
 from __future__ import annotations
 
-import asyncio
 import copyreg
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncio
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -93,17 +95,41 @@ class Actor:
         return await getattr(self._instance, method)(*args, **kwargs)
 
     def _wait_for(self, call: Coroutine[Any, Any, Any]) -> Any:
-        future = asyncio.run_coroutine_threadsafe(call, self.loop())
+        from concurrent.futures import Future
+
+        ended: Future[Any] = Future()
+
+        async def run() -> None:
+            try:
+                ended.set_result(await call)
+            except BaseException as error:
+                ended.set_exception(error)
+
+        loop = self.loop()
+        begun: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            begun.append(loop.create_task(run()))
+
+        def interrupt() -> None:
+            begun[0].cancel()
+
+        loop.call_soon_threadsafe(begin)
         try:
-            return future.result()
+            return ended.result()
         except BaseException:
-            future.cancel()  # if it is we who were interrupted
+            if not ended.done():
+                # It is we who were interrupted: the call is, too, and may clean up.
+                loop.call_soon_threadsafe(interrupt)
+                ended.exception()
             raise
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The actor's event loop. It runs from here on, until the process ends."""
         with self._starting:
             if self._loop is None:
+                import asyncio
+
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name=f"{self.name}-loop", daemon=True).start()
             return self._loop

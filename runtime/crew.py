@@ -25,21 +25,31 @@ from dagengine.runtime.frames import Link
 from dagengine.runtime.memory import oom_kills
 from dagengine.runtime.messages import (
     Acknowledge,
+    Ask,
+    AskRoom,
+    Done,
+    Erred,
     Exited,
+    Expanded,
     Fork,
     Forked,
     FromForker,
     FromWorker,
     Hello,
+    Hold,
     Kill,
+    LetGo,
     NotForked,
     Packed,
     Result,
     Revoke,
     ToWorker,
+    Yield,
 )
 from dagengine.runtime.output import new_output
 from dagengine.runtime.permits import Permits
+from dagengine.runtime.protocol import ObjectId, TaskId
+from dagengine.runtime.rooms import Room
 
 WAIT_SECONDS: Final = 10.0
 """For a process that was killed to be gone. It is a matter of milliseconds, unless the kernel itself is stuck."""
@@ -49,6 +59,8 @@ class Listener(Protocol):
     def worker_up(self, worker: WorkerProcess) -> None: ...
 
     def worker_results(self, worker: WorkerProcess, results: list[Result]) -> None: ...
+
+    def worker_said(self, worker: WorkerProcess, message: AskRoom | Yield | Hold | LetGo | Ask) -> None: ...
 
     def worker_acknowledged(self, worker: WorkerProcess) -> None: ...
 
@@ -64,6 +76,8 @@ class WorkerProcess:
     status: its wait status; None if it never was a process
     out_of_memory: the kernel killed it, and says that it has killed for lack of memory
     defined: functions that it knows
+    rooms: that it has asked for, by its own numbers, and not used yet; holds: objects that it has views on, and how
+        many; waits: tasks that wait for the answer to an Ask, by its number
     """
 
     def __init__(self, number: int, link: Link[FromWorker], permits: Permits, output: int) -> None:
@@ -72,6 +86,9 @@ class WorkerProcess:
         self.permits = permits
         self.output = output
         self.defined: set[int] = set()
+        self.rooms: dict[int, Room] = {}
+        self.holds: dict[ObjectId, int] = {}
+        self.waits: dict[int, TaskId] = {}
         self.pid = 0
         self.pidfd = -1
         self.status: int | None = None
@@ -88,14 +105,20 @@ class WorkerProcess:
 
 
 class Crew:
-    def __init__(self, selector: selectors.BaseSelector, scratch: str | None, listener: Listener) -> None:
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        scratch: str | None,
+        listener: Listener,
+        arena: tuple[int, int] | None = None,
+    ) -> None:
         self.workers: dict[int, WorkerProcess] = {}
         self.trouble = ""
         self._selector = selector
         self._scratch = scratch
         self._listener = listener
         self._oom_kills = oom_kills()
-        self._forker, sock = start_forker()
+        self._forker, sock = start_forker(arena)
         sock.setblocking(False)
         self._control: Link[FromForker] = Link(sock, FromForker)
         selector.register(self._control, selectors.EVENT_READ, self._forker_ready)
@@ -192,8 +215,13 @@ class Crew:
                     self.trouble = message.trouble
             elif isinstance(message, Acknowledge):
                 self._listener.worker_acknowledged(worker)
-            elif not isinstance(message, Packed):
+            elif isinstance(message, (Done, Expanded, Erred)):
                 results.append(message)
+            elif not isinstance(message, Packed):
+                if results:  # What comes after them may be about the next task.
+                    self._listener.worker_results(worker, results)
+                    results = []
+                self._listener.worker_said(worker, message)
         if results:
             self._listener.worker_results(worker, results)
         return True

@@ -2,13 +2,14 @@
 
 Pure data. May import nothing of ours but errors and runtime.protocol.
 
-    (submitted) ─▶ QUEUED ──send──▶ SENT ──begin──▶ RUNNING ──finish──▶ FINISHED
-                    │  ▲              │ take back      │  │ lose ──────▶ LOST
-                    │  └──────────────┴────────────────┘  │ time out ──▶ TIMED_OUT
-                    └─drop─▶ DROPPED ◀────────────────────┘ drop
+    (leased) ─▶ QUEUED ──send──▶ SENT ──begin──▶ RUNNING ──finish──▶ FINISHED
+                 │  ▲              │ take back      │  │ lose ──────▶ LOST
+                 │  └──────────────┴────────────────┘  │ time out ──▶ TIMED_OUT
+                 └─drop─▶ DROPPED ◀────────────────────┘ drop
 
 SENT: waits on a worker behind another task. RUNNING: nothing is before it on its worker; it has taken its permit, or is
-about to. A RUNNING task is taken back if its worker died, or had it revoked, before it took its permit.
+about to. A RUNNING task is taken back if its worker died, or had it revoked, before it took its permit. Of an actor's
+concurrent calls several run at a time.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from enum import IntEnum
 from typing import Final
 
 from dagengine.errors import InternalError
-from dagengine.runtime.protocol import TaskId
+from dagengine.runtime.protocol import ActorId, TaskId
 
 UNIT: Final = 10_000
-"""One cpu in the ledger. Integers, so that shares of a cpu add up to exactly what there is."""
+"""One cpu. Integers, so that shares of a cpu add up to exactly what there is."""
 
 PREFETCH_SECONDS: Final = 0.005
 """Estimated work that may wait on one worker. Long enough to hide a round trip of some 0.1 ms many times over, short
@@ -39,13 +40,19 @@ STUCK_SECONDS: Final = 0.002
 """When the task at the head of a worker runs this long, whatever waits behind it is taken back for an idle worker."""
 
 GRACE_SECONDS: Final = 2.0
-"""Between SIGTERM and SIGKILL: time for the task to put its affairs in order."""
+"""For a worker without a task that was told to end: it is a matter of milliseconds, unless it is stopped."""
 
 START_TRIES: Final = 3
 """Workers in a row that may die before they come up, until the runtime gives up."""
 
 START_DELAY: Final = 0.1
 """Seconds before a worker that did not come up is tried again; doubles each time."""
+
+IDLE_SECONDS: Final = 30.0
+"""After which a worker that is not one of the `slots` ends: nested waits come in waves, and a fork costs milliseconds."""
+
+WORKERS_MAX: Final = 500
+"""Processes. Tasks that wait inside themselves need one each; beyond this, those that they wait for would only queue."""
 
 
 class TaskState(IntEnum):
@@ -83,10 +90,16 @@ TRANSITIONS: Final[dict[tuple[TaskState, Move], TaskState]] = {
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One attempt. `cpus` in units of 1/10000, `memory` in bytes, `timeout` in seconds from its beginning.
+    """One attempt that this node was given the lease of. `timeout`: seconds from its beginning, or None.
 
+    plain: one cpu and nothing more, and nothing times it: it may wait on a worker behind others. What is not plain was
+        given all that it needs, and gets a worker at once, a new one if need be
+    grace: seconds between SIGTERM and SIGKILL
+    devices: GPUs that it may see
+    actor: whose task it is; `creates`: it is the one that makes it; `concurrent`: it may run beside others of the actor
+    threads: of a task that creates: how many concurrent calls run at a time
     spec: the shell's, never looked at here
-    order: of submission; smaller goes first
+    order: of leasing; smaller goes first
     estimate: seconds that it was thought to take when it was sent
     began: when it came to the head of its worker
     cancelled, forced: is to be dropped when it is taken back; also when it runs, by ending its worker
@@ -94,9 +107,16 @@ class Task:
 
     id: TaskId
     function: int
+    plain: bool = True
+    attempt: int = 0
     cpus: int = UNIT
-    memory: int = 0
     timeout: float | None = None
+    grace: float = 2.0
+    devices: tuple[int, ...] = ()
+    actor: ActorId | None = None
+    creates: bool = False
+    concurrent: bool = False
+    threads: int = 1
     spec: object = None
     state: TaskState = TaskState.QUEUED
     order: int = -1
@@ -108,9 +128,9 @@ class Task:
     timed_out: bool = False
 
     @property
-    def plain(self) -> bool:
-        """Whether it may wait on a worker behind others: it needs one worker and nothing more, and nothing times it."""
-        return self.cpus == UNIT and not self.memory and self.timeout is None
+    def calls(self) -> bool:
+        """Whether it has to run on the worker that its actor lives in."""
+        return self.actor is not None and not self.creates
 
     def move(self, move: Move) -> None:
         state = TRANSITIONS.get((self.state, move))
@@ -127,13 +147,18 @@ class WorkerState(IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """`tasks`: sent and not ended, in the order of sending; the first is RUNNING, the others SENT.
+    """`tasks`: sent and not ended, in the order of sending.
 
     backlog: estimated seconds of `tasks`
     revoking: revocations that the worker has not acknowledged; until it has, nothing is sent to it, because it could
         take the new task's permit for the old task
     revocable: something was sent since the last revocation, which took all that had not begun
-    cpus, memory: held in the ledgers
+    blocked: how often its task waits inside itself for others: it needs no cpu, and nothing can start behind it
+    counted: cpus that it is counted with, as one that is busy
+    idle_since: when it had done its last task
+    actor: that lives in it, or is to be made by its task; `made`: the task that made it, once it has
+    mailbox: calls that could not be sent yet
+    devices: GPUs that its process has seen; it can't forget them
     """
 
     id: int
@@ -142,21 +167,31 @@ class Worker:
     backlog: float = 0.0
     revoking: int = 0
     revocable: bool = False
-    cpus: int = 0
-    memory: int = 0
+    blocked: int = 0
+    counted: int = 0
+    idle_since: float = 0.0
+    actor: ActorId | None = None
+    made: Task | None = None
+    mailbox: deque[Task] = field(default_factory=deque)
+    devices: tuple[int, ...] = ()
+
+    @property
+    def pooled(self) -> bool:
+        """Whether any task may run in it."""
+        return self.actor is None and not self.devices
 
 
 # ---- events -------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Submitted:
+class Leased:
     tasks: Sequence[Task]
 
 
 @dataclass(slots=True)
 class Finished:
-    """The worker sent the results of its first tasks, in order: (id, seconds it took)."""
+    """The worker sent the results of its first tasks, in order: (id, seconds it took). An actor's in any order."""
 
     worker: int
     results: Sequence[tuple[TaskId, float]]
@@ -189,8 +224,30 @@ class RevokeAcknowledged:
 
 
 @dataclass(slots=True)
+class Blocked:
+    """The worker's task waits inside itself for others."""
+
+    worker: int
+
+
+@dataclass(slots=True)
+class Unblocked:
+    worker: int
+
+
+@dataclass(slots=True)
 class Cancelled:
+    """Give up those that have not begun; with `force` also those that have, by ending their workers."""
+
     ids: Sequence[TaskId]
+    force: bool
+
+
+@dataclass(slots=True)
+class ActorReleased:
+    """End the actor's worker when it has done what it was sent, or with `force` at once."""
+
+    actor: ActorId
     force: bool
 
 
@@ -206,7 +263,20 @@ class Closing:
     force: bool
 
 
-Event = Submitted | Finished | WorkerUp | WorkerDown | Revoked | RevokeAcknowledged | Cancelled | Tick | Closing
+Event = (
+    Leased
+    | Finished
+    | WorkerUp
+    | WorkerDown
+    | Revoked
+    | RevokeAcknowledged
+    | Blocked
+    | Unblocked
+    | Cancelled
+    | ActorReleased
+    | Tick
+    | Closing
+)
 
 
 # ---- actions ------------------------------------------------------------------------------
@@ -243,7 +313,7 @@ class Signal:
 
 @dataclass(slots=True)
 class Retire:
-    """Let the idle worker end by itself."""
+    """Let the worker end by itself, when it has done what it was sent."""
 
     worker: int
 
@@ -269,6 +339,14 @@ class Ended:
 
 
 @dataclass(slots=True)
+class ActorDown:
+    """The worker that an actor lived in is gone. `made`: the task that had made it. `ours`: it was told to end."""
+
+    made: Task
+    ours: bool
+
+
+@dataclass(slots=True)
 class GiveUp:
     """No worker comes up."""
 
@@ -278,4 +356,4 @@ class AllGone:
     """Closing is complete: no task and no worker is left."""
 
 
-Action = StartWorker | Send | Revoke | Signal | Retire | SetTimer | Begun | Ended | GiveUp | AllGone
+Action = StartWorker | Send | Revoke | Signal | Retire | SetTimer | Begun | Ended | ActorDown | GiveUp | AllGone

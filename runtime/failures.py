@@ -11,9 +11,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
-from dagengine.errors import ArtifactDamaged, ArtifactMissing, Unpicklable
+from dagengine.errors import ArtifactDamaged, ArtifactMissing, ObjectLost, ObjectStoreFull, Unpicklable
 from dagengine.model import Failure
 
 MESSAGE_LIMIT: Final = 10_000
@@ -36,10 +36,15 @@ def describe_failure(error: BaseException, is_retriable: Callable[[BaseException
             retriable = False
             note = f"\nThe task's retry_on raised {_name(broken)}: {_text(broken)}. So this is not retried.\n"
     kind = "error"
+    facts: dict[str, Any] = {}
     if isinstance(error, (ArtifactDamaged, ArtifactMissing)):
         kind = "artifact"
     elif isinstance(error, Unpicklable):
         kind = "unpicklable"
+    elif isinstance(error, ObjectStoreFull):
+        kind = "objects"
+    elif isinstance(error, ObjectLost):
+        kind, facts = "object", _lost_objects(error)
     return Failure(
         kind=kind,
         type=_name(error),
@@ -47,7 +52,17 @@ def describe_failure(error: BaseException, is_retriable: Callable[[BaseException
         traceback=_shorten(_traceback(error), TRACEBACK_LIMIT) + note,
         pickled=_pickled(error),
         retriable=retriable,
+        facts=facts,
     )
+
+
+def _lost_objects(error: ObjectLost) -> dict[str, Any]:
+    """What was found to be damaged here. Anybody may raise such an error, with anything in it."""
+    found = error.__dict__.get("objects")
+    try:
+        return {"objects": [[int(part) for part in number] for number in found]} if found else {}
+    except BaseException:
+        return {}
 
 
 def _name(error: BaseException) -> str:

@@ -33,15 +33,13 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from dagengine.runtime.deaths import FAILED
-from dagengine.runtime.frames import Link
-from dagengine.runtime.messages import Exited, Fork, Forked, FromForker, Kill, NotForked, ToForker
+from dagengine.runtime.frames import Frames, Link
+from dagengine.runtime.messages import Exited, Fork, Forked, FromForker, Kill, NotForked, ToForker, ToWorker
+from dagengine.runtime.surroundings import THREADS
 from dagengine.runtime.worker import run_worker
 
 PRELOAD: Final = ("numpy", "pandas", "pyarrow")
 """Slow to import, and the user's functions surely need them if the user's own process has imported them."""
-
-_THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""One each, unless the user says otherwise: there is a worker for each cpu already. And none in this process."""
 
 _ARROW: Final = "JE_ARROW_MALLOC_CONF"
 
@@ -54,23 +52,29 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 
 
-def start_forker() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start one, with this process's import path and folder. Returns the process and our end of its control socket."""
+def start_forker(arena: tuple[int, int] | None = None) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start one, with this process's import path and folder. Returns the process and our end of its control socket.
+
+    arena: the descriptor and size of the node's, which all workers inherit; the descriptor stays the caller's
+    """
     ours, theirs = socket.socketpair()
     try:
         with theirs:
+            threads = [name for name in THREADS if name not in os.environ]
             setup = {
                 "control": theirs.fileno(),
                 "controller": os.getpid(),
                 "path": import_path(),
                 "preload": [name for name in PRELOAD if name in sys.modules],
+                "arena": arena,
+                "threads": threads,
             }
             process = subprocess.Popen(
                 [sys.executable, *_interpreter_flags(), "-c", _BOOT, json.dumps(setup)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env={**dict.fromkeys(_THREADS, "1"), **os.environ},
+                pass_fds=[theirs.fileno(), *(arena[:1] if arena else ())],
+                env={**os.environ, **dict.fromkeys(threads, "1")},
             )
     except BaseException:
         ours.close()
@@ -98,13 +102,17 @@ def run_forker(setup: dict[str, Any]) -> NoReturn:
     _preload(setup)
     gc.collect()
     gc.freeze()  # what is shared with all workers stays shared: their collectors need not write to it
-    Forker(socket.socket(fileno=setup["control"]), setup["controller"]).loop()
+    arena = (setup["arena"][0], setup["arena"][1]) if setup["arena"] else None
+    if arena is not None:
+        os.set_inheritable(arena[0], False)  # by workers, which are forked; not by what their tasks start
+    Forker(socket.socket(fileno=setup["control"]), setup["controller"], arena, setup["threads"]).loop()
     os._exit(0)
 
 
 def _preload(setup: dict[str, Any]) -> None:
     importlib.import_module("cloudpickle")
     importlib.import_module("dagengine.values")
+    Frames(ToWorker)
     # Arrow's allocator would keep a thread to return memory in the background. It reads this once, when it is loaded.
     users = os.environ.get(_ARROW)
     os.environ[_ARROW] = "background_thread:false"
@@ -139,8 +147,12 @@ def _name_process(name: str) -> None:
 
 
 class Forker:
-    def __init__(self, control: socket.socket, controller: int) -> None:
+    def __init__(
+        self, control: socket.socket, controller: int, arena: tuple[int, int] | None, threads: list[str]
+    ) -> None:
         self._link: Link[ToForker] = Link(control, ToForker)
+        self._arena = arena
+        self._threads = threads
         self._pids: dict[int, int] = {}  # worker -> process id, until it is reaped
         self._prctl = ctypes.CDLL(None).prctl
         self._pid = os.getpid()
@@ -219,7 +231,7 @@ class Forker:
                 Path("/proc/self/oom_score_adj").write_text("500")
         except BaseException:
             os._exit(FAILED)
-        run_worker(socket.socket(fileno=sock), permits, output)
+        run_worker(socket.socket(fileno=sock), permits, output, self._arena, self._threads)
 
     def _signal(self, worker: int, number: int) -> None:
         pid = self._pids.get(worker)

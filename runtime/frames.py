@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import array
 import errno
+import functools
 import os
 import socket
 import struct
@@ -49,11 +50,17 @@ def frame(body: bytes) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+@functools.cache
+def _decoder(kind: Any) -> Callable[[Any], list[Any]]:
+    # Made from the types in a millisecond: the forker does it once for all workers.
+    return msgspec.msgpack.Decoder(list[kind]).decode
+
+
 class Frames(Generic[M]):
     """Bytes in, messages out. `kind`: the type of one message, or a union."""
 
     def __init__(self, kind: Any) -> None:
-        self._decode: Callable[[Any], list[M]] = msgspec.msgpack.Decoder(list[kind]).decode
+        self._decode: Callable[[Any], list[M]] = _decoder(kind)
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> list[M]:
@@ -129,17 +136,14 @@ class Link(Generic[M]):
         if descriptors:
             self._out.append((memoryview(data), list(descriptors)))
             return self.flush()
-        sent = self._send(data)
+        try:
+            sent = self.socket.send(data)
+        except BlockingIOError:
+            sent = 0
         if sent == len(data):
             return True
         self._out.append((memoryview(data)[sent:], []))
         return self.flush()
-
-    def _send(self, data: bytes | memoryview) -> int:
-        try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
 
     def flush(self) -> bool:
         """Send what is queued. False if some is left."""

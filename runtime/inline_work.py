@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
@@ -17,10 +16,11 @@ from types import CoroutineType
 from typing import Any
 
 from dagengine.errors import InternalError
-from dagengine.functions import Reference, resolve
+from dagengine.functions import Reference
 from dagengine.model import INLINE_LIMIT, Failure
 from dagengine.runtime import current
 from dagengine.runtime.actors import Actor
+from dagengine.runtime.execution import Function
 from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.inputs import Inputs
 from dagengine.runtime.protocol import (
@@ -37,38 +37,11 @@ from dagengine.runtime.protocol import (
     TaskInput,
     TaskSpec,
 )
-from dagengine.runtime.shared import SharedFile, share
+from dagengine.runtime.shared import LentFile, share
 from dagengine.values import Encoded, Placeholder, decode, encode
 
 WORKER = 0
 """The number that attempts are told to have run on: there is one."""
-
-
-class Shared(SharedFile):
-    """A value in memory that has no name."""
-
-    offset = 0
-
-    def view(self) -> memoryview:
-        return memoryview(os.pread(self.fileno(), self.size, 0)).toreadonly()
-
-
-class Function:
-    """A defined function, found at its first use, so that what goes wrong then is a failure of the task that asked."""
-
-    def __init__(self, reference: Reference) -> None:
-        self._reference = reference
-        self._call: Callable[..., Any] | None = None
-        self.name = reference.qualname.rpartition(".")[2]
-        self.is_retriable: Callable[[BaseException], bool] | None = None
-
-    def resolved(self) -> Callable[..., Any]:
-        if self._call is None:
-            found = resolve(self._reference)
-            self.is_retriable = getattr(found, "is_retriable", None)
-            # A decorated function is an object with the plain one inside; a plain class may have such a method.
-            self._call = found if isinstance(found, type) else getattr(found, "function", found)
-        return self._call
 
 
 class InlineActor(Actor):
@@ -249,9 +222,8 @@ def content_of(encoded: Encoded) -> Content:
     if encoded.size <= INLINE_LIMIT:
         data = encoded.to_bytes()
         return Content(hashlib.sha256(data).hexdigest(), len(data), data)
-    sha = hashlib.sha256()
-    descriptor = share(encoded.segments, sha)
-    return Content(sha.hexdigest(), encoded.size, shared=Shared(descriptor, encoded.size, sha.hexdigest()))
+    digest = encoded.digest()
+    return Content(digest, encoded.size, shared=LentFile(share(encoded.segments), encoded.size, digest))
 
 
 def lost_with_actor(spec: TaskSpec) -> Lost:

@@ -59,7 +59,7 @@ class FileInput:
 class ListInput:
     """A list of values, each given as an input."""
 
-    items: tuple[InlineInput | FileInput | ListInput, ...]
+    items: tuple[InlineInput | FileInput | ListInput | ObjectInput, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,8 @@ class TaskSpec:
     hashed: whether the result needs its digest (else "")
     expected: bytes that the result is thought to have, or None; room for it is set aside before the task starts
     ahead: of "stream"
+    losses: further attempts that the runtime makes by itself when the worker or node was lost (0: it tells Lost)
+    rank: seconds of the longest path behind the task, where whoever submits knows the graph: longest first
     """
 
     id: TaskId
@@ -176,6 +178,8 @@ class TaskSpec:
     actor: ActorWork | None = None
     ahead: int = 16
     grace: float = 2.0
+    losses: int = 0
+    rank: float = 0.0
 
 
 class SharedObject(Protocol):

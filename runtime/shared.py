@@ -1,56 +1,32 @@
-"""Bytes in shared memory that no name leads to: they are gone with the last process that holds a descriptor.
+"""Bytes in shared memory of their own, for what is not an object of the arena: messages that are too large for a socket,
+and what there is no room for in the arena when somebody has to have it at once.
 
-A memfd on Linux, elsewhere an unlinked file in the temporary folder. The pages are asked for before they are written,
-and written through `pwrite`: when there is no room, that is an OSError in the process that wanted it, never a SIGBUS.
-Only readers map the bytes.
+No name leads to them: they are gone with the last process that holds a descriptor. A memfd on Linux, elsewhere an
+unlinked file in the temporary folder. The pages are asked for before they are written, and written through `pwritev`:
+when there is no room, that is an OSError in the process that wanted it, never a SIGBUS.
 
-May import nothing of ours but values and runtime.memory.
+May import nothing of ours but runtime.{memory,worker_arena}.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import mmap
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from dagengine.runtime.memory import available_memory
-from dagengine.values import Encoded
+from dagengine.runtime.worker_arena import batches, write_all
 
-_CHUNK: Final = 1 << 20
-"""Bytes. What is hashed is still in the cache when it is written."""
+_MOST: Final = 1 << 30
+"""Bytes for one call: Linux moves at most 2 GiB."""
 
 _LARGE: Final = 64 << 20
 """Bytes. Below it, asking how much memory there is costs more than it can save."""
-
-
-class SharedFile:
-    """A large encoded value, as `protocol.SharedObject`. Owns its descriptor."""
-
-    __slots__ = ("_descriptor", "digest", "size")
-
-    def __init__(self, descriptor: int, size: int, digest: str) -> None:
-        self._descriptor = descriptor
-        self.size = size
-        self.digest = digest
-
-    def fileno(self) -> int:
-        if self._descriptor < 0:
-            raise ValueError("the shared object is closed")
-        return self._descriptor
-
-    def close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        # Whoever drops an event unread must not keep its memory.
-        self.close()
 
 
 def anonymous_file(size: int) -> int:
@@ -72,32 +48,17 @@ def anonymous_file(size: int) -> int:
     return descriptor
 
 
-def share(segments: Sequence[bytes | memoryview], sha: hashlib._Hash | None = None) -> int:
-    """A descriptor of shared memory that holds the segments; they are added to `sha` on the way."""
+def share(segments: Sequence[bytes | memoryview]) -> int:
+    """A descriptor of shared memory that holds the segments."""
     descriptor = anonymous_file(sum(len(segment) for segment in segments))
     try:
         at = 0
-        for segment in segments:
-            view = memoryview(segment)
-            for start in range(0, len(view), _CHUNK):
-                chunk = view[start : start + _CHUNK]
-                if sha is not None:
-                    sha.update(chunk)
-                while chunk:
-                    written = os.pwrite(descriptor, chunk, at)
-                    at += written
-                    chunk = chunk[written:]
+        for batch in batches(segments, _MOST):
+            at = write_all(descriptor, batch, at)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def share_value(encoded: Encoded) -> SharedFile:
-    """The encoded value in shared memory, with its digest. Raises OSError if there is no room."""
-    sha = hashlib.sha256()
-    descriptor = share(encoded.segments, sha)
-    return SharedFile(descriptor, encoded.size, sha.hexdigest())
 
 
 @contextmanager
@@ -105,3 +66,37 @@ def mapped(descriptor: int, size: int) -> Iterator[memoryview]:
     """The first `size` bytes, read-only. Nothing may keep a view on them."""
     with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as mapping, memoryview(mapping) as view:
         yield view
+
+
+class LentFile:
+    """A value that is handed over in a file of its own, which no name leads to, as `protocol.SharedObject`. Owns its
+    descriptor."""
+
+    offset = 0
+
+    def __init__(self, descriptor: int, size: int, digest: str) -> None:
+        self.size = size
+        self.digest = digest
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: str, size: int, digest: str) -> LentFile:
+        return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC), size, digest)
+
+    def fileno(self) -> int:
+        if self._descriptor < 0:
+            raise ValueError("the shared object is closed")
+        return self._descriptor
+
+    def view(self) -> memoryview:
+        return memoryview(mmap.mmap(self.fileno(), self.size, prot=mmap.PROT_READ))
+
+    def close(self) -> None:
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()

@@ -50,7 +50,7 @@ class LocalArtifacts:
             for made in (self._root, self._temporary):
                 make_private_folder(made)
 
-    def put(self, digest: str, size: int, source: bytes | int) -> None:
+    def put(self, digest: str, size: int, source: bytes | int, offset: int = 0) -> None:
         place = self._place(digest)
         with _translated(place):
             if _size_of(place) == size:
@@ -60,7 +60,7 @@ class LocalArtifacts:
             make_private_folder(place.parent)
             temporary = self._temporary / f"{writer_mark()}-{next(self._names)}"
             try:
-                self._write(temporary, size, source)
+                self._write(temporary, size, source, offset)
                 with self._step("rename"):
                     temporary.replace(place)
             except BaseException:
@@ -98,13 +98,16 @@ class LocalArtifacts:
     def _place(self, digest: str) -> Path:
         return self._root / digest[:2] / digest[2:]
 
-    def _write(self, path: Path, size: int, source: bytes | int) -> None:
+    def _write(self, path: Path, size: int, source: bytes | int, offset: int) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(descriptor, 0o600)  # a umask may take away even the owner's rights
             with self._step("write"):
                 _allocate(descriptor, size)
-                written = _copy(source, descriptor, size) if isinstance(source, int) else _write_all(descriptor, source)
+                if isinstance(source, int):
+                    written = _copy(source, descriptor, size, offset)
+                else:
+                    written = _write_all(descriptor, source)
             check_given(size, written)
             with self._step("fsync"):
                 os.fsync(descriptor)
@@ -164,28 +167,28 @@ def _allocate(descriptor: int, size: int) -> None:
                 raise
 
 
-def _copy(source: int, target: int, size: int) -> int:
-    """Copy the file `source` from its start: in the kernel, where it can."""
+def _copy(source: int, target: int, size: int, offset: int) -> int:
+    """Copy `size` bytes of the file `source` from `offset`: in the kernel, where it can."""
     copied = 0
     while copied < size:
         try:
-            moved = os.sendfile(target, source, copied, min(size - copied, _SENT_AT_ONCE))
+            moved = os.sendfile(target, source, offset + copied, min(size - copied, _SENT_AT_ONCE))
         except OSError as error:
             if copied or error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSOCK, errno.EOPNOTSUPP):
                 raise
-            return sum(_write_all(target, chunk) for chunk in chunks_of(source, size))
+            return sum(_write_all(target, chunk) for chunk in chunks_of(source, size, offset))
         if moved == 0:
             break
         copied += moved
     return copied
 
 
-def chunks_of(source: bytes | int, size: int) -> Iterator[bytes]:
-    """What is to be stored, piece by piece; of a descriptor at most `size` bytes, from its start."""
+def chunks_of(source: bytes | int, size: int, offset: int = 0) -> Iterator[bytes]:
+    """What is to be stored, piece by piece; of a descriptor at most `size` bytes, from `offset`."""
     at = 0
     while at < size:
         last = min(at + CHUNK, size)
-        chunk = os.pread(source, last - at, at) if isinstance(source, int) else source[at:last]
+        chunk = os.pread(source, last - at, offset + at) if isinstance(source, int) else source[at:last]
         if not chunk:
             return
         yield chunk

@@ -103,6 +103,14 @@ class ExpandStep:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepValue:
+    """The value of a step that succeeded without having its value recorded is recorded after all."""
+
+    seq: int
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
 class HandleFailures:
     """The body was given the failures of these ended steps, and went on: they stay as they are on resume.
 
@@ -135,7 +143,17 @@ class AddEvent:
     event: EventRecord
 
 
-Write = RecordSteps | RecordAttempt | FinishStep | ExpandStep | HandleFailures | CloseBody | FinishRun | AddEvent
+Write = (
+    RecordSteps
+    | RecordAttempt
+    | FinishStep
+    | ExpandStep
+    | KeepValue
+    | HandleFailures
+    | CloseBody
+    | FinishRun
+    | AddEvent
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,9 +306,9 @@ class ArtifactStore(Protocol):
 
     url: str
 
-    def put(self, digest: str, size: int, source: bytes | int) -> None:
+    def put(self, digest: str, size: int, source: bytes | int, offset: int = 0) -> None:
         """Make the bytes durable (temporary name, fsync, rename, fsync of the folder). `source`: bytes, or an open
-        file descriptor that is read from offset 0. Raises StoreFull or StoreUnavailable."""
+        file descriptor that is read from `offset`. Raises StoreFull or StoreUnavailable."""
 
     def local_path(self, digest: str, size: int) -> str:
         """The path of a local file with the bytes, to be mapped; fetched first where the artifacts are elsewhere.

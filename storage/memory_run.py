@@ -25,6 +25,7 @@ from dagengine.model import (
     RunRecord,
     RunState,
     SavedState,
+    StepInput,
     StepKind,
     StepRecord,
     StepState,
@@ -37,6 +38,7 @@ from dagengine.storage.interface import (
     FinishRun,
     FinishStep,
     HandleFailures,
+    KeepValue,
     RecordAttempt,
     RecordSteps,
     StateChange,
@@ -64,6 +66,11 @@ class Step:
     value: Value | None = None
     items: tuple[int, int] | None = None
     failure: Failure | None = None
+
+    @property
+    def unrecorded(self) -> bool:
+        """Whether it succeeded, and no bytes of its value are recorded (a map has none of its own)."""
+        return self.state is StepState.SUCCEEDED and self.value is not None and not self.value.digest
 
 
 class Run:
@@ -107,6 +114,12 @@ class Run:
                 if step is None or step.state is not StepState.WAITING or step.new.kind is not StepKind.MAP:
                     raise Misfit("it expands a step that is not a waiting map")
                 _change(step, undo, items=(first, count))
+            case KeepValue(seq, value):
+                step = self.steps.get(seq)
+                if step is None or not step.unrecorded or step.items is not None:
+                    raise Misfit("it keeps the value of a step that has one; what is recorded is never replaced")
+                bytes.fromhex(value.digest)
+                _change(step, undo, value=value)
             case HandleFailures(seqs, handled):
                 for seq in seqs:
                     step = self.steps.get(seq)
@@ -192,6 +205,26 @@ class Run:
         numbers = [attempt.number for attempt in self.tried(new.seq)]
         attempts = max([step.attempts, *numbers])
         return PendingStep(new.seq, new.key, new.kind, new.definition, new.call, new.inputs, attempts, step.items)
+
+    def lineage(self, unfinished: Iterable[Step]) -> tuple[PendingStep, ...]:
+        """The ephemeral steps that the frontier promises for these unfinished steps."""
+        numbers = {number for number, found in self.definitions.items() if found.options.get("checkpoint") is False}
+
+        def ephemeral(step: Step) -> bool:
+            return step.unrecorded and step.new.definition in numbers
+
+        if not self.record.body_closed:
+            return tuple(self.pending(step) for step in self.in_order() if ephemeral(step))
+        wanted = {seq for step in unfinished for seq in self.pending(step).reads()}
+        wanted |= {read.seq for read in self.record.result_inputs if isinstance(read, StepInput)}
+        found: dict[int, PendingStep] = {}
+        while wanted:
+            level = [
+                self.pending(self.steps[seq]) for seq in wanted if seq in self.steps and ephemeral(self.steps[seq])
+            ]
+            found.update((step.seq, step) for step in level)
+            wanted = {seq for step in level for seq in step.reads()} - found.keys()
+        return tuple(found[seq] for seq in sorted(found))
 
     def recorded_call(self, step: Step) -> RecordedCall:
         new = step.new

@@ -21,6 +21,7 @@ from dagengine.storage.interface import (
     FinishRun,
     FinishStep,
     HandleFailures,
+    KeepValue,
     RecordAttempt,
     RecordSteps,
     StateChange,
@@ -52,6 +53,7 @@ class Plan:
         self.edges: list[tuple[Any, ...]] = []
         self.expanded: list[tuple[Any, ...]] = []
         self.finished: list[tuple[Any, ...]] = []
+        self.kept: list[tuple[Any, ...]] = []
         self.handled: list[tuple[int, tuple[int, ...], bool]] = []
         self.attempts: dict[tuple[int, int, int], tuple[Any, ...]] = {}
         self.state_changes: list[tuple[int, int, StateChange]] = []  # run, seq of the call
@@ -61,7 +63,7 @@ class Plan:
         self.next_seq: dict[int, int] = {}  # by run
         self._touched: dict[int, int] = {}  # run -> the greatest seq that something was done to
         self._ended: set[tuple[int, int]] = set()  # steps that end in this plan
-        self._given: set[tuple[int, int]] = set()  # steps whose failures are handled in this plan
+        self._given: set[tuple[int, int]] = set()  # steps that this plan does something to which their end comes before
 
     def add(self, run: int, writes: Sequence[Write]) -> None:
         """Sort in one batch of the run. Raises OutOfOrder; and TypeError or ValueError for what no column takes."""
@@ -77,6 +79,10 @@ class Plan:
                     if (run, seq) in self._ended:
                         raise OutOfOrder
                     self.expanded.append((run, seq, first, count))
+                    self._touch(run, seq)
+                case KeepValue(seq, value):
+                    self.kept.append((run, seq, value.size, bytes.fromhex(value.digest), value.inline))
+                    self._given.add((run, seq))
                     self._touch(run, seq)
                 case HandleFailures(seqs, handled):
                     self.handled.append((run, seqs, handled))

@@ -23,7 +23,7 @@ from dagengine.storage.postgres_connections import Link, persistently
 from dagengine.storage.postgres_errors import translate
 from dagengine.storage.postgres_url import Target
 from dagengine.storage.reads import Reads
-from dagengine.storage.statements import Cursor, Query, compile_query
+from dagengine.storage.statements import LISTS, Cursor, Query, compile_query
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,8 +52,8 @@ class Asking:
         if constants:
             given |= constants
         prepare = None
-        if "seqs" in names:
-            given["seqs"] = json.loads(given["seqs"])
+        for name in LISTS.intersection(names):
+            given[name] = json.loads(given[name])
             prepare = False  # planned with its numbers, the server looks them up in a hash
         return self._link.raw.execute(sql.encode(), [given[name] for name in names], prepare=prepare, binary=True)
 

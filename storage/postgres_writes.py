@@ -101,6 +101,14 @@ class Writes:
             "one.state = 'waiting' AND one.kind = 'map'",
             expected="cardinality($1)",
         )
+        self._keep = self._change(
+            "keep",
+            "UPDATE step SET value_size = given.value_size, value_digest = given.value_digest, value = given.value",
+            ("run, seq, value_size, value_digest, value", "iiqbb"),
+            _OF_STEP,
+            "one.state = 'succeeded' AND one.value_digest = '' AND one.items_first IS NULL",
+            expected="cardinality($1)",
+        )
         self._handle = self._change(
             "handle",
             "UPDATE step SET handled = given.handled",
@@ -207,6 +215,8 @@ class Writes:
             yield _rows(self._expand, "iiii", plan.expanded)
         if plan.finished:
             yield _rows(self._finish, "iitiqdqbbiitb", plan.finished)
+        if plan.kept:
+            yield _rows(self._keep, "iiqbb", plan.kept)
         for run, seqs, handled in plan.handled:
             if seqs:
                 yield _rows(self._handle, "iio", [(run, seq, handled) for seq in dict.fromkeys(seqs)])

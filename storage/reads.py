@@ -42,6 +42,7 @@ from dagengine.storage.rows import (
     edge_input,
     event_of,
     failure_of,
+    inputs_of,
     run_of,
     value_of,
 )
@@ -105,8 +106,9 @@ class Reads:
                         statements.ended_between(connection, run=run_number, first=first, last=first + count - 1)
                     )
             definitions = tuple(map(definition_of, statements.definitions(connection, run=run_number)))
+            ephemeral = _Lineage(connection, run_number, definitions).of(steps)
         ended_inputs = {seq: _STATES[state] for seq, state in states.items()}
-        return Frontier(steps, ended_inputs, recorded[0], definitions)
+        return Frontier(steps, ended_inputs, recorded[0], definitions, ephemeral)
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
         with self._pool.reading() as connection:
@@ -245,6 +247,47 @@ class Reads:
         with self._pool.reading() as connection:
             runs, steps = statements.totals(connection).fetchone()
         return runs, steps
+
+
+class _Lineage:
+    """Steps that succeeded and whose value was not recorded, with what they are made from."""
+
+    def __init__(self, connection: Any, run_number: int, definitions: Iterable[Definition]) -> None:
+        self._connection = connection
+        self._run = run_number
+        ephemeral = [found.number for found in definitions if found.options.get("checkpoint") is False]
+        self._definitions = json.dumps(ephemeral) if ephemeral else ""
+
+    def of(self, unfinished: Sequence[PendingStep]) -> tuple[PendingStep, ...]:
+        """Those that the frontier promises for these unfinished steps."""
+        if not self._definitions:
+            return ()
+        closed, result = statements.returned(self._connection, run=self._run).fetchone()
+        if not closed:
+            given = {"run": self._run, "definitions": self._definitions}
+            return self._pending(statements.unrecorded(self._connection, **given).fetchall())
+        found: dict[int, PendingStep] = {}
+        wanted = {seq for step in unfinished for seq in step.reads()}
+        wanted |= {read.seq for read in inputs_of(result) if isinstance(read, StepInput)}
+        while wanted:
+            seqs = json.dumps(sorted(wanted))
+            given = {"run": self._run, "definitions": self._definitions, "seqs": seqs}
+            level = self._pending(statements.unrecorded_among(self._connection, **given).fetchall())
+            found.update((step.seq, step) for step in level)
+            wanted = {seq for step in level for seq in step.reads()} - found.keys()
+        return tuple(found[seq] for seq in sorted(found))
+
+    def _pending(self, rows: Sequence[tuple[Any, ...]]) -> tuple[PendingStep, ...]:
+        seqs = json.dumps([row[0] for row in rows])
+        inputs = _inputs_by_step(statements.edges_of(self._connection, run=self._run, seqs=seqs))
+        tried = dict(statements.greatest_attempts(self._connection, run=self._run, seqs=seqs).fetchall())
+        return tuple(
+            PendingStep(
+                *(seq, key, _KINDS[kind], definition, call, inputs.get(seq, ()), max(ended, tried.get(seq, 0))),
+                None if first is None else (first, count),
+            )
+            for seq, key, kind, definition, call, ended, first, count in rows
+        )
 
 
 _STATES = {state.value: state for state in StepState}

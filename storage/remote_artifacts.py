@@ -45,19 +45,19 @@ class FsspecArtifacts:
         self._cache = LocalArtifacts(cache)
         self._names = itertools.count()
 
-    def put(self, digest: str, size: int, source: bytes | int) -> None:
+    def put(self, digest: str, size: int, source: bytes | int, offset: int = 0) -> None:
         place = self._place(digest)
         with self._translated():
             if self._size_of(place) == size:
                 return
             if not self._moves:
-                self._upload(place, size, source)
+                self._upload(place, size, source, offset)
                 return
             temporary = f"{self._root}/tmp/{writer_mark()}-{next(self._names)}"
             self._files.makedirs(f"{self._root}/tmp", exist_ok=True)
             self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
             try:
-                self._upload(temporary, size, source)
+                self._upload(temporary, size, source, offset)
                 self._files.mv(temporary, place)
             except BaseException:
                 with suppress(Exception):
@@ -106,12 +106,12 @@ class FsspecArtifacts:
         except FileNotFoundError:
             return None
 
-    def _upload(self, place: str, size: int, source: bytes | int) -> None:
+    def _upload(self, place: str, size: int, source: bytes | int, offset: int) -> None:
         if not isinstance(source, int):
             check_given(size, len(source))
         written = 0
         with self._files.open(place, "wb") as target:
-            for chunk in chunks_of(source, size):
+            for chunk in chunks_of(source, size, offset):
                 written += target.write(chunk)
         check_given(size, written)
 

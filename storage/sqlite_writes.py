@@ -114,6 +114,10 @@ _CLOSE_BODY = "UPDATE run SET body_closed = 1, result_call = ?, result_inputs = 
 _FINISH_RUN = """
     UPDATE run SET state = ?, finished_at = ?, failure = ?, failure_pickled = ?, owner = NULL WHERE number = ?
 """
+_KEEP_VALUE = """
+    UPDATE step SET value_size = ?, value_digest = ?, value = ?
+    WHERE run = ? AND seq = ? AND state = 'succeeded' AND value_digest = x'' AND items_first IS NULL
+"""
 _ADD_UNSAVED_CALL = "INSERT INTO unsaved_call (run, instance, seq) VALUES (?, ?, ?)"
 _FORGET_STATE = "DELETE FROM state_version WHERE run = ? AND instance = ?"
 _FORGET_UNSAVED_CALLS = "DELETE FROM unsaved_call WHERE run = ? AND instance = ?"
@@ -139,6 +143,11 @@ def apply(plan: Plan, connection: sqlite3.Connection) -> None:
         _FINISH_STEPS(connection, plan.finished)
         if connection.total_changes - before != len(plan.finished):
             raise Refused("it ends a step that is not waiting; what is recorded is never replaced")
+    for run, seq, *kept in plan.kept:
+        before = connection.total_changes
+        connection.execute(_KEEP_VALUE, (*kept, run, seq))
+        if connection.total_changes - before != 1:
+            raise Refused("it keeps the value of a step that has one; what is recorded is never replaced")
     for run, seqs, handled in plan.handled:
         before = connection.total_changes
         connection.execute(_HANDLE_FAILURES, (int(handled), run, json.dumps(seqs)))

@@ -118,6 +118,10 @@ _UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
 _this_run = bindparam("run", type_=Integer)
 
 
+LISTS = frozenset({"seqs", "definitions"})
+"""The parameters that are lists of numbers: JSON arrays."""
+
+
 class _IsListed(FunctionElement[bool]):
     """A column's number is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
 
@@ -243,6 +247,38 @@ def ended_between() -> Executable:
     found = select(STEP.c.seq, STEP.c.state).where(STEP.c.run == _this_run)
     found = found.where(STEP.c.seq.between(bindparam("first"), bindparam("last")))
     return found.where(STEP.c.state != literal_column("'waiting'"))
+
+
+def _unrecorded() -> Select[*tuple[Any, ...]]:
+    """Steps of the given `definitions` that succeeded, and whose value has no digest: no bytes are recorded."""
+    columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.attempts)
+    found = select(*columns, STEP.c.items_first, STEP.c.items_count).where(STEP.c.run == _this_run)
+    found = found.where(STEP.c.state == literal_column("'succeeded'"), STEP.c.value_digest == b"")
+    return found.where(_is_listed(STEP.c.definition, "definitions")).order_by(STEP.c.seq)
+
+
+@_query
+def unrecorded() -> Executable:
+    return _unrecorded()
+
+
+@_query
+def unrecorded_among() -> Executable:
+    """Of the steps `seqs`."""
+    return _unrecorded().where(_is_listed(STEP.c.seq, "seqs"))
+
+
+@_query
+def greatest_attempts() -> Executable:
+    """Of the steps `seqs` that were attempted: the greatest number of an attempt."""
+    found = select(ATTEMPT.c.seq, func.max(ATTEMPT.c.number)).where(ATTEMPT.c.run == _this_run)
+    return found.where(_is_listed(ATTEMPT.c.seq, "seqs")).group_by(ATTEMPT.c.seq)
+
+
+@_query
+def returned() -> Executable:
+    """Whether the run's body has returned, and what it returned of steps."""
+    return select(RUN.c.body_closed, RUN.c.result_inputs).where(RUN.c.number == _this_run)
 
 
 # ---- steps by number ------------------------------------------------------------------------

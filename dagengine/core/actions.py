@@ -33,6 +33,10 @@ class Actions:
     release: (seq of the CREATE step, incarnation, force) of actors that are to end
     timers: (seconds from now, seq, number) after which to send DelayOver
     ended: (seq, state, definition) of steps whose end is durable now, in the order of completion
+    free: (seq, the attempt that made it) of ephemeral values that nobody needs any more, or that are gone
+    keep: (seq, the attempt that made it) of ephemeral values to make durable, and to answer with ValueKept or ValueLost
+    remade: seqs of ephemeral steps whose value is there again
+    unmade: (seq, why) of those whose value can't be made again
     patience: whether to send PatienceOver after a while
     flush: whether to send FlushAttempts after a while
     stop_body: whether to let go of the body
@@ -48,6 +52,10 @@ class Actions:
     timers: list[tuple[float, int, int]] = field(default_factory=list)
     ended: list[tuple[int, StepState, int]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    free: list[tuple[int, int]] = field(default_factory=list)
+    keep: list[tuple[int, int]] = field(default_factory=list)
+    remade: list[int] = field(default_factory=list)
+    unmade: list[tuple[int, Failure]] = field(default_factory=list)
     patience: bool = False
     flush: bool = False
     stop_body: bool = False

@@ -37,12 +37,19 @@ class Attempts(Actors):
             return
         while self._ready and self.in_flight + self.unrecorded < self.window:
             step = self.steps[self._ready.popleft()]
-            if step.phase is not Phase.READY:
+            if step.phase is not Phase.READY or not self._may_go(step):
                 continue
             if step.place is None or self._has_place(step, step.place, now):
                 step.attempt += 1
                 self._go(step, Phase.SUBMITTED)
                 self._actions.submit.append((step.seq, step.attempt))
+
+    def _may_go(self, step: Step) -> bool:
+        """Whether what a ready step reads is still there."""
+        return True
+
+    def _done_reading(self, step: Step) -> None:
+        """A map is about to be expanded: from now on it is its items that it waits for."""
 
     def _has_place(self, step: Step, place: Place, now: float) -> bool:
         """Whether the step can go out to its object's actor now; if not, it is parked."""
@@ -113,6 +120,7 @@ class Attempts(Actors):
         if self.stop == Stop.CANCEL:
             self._end(step, StepState.CANCELLED, event.at, failure=cancelled(step))
             return
+        self._done_reading(step)
         name = step.key.rpartition("/")[2].partition(".map[")[0]
         first = event.first
         inputs = step.inputs[1:]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dagengine.core.actions import Actions
-from dagengine.core.attempts import Attempts
+from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -37,27 +37,33 @@ from dagengine.core.events import (
     Event,
     FailuresHandled,
     FlushAttempts,
+    InputsLost,
     InstanceLetGo,
     InterruptRequested,
     PatienceOver,
     Recorded,
+    RefsDropped,
     StepsCalled,
+    TimeIsUp,
+    ValueKept,
+    ValueLost,
+    ValueWanted,
 )
 from dagengine.core.ledger import cancelled
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
-from dagengine.model import Failure, Frontier, RunState, StepState
+from dagengine.model import Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Attempts):
+class RunCore(Ephemerals):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
 
-    def load(self, frontier: Frontier, body_closed: bool, now: float) -> Actions:
-        """Take over what is left of a recorded run."""
+    def load(self, frontier: Frontier, body_closed: bool, now: float, result_inputs: Iterable[Input] = ()) -> Actions:
+        """Take over what is left of a recorded run. `result_inputs`: what its body returned, if it has."""
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
         self.ended_before = frontier.ended_inputs
         self._define(frontier.definitions)
@@ -66,9 +72,16 @@ class RunCore(Attempts):
             step.attempt = pending.attempts
             step.items = pending.items
             step.phase = Phase.WAITING if pending.items is None else Phase.EXPANDED
-        for step in list(self.steps.values()):
+        unfinished = list(self.steps.values())
+        for pending in frontier.ephemeral:
+            step = self._add(pending)
+            step.attempt = pending.attempts
+            step.items = pending.items
+            self._load_ephemeral(step)
+        self._keep_results(result_inputs)
+        for step in unfinished:
             self._link(step, now)
-        for step in list(self.steps.values()):
+        for step in unfinished:
             self._consider(step, now)
         return self._conclude(now)
 
@@ -80,6 +93,8 @@ class RunCore(Attempts):
 
     def _conclude(self, now: float) -> Actions:
         self._settle(now)
+        if self.keeping and not self.stop:
+            self._keep()
         self._submit(now)
         self._watch_idle()
         self._maybe_finish(now)
@@ -125,11 +140,9 @@ class RunCore(Attempts):
                     dependent = self.steps[dependent_seq]
                     dependent.missing -= 1
                     self._consider(dependent, now)
-            step.dependents = None
-            step.call = None
-            step.inputs = ()
-            if state is StepState.SUCCEEDED:
-                del self.steps[seq]
+            self._forget(step)
+        self._remade_recorded(batch.remade, now)
+        self._kept_recorded(batch.kept)
         if batch.finished is not None:
             self._actions.finished = batch.finished
 
@@ -150,6 +163,8 @@ class RunCore(Attempts):
         if self.body is BodyPhase.OPEN and not self.stop:
             self._close_body(BodyPhase.RETURNED)
             self._actions.writes.append(CloseBody(event.call, event.inputs))
+            self._keep_results(event.inputs)
+            self._body_is_closed()
 
     def _body_raised(self, event: BodyRaised, now: float) -> None:
         if self.body is BodyPhase.OPEN and not self.stop:
@@ -175,6 +190,13 @@ class RunCore(Attempts):
             if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
                 self._end(step, StepState.CANCELLED, now, failure=cancelled(step))
 
+    def _time_is_up(self, event: TimeIsUp, now: float) -> None:
+        if self.finish_asked:
+            return
+        message = f"the run was still working {event.seconds:g} s after its start, which is its timeout"
+        self.failure = self.failure or Failure("timeout", "dagengine.errors.RunTimeout", message)
+        self._stop(Stop.TIMEOUT, force=True)
+
     def _stop(self, why: Stop, force: bool = False) -> None:
         if self.finish_asked:
             return
@@ -191,7 +213,7 @@ class RunCore(Attempts):
     def _maybe_finish(self, now: float) -> None:
         if self.finish_asked or self.in_flight or self.body is BodyPhase.OPEN:
             return
-        if self.stop == Stop.NO and self.unfinished:
+        if self.stop == Stop.NO and (self.unfinished or self.keeping):
             return
         state, failure = self._verdict()
         self.finish_asked = True
@@ -203,9 +225,11 @@ class RunCore(Attempts):
             return RunState.CANCELLED, None
         if self.stop == Stop.MISMATCH:
             return RunState.MISMATCH, self.failure
+        if self.stop == Stop.TIMEOUT:
+            return RunState.FAILED, self.failure
         if self.stop == Stop.INTERRUPT:
             return RunState.INTERRUPTED, None
-        if self.body is BodyPhase.RAISED:
+        if self.failure is not None:
             return RunState.FAILED, self.failure
         if self.unhandled:
             seq, failure = next(iter(self.unhandled.items()))
@@ -230,6 +254,11 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     AttemptLost: RunCore._attempt_lost,
     AttemptDropped: RunCore._attempt_dropped,
     AttemptRefused: RunCore._attempt_refused,
+    InputsLost: RunCore._inputs_lost,
+    ValueLost: RunCore._value_lost,
+    ValueWanted: RunCore._value_wanted,
+    RefsDropped: RunCore._refs_dropped,
+    ValueKept: RunCore._value_kept,
     ActorBuilt: RunCore._actor_built,
     ActorNotBuilt: RunCore._actor_not_built,
     ActorGone: RunCore._actor_gone,
@@ -242,5 +271,6 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     BodyMismatched: RunCore._body_mismatched,
     InterruptRequested: RunCore._interrupt_requested,
     CancelRequested: RunCore._cancel_requested,
+    TimeIsUp: RunCore._time_is_up,
     FlushAttempts: RunCore._flush_attempts,
 }

@@ -105,6 +105,45 @@ class AttemptRefused:
 
 
 @dataclass(slots=True)
+class InputsLost:
+    """The attempt failed because ephemeral values that it reads are gone. `lost`: (seq, the attempt that made it)."""
+
+    seq: int
+    number: int
+    lost: tuple[tuple[int, int], ...]
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class ValueLost:
+    """The runtime does not have these any more: (seq, the attempt that made it)."""
+
+    lost: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
+class ValueWanted:
+    """The body asks for the value of this ephemeral step: it has to be held."""
+
+    seq: int
+
+
+@dataclass(slots=True)
+class RefsDropped:
+    """The body has no ref to these steps any more."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class ValueKept:
+    """Answers `keep`: the value's bytes are durable, inline or among the artifacts."""
+
+    seq: int
+    value: Value
+
+
+@dataclass(slots=True)
 class ActorBuilt:
     """The state of the object that step `seq` created is rebuilt, with `unsaved` calls after the saved one."""
 
@@ -194,6 +233,13 @@ class CancelRequested:
 
 
 @dataclass(slots=True)
+class TimeIsUp:
+    """The run has worked for as long as it may: `seconds` since it was started or resumed."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
 class FlushAttempts:
     """Attempts have waited long enough for a commit to share."""
 
@@ -208,6 +254,11 @@ Event = (
     | AttemptLost
     | AttemptDropped
     | AttemptRefused
+    | InputsLost
+    | ValueLost
+    | ValueWanted
+    | RefsDropped
+    | ValueKept
     | ActorBuilt
     | ActorNotBuilt
     | ActorGone
@@ -220,5 +271,6 @@ Event = (
     | BodyMismatched
     | InterruptRequested
     | CancelRequested
+    | TimeIsUp
     | FlushAttempts
 )

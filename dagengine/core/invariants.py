@@ -11,6 +11,8 @@ I8  What waits for an answer of the store is exactly what is NEW or ENDING.
 I9  A call that may change a stateful object's state is alone with it: every call before it has ended, and none behind it
     has its turn. An object's counts of unfinished calls, and of those that are out, are what they claim to be.
 I10 A call goes out to an actor that is up, and one that is parked waits for one that is being started.
+I11 A step that succeeded stays only if its value is ephemeral, and is held only then; what is remade is not held, and no
+    value is held of which nobody can ask for any more.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections import Counter
 
 from dagengine.core.chain import Instance, Life
 from dagengine.core.core import RunCore
-from dagengine.core.states import ENDS, Phase, Stop
+from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Step
 from dagengine.errors import InternalError
 from dagengine.model import RunState, StepInput, StepState
@@ -37,17 +39,19 @@ def check(core: RunCore) -> None:
     _demand(core.unrecorded == sum(step.phase is Phase.ENDING for step in steps), "I4: unrecorded is wrong")
     _demand(core.in_flight <= core.window, "I4: more in flight than the window allows")
     _demand(core.unfinished == sum(step.end is None for step in steps), "I4: unfinished is wrong")
-    orders = [step.order for step in steps if step.end is not None]
+    taken_over = {step.seq for step in steps if step.order < 0 and core.is_ephemeral(step.seq)}  # ended before
+    orders = [step.order for step in steps if step.end is not None and step.seq not in taken_over]
     _demand(len(set(orders)) == len(orders), "I5: two steps have the same order")
     _demand(all(0 <= order < core.next_order for order in orders), "I5: an order is out of range")
     queued = Counter(core._ready)
     for step in steps:
         if step.phase is Phase.READY:
             _demand(queued[step.seq] >= 1, f"I6: {step.key} is ready and not queued")
-    waiting = Counter(seq for batch in [*core._batches, core._batch] for seq in batch.new + batch.ended)
+    waiting = Counter(seq for batch in [*core._batches, core._batch] for seq in batch.new + batch.ended + batch.remade)
     for step in steps:
         if step.phase in (Phase.NEW, Phase.ENDING):
             _demand(waiting[step.seq] >= 1, f"I8: {step.key} is {step.phase.name} and nothing will tell")
+    _check_ephemeral(core)
     if core.finish_asked:
         _demand(core.in_flight == 0, "I7: the run asked to finish with attempts in flight")
         if core.stop == Stop.NO:
@@ -59,6 +63,22 @@ def check(core: RunCore) -> None:
     for batch in core._batches:
         if batch.finished is RunState.SUCCEEDED:
             _demand(not core.unhandled, "I7: the run succeeded with a failure that nobody handled")
+
+
+def _check_ephemeral(core: RunCore) -> None:
+    for step in core.steps.values():
+        if step.phase is Phase.SUCCEEDED:
+            _demand(core.is_ephemeral(step.seq), f"I11: {step.key} stays after it succeeded")
+    for seq in core.held:
+        step = core.steps[seq]
+        _demand(core.is_ephemeral(seq), f"I11: {step.key} is held and recorded")
+        _demand(seq not in core.remaking, f"I11: {step.key} is held and remade")
+        needed = (
+            core.body is BodyPhase.OPEN or seq in core.keeping or core.read_by(seq) > 0 or step.phase is Phase.ENDING
+        )
+        _demand(needed or bool(core.stop), f"I11: {step.key} is held, and nobody can ask for it")
+    for seq in core.remaking:
+        _demand(core.steps[seq].phase not in ENDS.values(), f"I11: {core.steps[seq].key} is remade, and has ended")
 
 
 def _check_step(core: RunCore, step: Step) -> None:
@@ -78,8 +98,8 @@ def _check_step(core: RunCore, step: Step) -> None:
         if other is None:
             state = core.ended_before.get(seq, StepState.SUCCEEDED)
             _demand(state is StepState.SUCCEEDED, f"I3: {step.key} waits for {seq}, which {state}")
-        elif other.phase is not Phase.SUCCEEDED:
-            missing += 1
+        elif other.phase is not Phase.SUCCEEDED and (not core.is_ephemeral(seq) or step.seq in other.readers()):
+            missing += 1  # of what is remade, a step that has it, or believes so, learns when it goes
     if step.place is not None and step.kind.is_call and not step.place.turn:
         missing += 1
     _demand(step.missing == missing, f"I2: {step.key} misses {missing} inputs, not {step.missing}")

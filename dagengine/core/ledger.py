@@ -117,9 +117,9 @@ class Ledger:
                 if state is not StepState.SUCCEEDED:
                     self._skip(step, seq, f"step {seq}", now)
                     return
-            elif other.phase is Phase.SUCCEEDED:
+            elif other.phase is Phase.SUCCEEDED and self._there(other):
                 continue
-            elif other.end is not None and other.end is not StepState.SUCCEEDED:
+            elif other.end not in (None, StepState.SUCCEEDED):
                 self._skip(step, other.seq, other.key, now)
                 return
             else:
@@ -134,6 +134,18 @@ class Ledger:
         for call in instance.turns():
             call.missing -= 1
             self._consider(call, now)
+
+    def _there(self, other: Step) -> bool:
+        """Whether the value of a succeeded step can be read."""
+        return True
+
+    def _forget(self, step: Step) -> None:
+        """The step's end is recorded: nothing of it is needed any more, but that it did not succeed."""
+        step.dependents = None
+        step.call = None
+        step.inputs = ()
+        if step.end is StepState.SUCCEEDED:
+            del self.steps[step.seq]
 
     def _consider(self, step: Step, now: float) -> None:
         """The last input, or the last item of a map, may have come: go on."""

@@ -13,6 +13,8 @@ NEW ──────────▶ WAITING ──────────▶ 
                                   │ recorded
                                   ▼  SUCCEEDED · FAILED · SKIPPED · CANCELLED
 
+Where values can be lost (core/ephemeral.py), a step goes back to WAITING from READY, SUBMITTED and RUNNING when an input
+is gone, and from SUCCEEDED when its own value is to be made again.
 A call on a stateful object is PARKED between READY and SUBMITTED while the object's state is being rebuilt; if that fails,
 it is RETRYING, or ends.
 
@@ -47,14 +49,14 @@ P = Phase
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     P.NEW: frozenset({P.WAITING, P.ENDING}),
     P.WAITING: frozenset({P.READY, P.EXPANDED, P.ENDING}),
-    P.READY: frozenset({P.SUBMITTED, P.PARKED, P.ENDING}),
-    P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
-    P.RUNNING: frozenset({P.READY, P.RETRYING, P.EXPANDED, P.ENDING}),
+    P.READY: frozenset({P.SUBMITTED, P.WAITING, P.PARKED, P.ENDING}),
+    P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
+    P.RUNNING: frozenset({P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RETRYING: frozenset({P.READY, P.ENDING}),
     P.EXPANDED: frozenset({P.ENDING}),
     P.PARKED: frozenset({P.READY, P.RETRYING, P.ENDING}),
     P.ENDING: frozenset({P.SUCCEEDED, P.FAILED, P.SKIPPED, P.CANCELLED}),
-    P.SUCCEEDED: frozenset(),
+    P.SUCCEEDED: frozenset({P.WAITING, P.EXPANDED}),
     P.FAILED: frozenset(),
     P.SKIPPED: frozenset(),
     P.CANCELLED: frozenset(),
@@ -97,5 +99,6 @@ class Stop(IntEnum):
 
     NO = 0
     INTERRUPT = 1  # drain: let attempts end, start none
-    MISMATCH = 2
-    CANCEL = 3
+    TIMEOUT = 2
+    MISMATCH = 3
+    CANCEL = 4

@@ -83,12 +83,14 @@ class Step:
 class Batch:
     """What a batch of writes makes true once it is durable."""
 
-    __slots__ = ("ended", "finished", "new")
+    __slots__ = ("ended", "finished", "kept", "new", "remade")
 
     def __init__(self) -> None:
         self.new: list[int] = []
         self.ended: list[int] = []
+        self.remade: list[int] = []  # ephemeral steps whose value is there again
+        self.kept: list[int] = []  # ephemeral steps whose value is recorded after all
         self.finished: RunState | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.ended or self.finished)
+        return bool(self.new or self.ended or self.finished or self.remade or self.kept)

@@ -154,6 +154,7 @@ class Outcome:
     DROPPED = "dropped"
     INPUT = "input"  # an object that it reads will never be there
     ACTOR = "actor"  # its actor is gone
+    NO_ROOM = "no room"  # its inputs together are more than any arena holds; facts: inputs, arena (bytes)
 
 
 @dataclass(slots=True)
@@ -219,6 +220,13 @@ class ActorGone:
 
 
 @dataclass(slots=True)
+class Cycle:
+    """These tasks wait for each other, each for the next and the last for the first. Told once."""
+
+    ids: tuple[TaskId, ...]
+
+
+@dataclass(slots=True)
 class Throttle:
     """`on`: no room is left for new objects: whoever puts some should wait. Otherwise: go on."""
 
@@ -252,6 +260,7 @@ Action = (
     | GroupReserved
     | GroupRefused
     | ActorGone
+    | Cycle
     | Throttle
     | SetTimer
 )

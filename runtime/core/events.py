@@ -116,12 +116,17 @@ class Cancelled:
 
 @dataclass(slots=True)
 class Stored:
-    """Whoever submits has put an object on a node: its room was granted before. Inline: it takes no room anywhere."""
+    """Whoever submits has put an object on a node: its room was granted before. Inline: it takes no room anywhere.
+
+    request: of the room, as in RoomAsked; overflow: it was written straight to the node's spill space
+    """
 
     object: ObjectId
     node: NodeId
     size: int
     inline: bool = False
+    request: int = -1
+    overflow: bool = False
 
 
 @dataclass(slots=True)
@@ -228,6 +233,8 @@ class Made(NamedTuple):
     """An object that an attempt has made. `request`: of its room; -1: it is inline, and takes none.
 
     overflow: it was written straight to the node's spill space
+
+    What the node has already (in its arena, or spilled) it keeps as it is, and gives the new room, or file, back by itself.
     """
 
     object: ObjectId

@@ -14,12 +14,13 @@ import numpy as np
 
 from dagengine import Engine, context, gather, get, readonly, stateful, task, workflow
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.runtime.processes import ProcessRuntime
 from dagengine.runtime.protocol import Runtime
 from dagengine.storage.artifacts import LocalArtifacts
 from dagengine.storage.sqlite import SqliteStore
 from tests.acceptance.crash_flow import LEDGER, suicide
 
-RUNTIMES: dict[str, Any] = {"inline": InlineRuntime}
+RUNTIMES: dict[str, Any] = {"inline": InlineRuntime, "processes": lambda: ProcessRuntime(2)}
 
 
 def mark(method: str) -> None:
@@ -83,7 +84,7 @@ def main(folder: Path, verb: str, *where: str) -> None:
     on_commit, on_step = suicide(kind, when, count)
     os.environ[LEDGER] = str(folder / "ledger")
     store = SqliteStore(str(folder / "store.db"), on_commit=on_commit)
-    runtime: Runtime = RUNTIMES[os.environ.get("DAGENGINE_TEST_RUNTIME", "inline")]()
+    runtime: Runtime = RUNTIMES[os.environ.get("DAGENGINE_TEST_RUNTIME", "processes")]()
     with Engine(store, home=folder, workers=1, runtime=runtime) as engine:
         engine.artifacts.close()
         engine.artifacts = LocalArtifacts(str(folder / "artifacts"), on_step=on_step)

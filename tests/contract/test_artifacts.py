@@ -85,6 +85,15 @@ def test_bytes_are_taken_from_shared_memory(artifacts: ArtifactStore) -> None:
     assert read(artifacts, DIGEST, len(DATA)) == DATA
 
 
+def test_bytes_are_taken_from_within_a_larger_file(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    """A value lies among others in shared memory."""
+    larger = tmp_path / "larger"
+    larger.write_bytes(b"before" + DATA + b"after")
+    with larger.open("rb") as file:
+        artifacts.put(DIGEST, len(DATA), file.fileno(), offset=6)
+    assert read(artifacts, DIGEST, len(DATA)) == DATA
+
+
 def test_nothing_is_an_artifact_too(artifacts: ArtifactStore) -> None:
     """An artifact may be empty."""
     digest = digest_of(b"")

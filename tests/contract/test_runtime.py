@@ -187,11 +187,14 @@ def test_a_traceback_shows_the_cause_and_an_async_tasks_own_frames(harness: Harn
 
 @pytest.mark.parametrize(("name", "kind"), [("leave", "SystemExit"), ("interrupt", "KeyboardInterrupt")])
 def test_an_exit_is_a_failure_of_the_task_and_the_worker_goes_on(harness: Harness, name: str, kind: str) -> None:
-    """`sys.exit` in a task ends that attempt and nothing else."""
+    """`sys.exit` in a task ends that attempt and nothing else: its worker is there for the next tasks."""
     arguments = [3] if name == "leave" else []
-    before = harness.run("pid")
-    assert harness.fails(name, *arguments).failure.type == kind
-    assert harness.run("pid") == before
+    failed = harness.fails(name, *arguments)
+    assert failed.failure.type == kind
+    whole = harness.runtime.capacity()
+    for _ in range(4):
+        # None is new: the one that failed is among them.
+        assert harness.end(harness.start("same", 1, resources=whole), Succeeded).worker <= max(failed.worker, 1)
 
 
 def test_whatever_an_exception_does_a_failure_comes_out(harness: Harness) -> None:

@@ -28,6 +28,7 @@ from dagengine.core.events import (
     InterruptRequested,
     Recorded,
     StepsCalled,
+    TimeIsUp,
 )
 from dagengine.core.invariants import check
 from dagengine.core.states import Phase
@@ -276,6 +277,20 @@ def test_a_cancelled_run_cancels_every_step_that_has_not_ended() -> None:
     go(core, AttemptDropped(0, 1, True, 0.0))
     actions = go(core, AttemptDropped(2, 1, True, 0.0))
     assert actions.writes[-1].state is RunState.CANCELLED  # type: ignore[union-attr]
+
+
+def test_a_run_whose_time_is_up_fails_and_keeps_what_is_left_for_a_resume() -> None:
+    """What runs is ended; what has not ended stays open."""
+    core = RunCore()
+    go(core, called(new(0), new(1, 0)))
+    go(core, Recorded())
+    actions = go(core, TimeIsUp(60.0))
+    assert actions.force_drop == [(0, 1)]
+    actions = go(core, AttemptDropped(0, 1, True, 0.0))
+    (finish,) = [write for write in actions.writes if isinstance(write, FinishRun)]
+    assert (finish.state, finish.failure and finish.failure.kind) == (RunState.FAILED, "timeout")
+    assert ends(actions) == {}
+    assert core.steps[0].end is None
 
 
 def test_a_chain_of_100_000_steps_is_skipped_without_recursion() -> None:

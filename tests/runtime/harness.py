@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dagengine.functions import Reference
 from dagengine.runtime.protocol import (
+    ActorLost,
     Broken,
     Dropped,
     Failed,
     InlineInput,
     Lost,
+    ObjectLost,
     Runtime,
     RuntimeEvent,
     Started,
@@ -23,6 +26,7 @@ from dagengine.runtime.protocol import (
     TaskInput,
     TaskSpec,
     TimedOut,
+    Yielded,
 )
 from dagengine.values import Placeholder, decode, encode
 
@@ -73,6 +77,8 @@ class Harness:
                 self.events.append(event)
                 if isinstance(event, Broken):
                     self.broken = event
+                elif isinstance(event, (Yielded, ActorLost, ObjectLost)):
+                    continue
                 elif isinstance(event, Started):
                     self._started.add(event.id)
                     if event.id in self.ends:
@@ -122,6 +128,12 @@ class Harness:
             assert self._changed.wait_for(lambda: condition() or self.broken is not None, WAIT), "it never happened"
             assert condition(), f"the runtime broke: {self.broken}"
 
+    def settle(self, **expected: int) -> None:
+        """Ask for the statistics until they are these: what was freed while it moved goes when the move is done."""
+        deadline = time.monotonic() + WAIT
+        while (found := {name: self.runtime.stats()[name] for name in expected}) != expected:
+            assert time.monotonic() < deadline, found
+
     def end(self, task: TaskId, kind: type[E]) -> E:
         """How the attempt ended, which must be `kind`."""
         self.wait(lambda: task in self.ends)
@@ -149,8 +161,8 @@ class Harness:
         if end.data is not None:
             return decode(end.data)
         assert end.shared is not None
-        with open(end.shared.fileno(), "rb", closefd=False) as file:
-            return decode(file.read(end.size), digest=end.digest)
+        with end.shared.view() as view:
+            return decode(bytes(view), digest=end.digest)
 
     def run(self, name: str, *args: Any, **fields: Any) -> Any:
         return self.result(self.start(name, *args, **fields))

@@ -26,7 +26,8 @@ class Left:
     def check(self) -> None:
         """Raises AssertionError if there is more than there was."""
         assert children_of(os.getpid()) <= self.children, "a process is left"
-        assert {thread.name for thread in set(threading.enumerate()) - self.threads} == set(), "a thread is left"
+        left = {thread.name for thread in set(threading.enumerate()) - self.threads}
+        assert not left, f"threads are left: {left}"
         new = {number: name for number, name in open_descriptors().items() if number not in self.descriptors}
         assert new == {}, new
 

@@ -277,7 +277,7 @@ def settings() -> dict[str, Any]:
     return {
         "threads": {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         "interrupt": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
-        "terminate": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+        "terminate": signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, None),
         "leads": os.getpgrp() == os.getpid(),
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
         "oom_score_adj": int(Path("/proc/self/oom_score_adj").read_text()),
@@ -353,3 +353,185 @@ def loaded(names: list[str]) -> list[str]:
 def append(path: str, text: str) -> None:
     with open(path, "a") as file:
         file.write(f"{text}\n")
+
+
+# ---- objects --------------------------------------------------------------------------------
+
+
+def length(value: Any) -> int:
+    return len(value)
+
+
+def lengths(values: list[Any]) -> list[int]:
+    return [len(value) for value in values]
+
+
+def repeat(text: str, count: int) -> str:
+    return text * count
+
+
+def repeat_like(value: Any, count: int) -> str:
+    return chr(value[0]) * count
+
+
+def checked(value: bytes, number: int) -> int:
+    """The length of a value that is nothing but `number`."""
+    assert value == bytes([number]) * len(value)
+    return len(value)
+
+
+_kept: list[Any] = []
+
+
+def keep_array(values: Any) -> int:
+    _kept.append(values)
+    return len(values)
+
+
+def sum_of_kept() -> float:
+    return float(_kept[-1].sum())
+
+
+# ---- actors and streams ---------------------------------------------------------------------
+
+
+class Counter:
+    def __init__(self, count: int) -> None:
+        self.count = count + 0
+        self.barrier = 2
+
+    def add(self, number: int) -> int:
+        self.count += number
+        return self.count
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def fail(self) -> NoReturn:
+        fail()
+
+    def die(self) -> NoReturn:
+        kill_self(signal.SIGSEGV)
+
+    def hang(self) -> NoReturn:
+        while True:
+            signal.pause()
+
+    def meet(self) -> int:
+        return _meeting.wait(60)
+
+
+_meeting = threading.Barrier(2)
+
+
+def count_up(count: int, folder: str) -> Iterator[list[int]]:
+    try:
+        for number in range(count):
+            Path(folder, str(number)).touch()
+            yield [number] * 1000
+    finally:
+        Path(folder, "closed").touch()
+
+
+# ---- resources and ends ---------------------------------------------------------------------
+
+
+def visible_devices() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def alone(path: str) -> bool:
+    """Whether nobody else is in here."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    time.sleep(0.01)
+    Path(path).unlink()
+    return True
+
+
+def meet_files(folder: str, number: int, count: int) -> int:
+    """Wait until `count` of us have come."""
+    Path(folder, str(number)).touch()
+    deadline = time.monotonic() + 60
+    while len(os.listdir(folder)) < count and time.monotonic() < deadline:  # noqa: PTH208 - names only
+        time.sleep(0.005)
+    return len(os.listdir(folder))  # noqa: PTH208 - names only
+
+
+def refuse_to_end(path: str) -> NoReturn:
+    announce(path)
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+
+
+def clean_up(path: str, clean: str) -> None:
+    try:
+        announce(path)
+        time.sleep(60)
+    finally:
+        Path(clean).touch()
+
+
+def hoard(size: int) -> int:
+    """Take memory, more and more."""
+    taken = []
+    for _ in range(size // (10 << 20)):
+        taken.append(os.urandom(1 << 20) * 10)
+        time.sleep(0.01)
+    return len(taken)
+
+
+def die_first(path: str) -> str:
+    """Dies the first time that it runs."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "survived"
+    os._exit(5)
+
+
+def grow(number: int, values: list[bytes], size: int) -> bytes:
+    """`size` bytes that say which number they are; its inputs have to be right."""
+    for value in values:
+        assert value == value[:1] * len(value)
+    return bytes([number % 256]) * size
+
+
+def right(value: bytes, number: int) -> bool:
+    return value == bytes([number % 256]) * len(value)
+
+
+# ---- asking ---------------------------------------------------------------------------------
+
+
+def ask(verb: str, body: Any, blocks: bool = False) -> Any:
+    from dagengine.runtime import current
+
+    assert current.link is not None
+    answer = current.link.ask(verb, body, blocks)
+    if answer.failure is not None:
+        raise ValueError(answer.failure.message)
+    return answer.body
+
+
+def put_and_get(value: Any, name: list[int]) -> int:
+    import msgspec
+
+    from dagengine.runtime import current
+    from dagengine.values import encode
+
+    assert current.link is not None
+    ask("put", msgspec.to_builtins(current.link.keep(encode(value))))
+    return len(current.link.open(ask("get", name, True)))
+
+
+def put_and_die(size: int) -> NoReturn:
+    from dagengine.runtime import current
+    from dagengine.values import encode
+
+    assert current.link is not None
+    current.link.keep(encode(b"x" * size))
+    kill_self(signal.SIGKILL)

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagengine.errors import InternalError
-from dagengine.runtime.dispatch import misfit
 from dagengine.runtime.dispatch_model import (
-    GRACE_SECONDS,
+    IDLE_SECONDS,
     PREFETCH_SECONDS,
     PREFETCH_TASKS,
     START_TRIES,
@@ -20,11 +19,14 @@ from dagengine.runtime.dispatch_model import (
     TRANSITIONS,
     UNIT,
     Action,
+    ActorReleased,
     Begun,
+    Blocked,
     Closing,
     Ended,
     Finished,
     Move,
+    Retire,
     Revoke,
     Send,
     Signal,
@@ -32,9 +34,9 @@ from dagengine.runtime.dispatch_model import (
     Task,
     TaskState,
     Tick,
+    Unblocked,
     WorkerDown,
 )
-from dagengine.runtime.protocol import Resources
 from tests.runtime.world import World
 
 A = TypeVar("A")
@@ -120,47 +122,207 @@ def test_a_worker_is_refilled_in_batches() -> None:
     assert sends < 10
 
 
-@pytest.mark.parametrize("fields", [{"timeout": 9.0}, {"cpus": 2 * UNIT}, {"cpus": UNIT // 2}, {"memory": 5}])
+@pytest.mark.parametrize("fields", [{"timeout": 9.0}, {"cpus": 2 * UNIT}, {"cpus": UNIT // 2}])
 def test_special_tasks_are_sent_alone(fields: dict[str, Any]) -> None:
     """What has a timeout or asks for more than a worker neither waits behind a task nor has one behind it."""
     made = world(2, known=0.0001)
-    special = made.tasks(1, **fields)
+    special = made.tasks(1, plain=False, **fields)
     plain = made.tasks(10)
     made.submit(*special, *plain)
     holder = next(worker for worker in made.workers.values() if special[0] in worker.arriving)
     assert list(holder.arriving) == special
     made = world(2, known=0.0001)
-    plain, special = made.tasks(10), made.tasks(1, **fields)
-    made.submit(*plain, *special)
-    assert special[0] not in [task for worker in made.workers.values() for task in worker.arriving]
+    special = made.tasks(1, plain=False, **fields)
+    made.submit(*made.tasks(10), *special)
+    sharing = [worker for worker in made.workers.values() if special[0] in worker.arriving and len(worker.arriving) > 1]
+    assert not sharing
 
 
-def test_the_oldest_task_waits_for_what_it_asks_and_nobody_overtakes_it() -> None:
-    """A task that wants every cpu runs as soon as the others are done, however many come after it."""
+def test_plain_tasks_use_no_more_cpus_than_there_are() -> None:
+    """However many processes are idle: what was sent to the node ahead of need waits for a cpu."""
     made = world(2)
-    first, wide, later = made.tasks(1)[0], made.tasks(1, cpus=2 * UNIT)[0], made.tasks(5)
-    made.submit(first, wide, *later)
-    assert made.begun == [first.id]
+    made.submit(*made.tasks(4, plain=False, cpus=0))
+    made.up(2, 3)
     made.finish_all()
-    assert made.begun[1] == wide.id
+    assert len(made.workers) == 4
+    plain = made.tasks(8)
+    made.submit(*plain)
+    assert len(made.begun) == 4 + 2
 
 
-def test_memory_is_never_promised_twice() -> None:
-    """Two tasks that together ask for more than there is run one after the other."""
+def test_what_holds_its_cpus_leaves_plain_tasks_the_rest() -> None:
+    """One that uses both cpus runs beside at most one plain task that had been sent to the node before."""
     made = world(2)
-    left, right = made.tasks(2, memory=60)
-    made.submit(left, right)
-    assert made.begun == [left.id]
+    (wide,) = made.tasks(1, plain=False, cpus=2 * UNIT)
+    plain = made.tasks(4)
+    made.submit(wide, *plain)
+    assert made.begun == [wide.id]
     made.finish_all()
-    assert made.begun == [left.id, right.id]
+    assert len(made.ended) == 5
 
 
-def test_an_impossible_task_is_named_with_the_numbers() -> None:
-    """Whoever asks for more than there is reads both numbers."""
-    capacity = Resources(2.0, 100)
-    assert misfit(Resources(2.0, 100), capacity) is None
-    assert "asks for 3 cpus, and there are 2" in (misfit(Resources(3.0), capacity) or "")
-    assert "101 bytes" in (misfit(Resources(1.0, 101), capacity) or "")
+# ---- how many workers -----------------------------------------------------------------------
+
+
+def test_a_task_that_was_given_all_it_needs_gets_a_worker_even_if_one_has_to_be_started() -> None:
+    """Tasks of half a cpu run four at a time on two cpus."""
+    made = world(2)
+    halves = made.tasks(4, plain=False, cpus=UNIT // 2)
+    started = only(StartWorker, made.submit(*halves))
+    assert len(started) == 2
+    made.up(*(start.worker for start in started))
+    assert len(made.begun) == 4
+
+
+def test_a_task_that_waits_inside_itself_gives_its_cpu_and_what_was_sent_behind_it_to_others() -> None:
+    """Nested waits to any depth: each that waits gets another worker started, and what was behind it runs there."""
+    made = world(1, known=0.0001)
+    outer, *behind = made.tasks(5)
+    made.submit(outer, *behind)
+    made.step(0)
+    actions = made.happen(Blocked(0))
+    assert only(Revoke, actions)
+    made.workers[0].read()
+    made.deliver(0)
+    (number,) = set(made.workers) - {0}
+    made.up(number)
+    while len(made.live) > 1:
+        made.step(number)
+        made.deliver(number)
+    assert list(made.live) == [outer.id]
+    made.happen(Unblocked(0))
+    made.finish_all()
+    assert outer.state is TaskState.FINISHED
+
+
+def test_workers_above_the_number_that_is_kept_end_when_they_were_idle_for_long() -> None:
+    """They came for a wave of waiting tasks; the next one may follow soon."""
+    made = world(1)
+    made.submit(*made.tasks(3, plain=False, cpus=0))
+    made.up(1, 2)
+    made.finish_all()
+    assert made.timer == IDLE_SECONDS
+    made.now = IDLE_SECONDS
+    retired = only(Retire, made.happen(Tick()))
+    assert len(retired) == 2
+    for retire in retired:
+        made.die(retire.worker)
+    assert len(made.workers) == 1
+
+
+def test_a_worker_that_has_seen_devices_is_used_again_for_the_same_ones_only() -> None:
+    """A process can't forget a GPU: others get another worker, and one that holds a part of what is asked for ends."""
+    made = world(2)
+    first, same = (made.tasks(1, plain=False, devices=(0,))[0] for _ in range(2))
+    made.submit(first)
+    holder = first.worker
+    made.finish_all()
+    made.submit(same)
+    assert same.worker == holder
+    made.finish_all()
+    (plain,) = made.tasks(1, plain=False)
+    made.submit(plain)
+    assert plain.worker != holder
+    made.finish_all()
+    (both,) = made.tasks(1, plain=False, devices=(0, 1))
+    assert [retire.worker for retire in only(Retire, made.submit(both))] == [holder]
+    made.finish_all()
+    assert both.worker not in (holder, -1)
+
+
+# ---- actors ---------------------------------------------------------------------------------
+
+
+def actor(made: World, threads: int = 1) -> int:
+    """Make actor (5,), which lives in the worker that is returned."""
+    (create,) = made.tasks(1, plain=False, actor=(5,), creates=True, threads=threads)
+    made.submit(create)
+    number = create.worker
+    made.finish_all()
+    return number
+
+
+def calls(made: World, count: int, **fields: Any) -> list[Task]:
+    return made.tasks(count, plain=False, actor=(5,), **fields)
+
+
+def test_calls_go_to_the_worker_of_their_actor_in_their_order() -> None:
+    """All of them at once: nobody else could run them. The worker is the actor's, and another one takes its place."""
+    made = world(1)
+    number = actor(made)
+    assert len(made.workers) == 2
+    asked = calls(made, 5)
+    made.submit(*asked)
+    assert list(made.workers[number].arriving) == asked
+    made.begun.clear()
+    made.finish_all()
+    assert made.begun == [task.id for task in asked[1:]] or made.begun == [task.id for task in asked]
+    made.close(force=False)
+
+
+def test_concurrent_calls_begin_side_by_side_and_end_in_any_order() -> None:
+    """One that has to be alone waits for all before it."""
+    made = world(1)
+    number = actor(made, threads=3)
+    side = calls(made, 2, concurrent=True)
+    (alone,) = calls(made, 1)
+    made.begun.clear()
+    made.submit(*side, alone)
+    assert made.begun == [task.id for task in side]
+    made.happen(Finished(number, [(side[1].id, 0.1)]))
+    assert made.begun == [task.id for task in side]
+    made.live.pop(side[1].id, None)
+    made.happen(Finished(number, [(side[0].id, 0.1)]))
+    assert made.begun[-1] == alone.id
+
+
+def test_the_death_of_an_actor_loses_what_had_begun_and_gives_back_the_rest() -> None:
+    """The core is told of the calls first, then of the actor by the task that had made it."""
+    made = world(1)
+    number = actor(made)
+    first, second, third = calls(made, 3)
+    made.submit(first, second, third)
+    made.step(number)
+    made.die(number)
+    assert [task.state for task in (first, second, third)] == [TaskState.LOST, TaskState.DROPPED, TaskState.DROPPED]
+    assert [made.ended[task.id].started for task in (first, second, third)] == [True, False, False]
+    assert made.actors_down == [((0, 1, 1), False)]
+    late = calls(made, 1)
+    made.submit(*late)
+    assert not made.ended[late[0].id].started
+
+
+def test_a_cancelled_call_is_taken_out_and_the_others_keep_their_order() -> None:
+    """All that has not begun is taken back, and sent again without it."""
+    made = world(1)
+    number = actor(made)
+    asked = calls(made, 5)
+    made.submit(*asked)
+    made.step(number)
+    made.cancel(asked[2])
+    assert asked[2].state is TaskState.DROPPED
+    made.begun.clear()
+    made.finish_all()
+    assert [task.state for task in asked if task is not asked[2]] == [TaskState.FINISHED] * 4
+    assert made.begun == [asked[1].id, asked[3].id, asked[4].id]
+
+
+def test_an_actor_is_ended_politely_or_at_once() -> None:
+    """Politely when it has nothing to do; with force its call is lost, by our own doing."""
+    made = world(1)
+    number = actor(made)
+    assert only(Retire, made.happen(ActorReleased((5,), False))) == [Retire(number)]
+    made.die(number)
+    assert made.actors_down == [((0, 1, 1), True)]
+    made = world(1)
+    number = actor(made)
+    (call,) = calls(made, 1)
+    made.submit(call)
+    made.step(number)
+    assert only(Signal, made.happen(ActorReleased((5,), True))) == [Signal(number, hard=True)]
+    made.die(number)
+    assert call.state is TaskState.DROPPED
+    assert made.ended[call.id].started
 
 
 # ---- taking back ----------------------------------------------------------------------------
@@ -209,12 +371,12 @@ def test_nothing_is_sent_to_a_worker_that_owes_an_acknowledgement() -> None:
         made.deliver(1)
     made.now += STUCK_SECONDS
     made.happen(Tick())
-    assert made.core.workers[0].revoking == 1
+    assert made.core.staff.workers[0].revoking == 1
     for send in only(Send, made.submit(*made.tasks(50))):
         assert send.worker != 0
     made.step(0)
     made.deliver(0)
-    assert made.core.workers[0].revoking == 0
+    assert made.core.staff.workers[0].revoking == 0
     assert made.workers[0].arriving
 
 
@@ -229,7 +391,7 @@ def test_a_revocation_that_comes_too_late_is_not_repeated() -> None:
     made.step(other)
     made.deliver(other)
     assert len(only(Revoke, made.tick())) == 1
-    assert made.core.workers[number].revoking == 0
+    assert made.core.staff.workers[number].revoking == 0
     made.now += 1.0
     assert not only(Revoke, made.happen(Tick()))
 
@@ -259,13 +421,14 @@ def test_cancelling_by_force_ends_the_worker_first_politely() -> None:
     running, ahead = made.tasks(2)
     made.submit(running, ahead)
     made.step(0)
-    assert only(Signal, made.cancel(running, force=True)) == [Signal(0, hard=False)]
-    assert made.timer == made.now + GRACE_SECONDS
+    actions = made.cancel(running, force=True)
+    assert only(Signal, actions) == [Signal(0, hard=False)]
+    assert only(StartWorker, actions), "the one that takes its place"
+    assert made.timer == made.now + 2.0
     assert only(Signal, made.tick()) == [Signal(0, hard=True)]
     actions = made.die(0)
     assert only(Ended, actions) == [Ended(running, True)]
     assert running.state is TaskState.DROPPED
-    assert only(StartWorker, actions)
     made.finish_all()
     assert ahead.state is TaskState.FINISHED
 
@@ -288,16 +451,14 @@ def test_a_forced_cancel_that_comes_too_late_kills_nobody_else() -> None:
 
 def test_a_task_that_runs_too_long_is_ended() -> None:
     """Its time counts from its beginning, not from its submission."""
-    made = world(1)
-    before, timed = made.tasks(1)[0], made.tasks(1, timeout=5.0)[0]
-    made.submit(before, timed)
+    made = World(1)
+    (timed,) = made.tasks(1, plain=False, timeout=5.0)
+    made.submit(timed)
     made.now = 100.0
+    made.up(0)
     made.step(0)
-    made.step(0)
-    made.deliver(0)
     assert made.timer == 105.0
     assert only(Signal, made.tick()) == [Signal(0, hard=False)]
-    made.step(0)
     made.die(0)
     assert timed.state is TaskState.TIMED_OUT
     assert made.ended[timed.id].started
@@ -306,7 +467,7 @@ def test_a_task_that_runs_too_long_is_ended() -> None:
 def test_a_result_that_arrives_before_the_worker_dies_counts() -> None:
     """The work is done: throwing it away would help nobody."""
     made = world(1)
-    (timed,) = made.tasks(1, timeout=5.0)
+    (timed,) = made.tasks(1, plain=False, timeout=5.0)
     made.submit(timed)
     made.step(0)
     made.tick()
@@ -319,9 +480,9 @@ def test_deadlines_of_ended_tasks_do_not_pile_up() -> None:
     """Many short tasks with long timeouts leave no more timers than there are tasks."""
     made = world(1)
     for _ in range(1000):
-        made.submit(*made.tasks(1, timeout=3600.0))
+        made.submit(*made.tasks(1, plain=False, timeout=3600.0))
         made.finish_all()
-    assert len(made.core._timers) < 100
+    assert len(made.core.timers) < 100
 
 
 # ---- deaths ---------------------------------------------------------------------------------
@@ -460,6 +621,7 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(
     made.seconds = {0: 0.00005, 1: 0.0008, 2: 0.003, 3: 1.0}
     everything: list[Task] = []
     lost: dict[Task, int] = {}
+    actors = 0
     for _ in range(steps):
         made.now += chance.choice([0.0, 0.00001, 0.0005, 0.003])
         number = chance.choice(list(made.workers)) if made.workers else None
@@ -475,9 +637,16 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(
                             {},
                             {},
                             {},
-                            {"timeout": 0.002},
-                            {"memory": chance.randint(1, 100)},
-                            {"cpus": UNIT * workers},
+                            {"plain": False, "timeout": 0.002},
+                            {"plain": False, "cpus": UNIT // 2},
+                            {"plain": False, "cpus": UNIT * workers},
+                            {"plain": False, "devices": (chance.randrange(2),)},
+                            {"plain": False, "actor": (actors := actors + 1,), "creates": True, "threads": 2},
+                            {
+                                "plain": False,
+                                "actor": (chance.randint(0, actors),),
+                                "concurrent": chance.random() < 0.5,
+                            },
                         ]
                     )
                     everything += made.tasks(1, function=chance.randrange(4), **fields)

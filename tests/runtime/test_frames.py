@@ -18,16 +18,30 @@ from dagengine.model import Failure
 from dagengine.runtime.frames import FRAME_LIMIT, PACK_LIMIT, Frames, Link, frame
 from dagengine.runtime.messages import (
     Acknowledge,
+    Answer,
+    Ask,
+    AskRoom,
+    Credit,
     Define,
     Done,
     Erred,
     Expanded,
+    Fork,
+    FromForker,
     FromWorker,
     Hello,
+    Hold,
+    Kill,
+    LetGo,
     Packed,
     Revoke,
+    Room,
     Run,
+    Stop,
+    ToForker,
     ToWorker,
+    Written,
+    Yield,
     pack_input,
 )
 from dagengine.runtime.protocol import FileInput, InlineInput, ListInput
@@ -35,13 +49,24 @@ from dagengine.runtime.shared import share
 
 SENT: list[ToWorker] = [
     Define(3, {"module": "m", "qualname": "f"}),
-    Run((1, 2, 3), 3, b"call", [b"x", ("/a", 5, "d", True), {"items": [b"y"]}], {"a": 1, "b": None}, "/log", False),
+    Run((1, 2, 3), 3, b"call", [b"x", ("/a", 5, "d", True), {"items": [b"y"]}], {"a": 1, "b": None}, "/log", "stream"),
+    Run((1, 2, 4), 3, b"call", [], None, None, "create", state=[0, 9, (5,)], replay=[["m", b"c", [b"x"]]], cpus=2),
     Revoke(2),
+    Room(7, 4096),
+    Room(8, -1, "/spill/file"),
+    Credit((1, 2, 3), 5),
+    Stop((1, 2, 3)),
+    Answer(1, {"objects": [[0, 9, [5]]]}, None, [(5,)]),
 ]
 ANSWERS: list[FromWorker] = [
     Hello(),
-    Done((1, 2, 3), 1.5, 2.5, "d", 4, b"data"),
-    Done((1, 2, 3), 1.5, 2.5, "d", 1 << 40, None),
+    Done((1, 2, 3), 1.5, 2.5, Written("d", 4, b"data"), peak=1 << 40),
+    Done((1, 2, 3), 1.5, 2.5, Written("d", 1 << 40, None, 7, 12), Written("", 1, b"s")),
+    AskRoom(7, 1 << 40, (1, 2, 3)),
+    Yield((1, 2, 3), 0, Written("", 4, b"item")),
+    Hold([(5,), (6, 7)]),
+    LetGo([(5,)]),
+    Ask(1, "get", [1, "two", None], (1, 2, 3), True),
     Expanded((0, 0, 1), 0.0, 1.0, [b"a", b""]),
     Erred((0, 0, 1), 0.0, 1.0, Failure("error", "E", "é\n", "t", b"p", False, {"exit": 3})),
     Acknowledge(),
@@ -95,8 +120,17 @@ def test_both_directions_carry_their_messages(links: tuple[Link[FromWorker], Lin
     assert controller.send(SENT)
     assert worker.receive() == [
         SENT[0],
-        Run((1, 2, 3), 3, b"call", [b"x", ["/a", 5, "d", True], {"items": [b"y"]}], {"a": 1, "b": None}, "/log", False),
-        SENT[2],
+        Run(
+            (1, 2, 3),
+            3,
+            b"call",
+            [b"x", ["/a", 5, "d", True], {"items": [b"y"]}],
+            {"a": 1, "b": None},
+            "/log",
+            "stream",
+        ),
+        Run((1, 2, 4), 3, b"call", [], None, None, "create", state=[0, 9, [5]], replay=[["m", b"c", [b"x"]]], cpus=2),
+        *SENT[3:],
     ]
     assert worker.send(ANSWERS)
     assert controller.receive() == ANSWERS
@@ -114,40 +148,57 @@ def test_a_large_batch_goes_through_shared_memory(links: tuple[Link[FromWorker],
     assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
-def test_descriptors_arrive_in_the_order_of_their_messages(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
-    """Also between messages that have none, and large ones that have their own."""
-    controller, worker = links
+@pytest.fixture
+def orders() -> Iterator[tuple[Link[FromForker], Link[ToForker]]]:
+    """As `links`, between controller and forker: the only ones that hand descriptors over."""
+    ours, theirs = socket.socketpair()
+    one: Link[FromForker] = Link(ours, FromForker)
+    other: Link[ToForker] = Link(theirs, ToForker)
+    yield one, other
+    one.close()
+    other.close()
+
+
+def test_descriptors_arrive_in_the_order_of_their_messages(orders: tuple[Link[FromForker], Link[ToForker]]) -> None:
+    """Also between messages that own none, and frames that are packed, which own one themselves."""
+    controller, forker = orders
     for number in range(5):
-        descriptor = os.memfd_create(str(number))
-        os.write(descriptor, str(number).encode())
-        assert worker.send([Done((number, 0, 0), 0.0, 0.0, "", 0, None)], [descriptor])
-        assert worker.send([Expanded((number, 0, 0), 0.0, 0.0, [b"x" * (PACK_LIMIT * (number % 2))])])
-    seen: list[tuple[int, str]] = []
-    while len(seen) < 10:
-        messages = controller.receive()
+        files = [os.memfd_create(f"{number}") for _ in range(3)]
+        for place, descriptor in enumerate(files):
+            os.write(descriptor, f"{number}{place}".encode())
+        assert controller.send([Fork(number)], files)
+        assert controller.send([Kill(number, 15)] * (1 + PACK_LIMIT * (number % 2) // 4))
+    seen: list[str] = []
+    kills: set[int] = set()
+    while len(kills) < 5:
+        messages = forker.receive()
         assert messages is not None
         for message in messages:
-            if isinstance(message, Done):
-                descriptor = controller.descriptors.popleft()
-                assert not os.get_inheritable(descriptor)
-                seen.append((message.id[0], os.pread(descriptor, 10, 0).decode()))
-                os.close(descriptor)
-            elif isinstance(message, Expanded):
-                seen.append((message.id[0], "calls"))
-    assert seen == [pair for number in range(5) for pair in ((number, str(number)), (number, "calls"))]
-    assert not controller.descriptors
+            if isinstance(message, Fork):
+                for place in range(3):
+                    descriptor = forker.descriptors.popleft()
+                    assert not os.get_inheritable(descriptor)
+                    assert os.pread(descriptor, 10, 0).decode() == f"{message.worker}{place}"
+                    os.close(descriptor)
+                seen.append(f"fork {message.worker}")
+            elif isinstance(message, Kill) and message.worker not in kills:
+                kills.add(message.worker)
+                seen.append(f"kill {message.worker}")
+    assert seen == [name for number in range(5) for name in (f"fork {number}", f"kill {number}")]
+    assert not forker.descriptors
 
 
 def test_a_packed_batch_does_not_take_the_descriptor_of_the_message_before_it(
-    links: tuple[Link[FromWorker], Link[ToWorker]],
+    orders: tuple[Link[FromForker], Link[ToForker]],
 ) -> None:
-    """Both may be in the stream when it is read; a descriptor that came first belongs to the message that came first."""
-    controller, _ = links
-    first, second = os.memfd_create("first"), share([as_bytes([Hello("packed")])])
-    controller.descriptors.extend([first, second])
-    size = os.fstat(second).st_size
-    assert controller._unpack([Done((0, 0, 0), 0.0, 0.0, "", 0, None), Packed(size)])[1:] == [Hello("packed")]
-    assert list(controller.descriptors) == [first]
+    """Both may be in the stream when it is read; descriptors that came first belong to the message that came first."""
+    _, forker = orders
+    firsts = [os.memfd_create("first") for _ in range(3)]
+    packed = share([as_bytes([Kill(1, 9)])])
+    forker.descriptors.extend([*firsts, packed])
+    size = os.fstat(packed).st_size
+    assert forker._unpack([Fork(1), Packed(size)])[1:] == [Kill(1, 9)]
+    assert list(forker.descriptors) == firsts
 
 
 def test_what_a_full_socket_does_not_take_is_sent_later(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
@@ -176,7 +227,7 @@ def test_what_a_full_socket_does_not_take_is_sent_later(links: tuple[Link[FromWo
 def test_too_many_open_files_are_named(links: tuple[Link[FromWorker], Link[ToWorker]]) -> None:
     """A descriptor that can't be taken in is an error with what to do, not a message without its descriptor."""
     controller, worker = links
-    worker.send([Done((0, 0, 0), 0.0, 0.0, "", 0, None)], [os.memfd_create("one too many")])
+    worker.send([Hello()], [os.memfd_create("one too many")])
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)

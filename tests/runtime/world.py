@@ -13,6 +13,7 @@ from dagengine.runtime.dispatch import Dispatcher
 from dagengine.runtime.dispatch_invariants import check
 from dagengine.runtime.dispatch_model import (
     Action,
+    ActorDown,
     AllGone,
     Begun,
     Cancelled,
@@ -21,6 +22,7 @@ from dagengine.runtime.dispatch_model import (
     Event,
     Finished,
     GiveUp,
+    Leased,
     Retire,
     Revoke,
     RevokeAcknowledged,
@@ -29,7 +31,6 @@ from dagengine.runtime.dispatch_model import (
     SetTimer,
     Signal,
     StartWorker,
-    Submitted,
     Task,
     TaskState,
     Tick,
@@ -77,8 +78,8 @@ class FakeWorker:
 
 
 class World:
-    def __init__(self, workers: int, memory: int = 100) -> None:
-        self.core = Dispatcher(workers, memory)
+    def __init__(self, workers: int) -> None:
+        self.core = Dispatcher(workers)
         self.now = 0.0
         self.workers: dict[int, FakeWorker] = {}
         self.timer: float | None = None
@@ -87,6 +88,7 @@ class World:
         self.ran: dict[TaskId, int] = {}
         self.ended: dict[TaskId, Ended] = {}
         self.begun: list[TaskId] = []
+        self.actors_down: list[tuple[TaskId, bool]] = []
         self.gave_up = False
         self.gone = False
         self._numbers = 0
@@ -140,6 +142,8 @@ class World:
                 assert task.id not in self.ended, "an attempt ended twice"
                 del self.live[task.id]
                 self.ended[task.id] = action
+            case ActorDown(made, ours):
+                self.actors_down.append((made.id, ours))
             case GiveUp():
                 self.gave_up = True
             case AllGone():
@@ -152,7 +156,7 @@ class World:
 
     def submit(self, *tasks: Task) -> list[Action]:
         self.live.update((task.id, task) for task in tasks)
-        return self.happen(Submitted(tasks))
+        return self.happen(Leased(tasks))
 
     def tasks(self, count: int, function: int = 0, **fields: object) -> list[Task]:
         made = []

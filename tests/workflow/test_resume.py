@@ -387,7 +387,7 @@ def test_a_full_disk_stops_the_run_where_it_is_and_blames_no_step(
     """The error is the store's; with room again, the same process goes on with the run."""
     with opened(tmp_path) as engine:
 
-        def full(digest: str, size: int, source: Any) -> None:
+        def full(digest: str, size: int, source: Any, offset: int = 0) -> None:
             raise StoreFull("no space is left in the folder of artifacts", store=engine.store.url)
 
         with monkeypatch.context() as disk:

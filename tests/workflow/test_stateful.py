@@ -18,6 +18,7 @@ from dagengine.errors import BadArguments, BadOption, DefinitionError, RefMisuse
 from dagengine.model import Failure, RunState, StepKind, StepRecord, StepState
 from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.runtime.processes import ProcessRuntime
 from dagengine.runtime.protocol import ActorLost, Runtime, Succeeded
 from tests.workflow.stateful_flows import (
     Heavy,
@@ -35,7 +36,7 @@ from tests.workflow.stateful_flows import (
     two_accounts,
 )
 
-RUNTIMES: dict[str, Callable[[], Runtime]] = {"inline": InlineRuntime}
+RUNTIMES: dict[str, Callable[[], Runtime]] = {"inline": InlineRuntime, "processes": lambda: ProcessRuntime(2)}
 """Another runtime joins by a line."""
 
 SEEN: list[Any] = []

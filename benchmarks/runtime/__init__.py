@@ -1,0 +1,1 @@
+"""The runtime without workflows, measured: the workloads that runtimes without a record are compared by."""
