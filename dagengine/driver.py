@@ -28,6 +28,7 @@ from dagengine.core.events import (
     PatienceOver,
     Recorded,
     StepsCalled,
+    TimeIsUp,
 )
 from dagengine.core.states import STATE_OF, Phase
 from dagengine.definitions import Definitions
@@ -138,6 +139,9 @@ class Driver:
 
     def begin(self) -> None:
         """First turn, on the engine's thread."""
+        timeout = self.record.facts.get("timeout")
+        if timeout is not None:
+            self.engine.after(float(timeout), self, TimeIsUp(float(timeout)))
         if self._frontier is not None:
             closed, result = self.record.body_closed, self.record.result_inputs
             self._act(self._core.load(self._frontier, closed, time.time(), result))

@@ -580,7 +580,14 @@ def _new_run(
 
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
-    facts = {"python": platform.python_version(), "host": platform.node(), "cwd": str(Path.cwd()), "pid": os.getpid()}
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "cwd": str(Path.cwd()),
+        "pid": os.getpid(),
+    }
+    if workflow.timeout is not None:
+        facts["timeout"] = workflow.timeout
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 

@@ -174,6 +174,10 @@ class RunFailed(RunError):
     failed: tuple[str, ...]
 
 
+class RunTimeout(RunError, TimeoutError):
+    """The run was still working when its timeout was over. What has not ended is done by a resume."""
+
+
 class RunCancelled(RunError):
     exit_status = 1
 

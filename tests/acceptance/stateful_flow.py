@@ -84,7 +84,7 @@ def main(folder: Path, verb: str, *where: str) -> None:
     on_commit, on_step = suicide(kind, when, count)
     os.environ[LEDGER] = str(folder / "ledger")
     store = SqliteStore(str(folder / "store.db"), on_commit=on_commit)
-    runtime: Runtime = RUNTIMES[os.environ.get("DAGENGINE_TEST_RUNTIME", "processes")]()
+    runtime: Runtime = RUNTIMES[os.environ.get("DAGENGINE_TEST_RUNTIME", "inline")]()
     with Engine(store, home=folder, workers=1, runtime=runtime) as engine:
         engine.artifacts.close()
         engine.artifacts = LocalArtifacts(str(folder / "artifacts"), on_step=on_step)

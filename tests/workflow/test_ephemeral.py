@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dagengine import as_completed, gather, get, task, workflow
+from dagengine import MiB, as_completed, gather, get, task, workflow
 from dagengine.engine import Engine
 from dagengine.errors import ArtifactMissing, RunFailed
 from dagengine.model import Failure, RunState
@@ -331,3 +331,29 @@ def test_progress_counts_a_step_once_however_often_its_value_is_made(tmp_path: P
         run = engine.start(summed, 10)
         run.result()
         assert {task.task: task.done for task in run.progress().tasks} == {"numbers": 1, "doubled": 1, "total": 1}
+
+
+@task(checkpoint=False)
+def block(number: int) -> np.ndarray[Any, Any]:
+    return np.full(1 << 20, number)  # 8 MiB
+
+
+@task
+def firsts(blocks: list[np.ndarray[Any, Any]]) -> list[int]:
+    return [int(values[0]) for values in blocks]
+
+
+@workflow
+def many_blocks(count: int) -> list[list[int]]:
+    blocks = [block(number) for number in range(count)]
+    return [firsts(blocks[start : start + 2]) for start in range(0, count, 2)]
+
+
+def test_values_larger_than_memory_in_all_are_spilled_and_leave_nothing(tmp_path: Path) -> None:
+    """On worker processes: twelve blocks in room for four."""
+    with Engine(tmp_path / "store.db", home=tmp_path, workers=2, object_memory=4 * 9 * MiB) as engine:
+        run = engine.start(many_blocks, 12)
+        assert run.result() == [[number, number + 1] for number in range(0, 12, 2)]
+        stats = engine.runtime.stats()
+        assert stats["spilled_bytes"] > 0
+        assert stats["lost"] == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -566,3 +568,29 @@ def test_large_values_travel_as_artifacts(engine: Engine) -> None:
     assert many[0][7] == 8
     assert given.sum() == 100_000
     assert not one.flags.writeable
+
+
+@task
+def wait_for_the_end() -> None:
+    """Until its process is ended; no longer than a test may take."""
+    threading.Event().wait(60)
+
+
+@workflow(timeout=0.2)
+def too_long() -> None:
+    get(wait_for_the_end())
+
+
+def test_a_run_whose_time_is_up_fails_and_can_be_resumed(tmp_path: Path) -> None:
+    """What runs is ended; the step stays open."""
+    with Engine(tmp_path / "store.db", home=tmp_path, workers=1) as engine:
+        run = engine.start(too_long)
+        with pytest.raises(RunFailed, match=r"still working 0\.2 s after its start"):
+            run.result()
+        assert [step.state for step in run.steps()] == [StepState.WAITING]
+
+
+def test_a_timeout_has_to_be_a_time() -> None:
+    """When the workflow is defined, not when it is late."""
+    with pytest.raises(DefinitionError, match="above 0"):
+        workflow(timeout=0)(lambda: None)
