@@ -274,7 +274,7 @@ def test_what_the_machine_lends_is_said_in_any_of_the_places(environ: dict[str, 
 def test_what_the_machine_can_not_lend_is_refused_by_name(environ: dict[str, str], name: str, value: object) -> None:
     """One line, with the setting and where it came from."""
     with pytest.raises(BadOption, match=rf"^{name} is .*argument.*Give "):
-        load(environ=environ, **{name: value})
+        load(environ=environ, **{name: value})  # type: ignore[arg-type]
 
 
 def test_an_unknown_setting_of_the_machine_is_named(environ: dict[str, str]) -> None:

@@ -96,7 +96,7 @@ def test_what_was_put_can_be_read_and_given_to_tasks(make: Make, size: int) -> N
     harness.runtime.put((1,), encode("x" * size))
     assert value(harness, (1,)) == "x" * size
     assert harness.run("length", Input(), inputs=[ObjectInput((1,))]) == size
-    nested = ListInput((ObjectInput((1,)), inline("y")))  # type: ignore[arg-type]
+    nested = ListInput((ObjectInput((1,)), inline("y")))
     assert harness.run("lengths", Input(), inputs=[nested]) == [size, 1]
     harness.runtime.free([(1,), (99,)])
 

@@ -316,7 +316,7 @@ def test_only_what_asks_for_nothing_special_is_plain() -> None:
 
 def test_all_objects_that_a_task_reads_are_found_once() -> None:
     """In lists, in the state that an actor begins with, and in the calls that rebuild it."""
-    nested = ListInput((ListInput((ObjectInput((1,)),)), InlineInput(b"")))  # type: ignore[arg-type]
+    nested = ListInput((ListInput((ObjectInput((1,)),)), InlineInput(b"")))
     found = objects_of((nested, ObjectInput((2,)), ObjectInput((1,))))
     assert sorted(found) == [(1,), (2,)]
     work = ActorWork((9,), state=ObjectInput((3,)), replay=(Replayed("m", b"", (ObjectInput((4,)),)),))
