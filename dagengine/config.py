@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ MAX_WORKERS = 4096
 
 MAX_GPUS = 1024
 
+_PASSWORD_PARAMETER = re.compile(r"([?&](?:ssl)?password=)[^&]*")
 _LOCAL_SCHEMES = ("sqlite", "file")
 
 
@@ -299,7 +301,10 @@ def is_url(text: str) -> bool:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
-    if not is_url(url) or "@" not in url:
+    if not is_url(url):
+        return url
+    url = _PASSWORD_PARAMETER.sub(r"\1…", url)
+    if "@" not in url:
         return url
     try:
         parts = urlsplit(url)

@@ -431,6 +431,10 @@ class Driver:
         data = {**data, "pid": self.engine.process.pid, "host": self.engine.host}
         self._extra_batch([AddEvent(EventRecord(time.time(), kind, seq, data))])
 
+    def probe(self) -> None:
+        """Ask the store whether the run is still ours: it answers a write, also one of nothing. From any thread."""
+        self._extra_batch([])
+
     def _extra_batch(self, writes: list[Write]) -> None:
         """Writes that the core does not wait for."""
 

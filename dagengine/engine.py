@@ -44,6 +44,7 @@ from dagengine.errors import (
     StoreError,
 )
 from dagengine.functions import Reference, main_file, refer, resolve
+from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
 from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
 from dagengine.run import Run
@@ -134,6 +135,7 @@ class Engine:
         self._thread = threading.Thread(target=self._main, name="dagengine", daemon=True)
         self._control_folder = settings.control
         self._control = ControlServer(settings.control, self.process.id, self._asked)
+        self._heartbeat = Heartbeat(self.store, self.process, self._owned, self._renewed)
 
     # ---- life ---------------------------------------------------------------------------------
 
@@ -152,6 +154,7 @@ class Engine:
             self.runtime.open(self._from_runtime)
             self._thread.start()
             self._control.start()
+            self._heartbeat.start()
             atexit.register(self.close)
 
     def close(self, force: bool = False) -> None:
@@ -173,6 +176,7 @@ class Engine:
             for driver in drivers:
                 driver.ended.wait()
                 driver.join_body(BODY_JOIN_SECONDS)
+            self._heartbeat.stop()
             self._control.stop()
             self.runtime.close(force)
             self._inbox.put((None, None))
@@ -211,8 +215,8 @@ class Engine:
         driver.load(None, {})
         return self._add(driver)
 
-    def resume(self, run_id: str) -> Run[Any]:
-        """Go on with the run whose id begins with `run_id`.
+    def resume(self, run_id: str, takeover: bool = False) -> Run[Any]:
+        """Go on with the run whose id begins with `run_id`. With `takeover`, also if its owner may live: it writes no more.
 
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded.
@@ -225,7 +229,8 @@ class Engine:
                 raise DefinitionError(f"{Reference.from_json(record.entry)} is not a workflow any more.")
             workflow = found
         self._open()
-        claim = self.store.claim(record.id, self.process, partial(self._works, record.id))
+        works = (lambda owner: False) if takeover else partial(self._works, record.id)
+        claim = self.store.claim(record.id, self.process, works)
         record = self.store.find_run(record.id)
         frontier = self.store.frontier(claim.run_number)
         driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
@@ -243,6 +248,8 @@ class Engine:
 
     def interrupt(self, force: bool = False) -> None:
         """Ask all runs to stop: nothing more is started, and what runs is waited for, or with `force` ended."""
+        if force:
+            self.store.hurry()
         for driver in list(self._by_id.values()):
             self.tell(driver, [InterruptRequested(force)])
 
@@ -253,6 +260,18 @@ class Engine:
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
+
+    def _owned(self) -> set[int]:
+        return {driver.claim.run_number for driver in list(self._by_id.values())}
+
+    def _renewed(self, owned: set[int], held: dict[int, bool]) -> None:
+        """What the store says of our runs; `owned`: what we took for ours. On the thread of the heartbeat."""
+        for driver in list(self._by_id.values()):
+            number = driver.claim.run_number
+            if number in owned and number not in held:
+                driver.probe()
+            elif held.get(number):
+                self.tell(driver, [CancelRequested()])
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request of another process, on a thread of the control server's."""

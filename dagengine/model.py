@@ -185,6 +185,7 @@ class RunRecord:
     finished_at: float | None
     steps: int  # recorded steps
     facts: dict[str, Any] = field(default_factory=dict)
+    lease_expired: bool = False  # the owner has not said for too long that it lives: anybody may take the run
 
 
 @dataclass(frozen=True, slots=True)

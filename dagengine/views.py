@@ -25,8 +25,8 @@ Alive = Callable[[ProcessRecord], bool]
 
 
 def run_state(run: RunRecord, alive: Alive = is_alive) -> RunState:
-    """The run's state as it is: RUNNING only while its owner lives."""
-    if run.state is RunState.RUNNING and (run.owner is None or not alive(run.owner)):
+    """The run's state as it is: RUNNING only while its owner lives, and says so where a store has leases."""
+    if run.state is RunState.RUNNING and (run.owner is None or run.lease_expired or not alive(run.owner)):
         return RunState.CRASHED
     return run.state
 

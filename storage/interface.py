@@ -7,7 +7,8 @@ takes none of the others with it.
 
 **Ownership.** A run has at most one owner process, and a fencing token that grows by one with each claim. `claim`
 is given the proof of life: it takes the run over from a dead owner at once, and refuses with `RunOwned`, naming the
-owner, when it lives. Every write carries the claim; one whose token is not the run's current token changes nothing
+owner, when it lives. A store that several machines share has leases, too: an owner that did not `renew` for as long as
+`lease` may be replaced, dead or not. Every write carries the claim; one whose token is not the run's current token changes nothing
 and is answered with `Fenced`. Released runs (`FinishRun`) have no owner, and their token still counts.
 
 **Values.** Rows hold encoded values up to `model.INLINE_LIMIT`; of larger ones the row names the digest, and the bytes
@@ -171,8 +172,14 @@ class Store(Protocol):
     url: str
     """Without secrets, for people."""
 
+    lease: float | None
+    """Seconds for which a process owns its runs without `renew`, on the database's clock. None: as long as it lives."""
+
     def close(self) -> None:
         """Wait until what was handed to `write` is done, then let go of everything."""
+
+    def hurry(self) -> None:
+        """Give up on a database that is gone, now and from now on, instead of waiting for it to come back."""
 
     # ---- begin and own ----------------------------------------------------------------------
 
@@ -191,9 +198,20 @@ class Store(Protocol):
         With `reopen`, in the same transaction: steps that failed (and whose failure is not handled), were skipped or
         cancelled go back to WAITING, and a request to cancel is forgotten. A handled failure stays, whatever it is of;
         a map keeps its items. A SUCCEEDED run is not changed, and raises RunExists. Raises RunNotFound, or RunOwned if
-        the owner is `alive`.
+        the owner is `alive`, and its lease is not over.
         """
         ...
+
+    def renew(self, process: ProcessRecord) -> dict[int, bool]:
+        """The process lives: its lease begins anew. The numbers of the RUNNING runs that it owns, and of each whether
+        somebody has asked it to stop."""
+        ...
+
+    def listen(self, process: ProcessRecord, seconds: float) -> None:
+        """Wait until something is asked of the runs of this process, or for `seconds`, or until `wake`. Only a hint."""
+
+    def wake(self, process: ProcessRecord) -> None:
+        """End a `listen` for this process, now or, where there is none, the next one."""
 
     # ---- write ------------------------------------------------------------------------------
 

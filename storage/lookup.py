@@ -41,6 +41,7 @@ def run_succeeded(run_id: str) -> RunExists:
 
 
 def run_owned(run_id: str, owner: ProcessRecord) -> RunOwned:
+    """Another process works on it, or nobody can say that it does not."""
     who = f"process {owner.pid} on {owner.host}"
     return RunOwned(f"run {run_id} is being worked on by {who}: wait for it, or cancel it", run_id=run_id, owner=who)
 

@@ -48,10 +48,11 @@ from dagengine.storage.lookup import (
 )
 from dagengine.storage.memory_run import Misfit, Run, Step, new_record
 from dagengine.storage.revisions import CURRENT
+from dagengine.storage.unleased import Unleased
 from dagengine.storage.writer import Batch, GroupWriter, Refusal, Refusals
 
 
-class MemoryStore:
+class MemoryStore(Unleased):
     """A `Store` that is gone when it is closed."""
 
     url = "memory:"

@@ -2,6 +2,7 @@
 
     sqlite:///home/me/runs.db    this file; four slashes are taken as three
     runs.db, /home/me/runs/      a file, or `store.db` in an existing folder or one named with a slash at its end
+    postgresql://me@db/runs      a database of a server (postgres_url.py)
     memory:                      nothing is kept
 
 May import nothing of ours but errors, the interface and, when needed, the stores.
@@ -14,13 +15,19 @@ from pathlib import Path
 
 from dagengine.errors import StoreUnavailable
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.postgres_url import is_postgres
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # a file that is named so can still be given as ./name:…
-_SUPPORTED = "supported are sqlite:///path/store.db, a path, and memory:"
+_SUPPORTED = "supported are sqlite:///path/store.db, a path, postgresql://user@host/database, and memory:"
 
 
 def open_store(url: str) -> Store:
     """Open the store, which is made if it is not there. Raises StoreUnavailable and the other `StoreError`s."""
+    if is_postgres(url):
+        _need_driver()
+        from dagengine.storage.postgres import PostgresStore
+
+        return PostgresStore(url)
     path = _local_path(url)
     if path is None:
         from dagengine.storage.memory import MemoryStore
@@ -33,6 +40,11 @@ def open_store(url: str) -> Store:
 
 def upgrade(url: str) -> tuple[str, str]:
     """Bring the store's schema up to date; returns its revisions before and after ("empty": it was new)."""
+    if is_postgres(url):
+        _need_driver()
+        from dagengine.storage.postgres import upgrade_store
+
+        return upgrade_store(url)
     path = _local_path(url)
     if path is None:
         raise StoreUnavailable("memory: has no schema to upgrade: name the file of a store", store=url)
@@ -53,6 +65,17 @@ def open_artifacts(url_or_path: str, cache: str | None = None) -> ArtifactStore:
     from dagengine.storage.remote_artifacts import FsspecArtifacts
 
     return FsspecArtifacts(url_or_path, cache)
+
+
+def _need_driver() -> None:
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        raise StoreUnavailable(
+            f"the driver for postgresql: stores can't be loaded: {' '.join(str(error).split())[:200]}. "
+            "Install it: pip install 'dagengine[postgres]'",
+            store="postgresql:",
+        ) from None
 
 
 def _local_path(url: str) -> str | None:

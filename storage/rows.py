@@ -109,10 +109,10 @@ def event_of(row: tuple[Any, ...]) -> EventRecord:
 
 
 def run_of(row: tuple[Any, ...]) -> RunRecord:
-    """From the columns of `statements.RUN_COLUMNS`: the run's own, then its owner's."""
+    """From the columns of `statements.RUN_COLUMNS`: the run's own, then its owner's, and whether its lease is over."""
     (number, run_id, workflow, state, token, next_seq, body_closed), row = row[:7], row[7:]
     (created_at, started_at, finished_at, cancel_requested_at), row = row[:4], row[4:]
-    (entry, facts, inputs, result_inputs, failure, pickled, call, result_call), owner = row[:8], row[8:]
+    (entry, facts, inputs, result_inputs, failure, pickled, call, result_call), (*owner, expired) = row[:8], row[8:]
     payloads = tuple(part for part in inputs_of(inputs) if isinstance(part, PayloadInput))
     return RunRecord(
         number=number,
@@ -122,6 +122,7 @@ def run_of(row: tuple[Any, ...]) -> RunRecord:
         state=RunState(state),
         token=token,
         owner=None if owner[0] is None else ProcessRecord(*owner),
+        lease_expired=bool(expired),
         call=call,
         inputs=payloads,
         body_closed=bool(body_closed),

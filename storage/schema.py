@@ -17,6 +17,8 @@ May import nothing of ours.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -36,11 +38,21 @@ from sqlalchemy import (
 
 METADATA = MetaData()
 
+# What is looked for by its beginning is sorted by its bytes, as SQLite does: of PostgreSQL that has to be asked.
+_NAME = Text().with_variant(Text(collation="C"), "postgresql")
+_COUNTER = Integer().with_variant(BigInteger, "postgresql")  # SQLite's rowids are of 64 bits under any name
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """The condition of a partial index, on every database."""
+    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
+
+
 RUN = Table(
     "run",
     METADATA,
     Column("number", Integer, primary_key=True),
-    Column("id", Text, nullable=False),
+    Column("id", _NAME, nullable=False),
     Column("workflow", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("token", Integer, nullable=False),  # the fencing token: grows with each claim
@@ -59,6 +71,7 @@ RUN = Table(
     Column("failure_pickled", LargeBinary),
     Column("call", LargeBinary, nullable=False),
     Column("result_call", LargeBinary),
+    Column("batch", BigInteger),  # PostgreSQL: which transaction wrote to the run last (postgres_groups.py)
     UniqueConstraint("id", name="run_id"),
     Index("run_created", "created_at"),
     Index("run_state_created", "state", "created_at"),
@@ -75,6 +88,7 @@ PROCESS = Table(
     Column("pid", Integer, nullable=False),
     Column("start_time", Float, nullable=False),
     Column("started_at", Float, nullable=False),
+    Column("expires_at", Float),  # PostgreSQL: the end of its lease, on the database's clock
     PrimaryKeyConstraint("id", name="process_pk"),
 )
 
@@ -95,13 +109,13 @@ STEP = Table(
     METADATA,
     Column("run", Integer, nullable=False),
     Column("seq", Integer, nullable=False),
-    Column("key", Text, nullable=False),
+    Column("key", _NAME, nullable=False),
     Column("kind", Text, nullable=False),
     Column("definition", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("handled", Boolean, nullable=False),  # the body was given the failure, and went on
     Column("attempts", Integer, nullable=False),  # that had ended when the step ended
-    Column("finish_order", Integer),  # place in the run's order of completion
+    Column("finish_order", _COUNTER),  # place in the run's order of completion
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     Column("items_first", Integer),  # of a map: its items are the steps items_first … + items_count - 1
@@ -115,13 +129,13 @@ STEP = Table(
     PrimaryKeyConstraint("run", "seq", name="step_pk"),
     UniqueConstraint("run", "key", name="step_key"),
     # `state` is in these indexes, though it says little there, because the planner counts matched columns.
-    Index("step_waiting", "run", "state", "seq", sqlite_where=text("state = 'waiting'")),
+    Index("step_waiting", "run", "state", "seq", **_where("state = 'waiting'")),
     Index(
         "step_unsuccessful",
         "run",
         "state",
         "seq",
-        sqlite_where=text("state IN ('failed', 'skipped', 'cancelled')"),
+        **_where("state IN ('failed', 'skipped', 'cancelled')"),
     ),
     sqlite_with_rowid=False,
 )
@@ -153,14 +167,14 @@ ATTEMPT = Table(
     Column("outcome", Text),
     Column("failure", Text),  # JSON; the exception itself is kept with the step only
     PrimaryKeyConstraint("run", "seq", "number", name="attempt_pk"),
-    Index("attempt_open", "run", "seq", sqlite_where=text("outcome IS NULL")),
+    Index("attempt_open", "run", "seq", **_where("outcome IS NULL")),
     sqlite_with_rowid=False,
 )
 
 EVENT = Table(
     "event",
     METADATA,
-    Column("number", Integer, primary_key=True),
+    Column("number", _COUNTER, primary_key=True),
     Column("run", Integer, nullable=False),
     Column("at", Float, nullable=False),
     Column("kind", Text, nullable=False),

@@ -3,7 +3,7 @@
     sqlite_files    making the file, knowing whose it is
     writer          the thread that everything written goes through, in one order
     sqlite_groups   a group of batches as one transaction; sqlite_writes: as few statements
-    sqlite_reads    everything that is asked, on connections of its own
+    reads           everything that is asked, on connections of its own (sqlite_reads)
     sqlite_errors   what is told when the file or the disk does not do its part
 
 Write-ahead log, `synchronous=FULL`: a commit is synced before anybody hears of it, and readers and the writer never
@@ -26,12 +26,14 @@ from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
 from dagengine.storage import statements
 from dagengine.storage.interface import Write
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
+from dagengine.storage.reads import Reads
 from dagengine.storage.revisions import CURRENT
 from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
 from dagengine.storage.sqlite_errors import translated, url_of
 from dagengine.storage.sqlite_files import prepare
 from dagengine.storage.sqlite_groups import Groups, WriteConnection
-from dagengine.storage.sqlite_reads import Reads
+from dagengine.storage.sqlite_reads import ReadPool
+from dagengine.storage.unleased import Unleased
 from dagengine.storage.writer import GroupWriter, Refusal
 
 _INSERT_RUN = """
@@ -58,7 +60,7 @@ _REQUEST_CANCEL = "UPDATE run SET cancel_requested_at = coalesce(cancel_requeste
 _CANCEL_RUN = "UPDATE run SET state = 'cancelled', finished_at = ? WHERE number = ?"
 
 
-class SqliteStore(Reads):
+class SqliteStore(Reads, Unleased):
     """A `Store` in the file at `path`, which is made if it is not there.
 
     `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.
@@ -72,8 +74,9 @@ class SqliteStore(Reads):
         clock: Callable[[], float] = time.time,
     ) -> None:
         prepare(path)
-        super().__init__(path)
-        self.url = url_of(path)
+        self._readers = ReadPool(path)
+        super().__init__(self._readers, url_of(path))
+        self._path = path
         self._clock = clock
         self._pid = os.getpid()
         self._connection = WriteConnection(path, on_commit)
@@ -84,7 +87,7 @@ class SqliteStore(Reads):
             return
         self._writer.close()
         self._connection.close()
-        super().close()
+        self._readers.close()
 
     # ---- begin and own ------------------------------------------------------------------
 
@@ -167,9 +170,18 @@ class SqliteStore(Reads):
         for end in ("", "-wal"):
             with suppress(OSError):
                 size += Path(self._path + end).stat().st_size
-        integrity = self.integrity()
+        integrity = self._integrity()
         runs, steps = self.totals()
         return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+
+    def _integrity(self) -> str:
+        """ "ok", or the first things that are wrong with the file, as SQLite says them."""
+        with self._pool.reading() as connection:
+            try:
+                rows = connection.execute("PRAGMA integrity_check(10)").fetchall()
+            except sqlite3.DatabaseError as error:
+                return str(error)
+        return "; ".join(str(row[0]).replace("\n", " ") for row in rows)
 
 
 def _read(connection: sqlite3.Connection, run_id: str, url: str) -> RunRecord:

@@ -18,9 +18,10 @@ from typing import Any
 from dagengine.errors import Fenced, InternalError
 from dagengine.storage.interface import ExpandStep, FinishStep
 from dagengine.storage.lookup import fenced
+from dagengine.storage.plan import OutOfOrder, Plan, Refused
 from dagengine.storage.sqlite_errors import translate, url_of
 from dagengine.storage.sqlite_files import connect
-from dagengine.storage.sqlite_writes import OutOfOrder, Plan, Refused
+from dagengine.storage.sqlite_writes import apply
 from dagengine.storage.writer import Batch, Refusal, Refusals
 
 _MISFITS = (
@@ -143,7 +144,7 @@ class Groups:
                     plan.add(batch.claim.run_number, batch.writes)
                 else:
                     fenced[batch.key] = refusal
-            plan.apply(connection)
+            apply(plan, connection)
         refusals.update(fenced)
         return outcomes
 
@@ -188,7 +189,7 @@ def _apply_alone(connection: sqlite3.Connection, batch: Batch) -> InternalError 
         try:
             plan = Plan()
             plan.add(run, [write])
-            plan.apply(connection)
+            apply(plan, connection)
         except _MISFITS as error:
             connection.execute("ROLLBACK TO batch")
             connection.execute("RELEASE batch")

@@ -2,7 +2,7 @@
 
 Compiled at first use, so that a process pays only for what it asks. A `Query` is called with a driver's connection and
 its parameters by name, and returns a driver's cursor: SQLAlchemy's own execution costs more than most of these
-statements.
+statements. Another database than SQLite compiles them in its own dialect: its connections have a method `ask`.
 
 Literals stand where a partial index has to match (`state = 'waiting'`); everything that comes from a caller is a bound
 parameter. May import nothing of ours but model and the schema.
@@ -13,12 +13,30 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, FromClause, Integer, Select, and_, bindparam, func, literal_column, or_, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Float,
+    FromClause,
+    Integer,
+    Select,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from dagengine.model import StepState
 from dagengine.storage.schema import ATTEMPT, DEFINITION, EDGE, EVENT, PROCESS, RUN, STATE_VERSION, STEP, UNSAVED_CALL
@@ -42,24 +60,46 @@ _BY_UNSUCCESSFUL = (STEP, "INDEXED BY step_unsuccessful", "sqlite")
 _BY_OPEN = (ATTEMPT, "INDEXED BY attempt_open", "sqlite")
 
 
+class Cursor(Protocol):
+    """What every driver's cursor can do."""
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+    def __iter__(self) -> Any: ...
+
+
+class Asked(Protocol):
+    """A connection that compiles the questions itself."""
+
+    def ask(self, query: Query, given: dict[str, Any]) -> Cursor: ...
+
+
 class Query:
     """A statement that is built and compiled at its first use."""
 
     def __init__(self, build: Callable[[], Executable]) -> None:
-        self._build = build
+        self.build = build
 
     @cached_property
     def compiled(self) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-        """The SQL, the names of its parameters in their order, and the constants that SQLAlchemy adds to them."""
-        compiled: Any = self._build().compile(dialect=_DIALECT)  # type: ignore[attr-defined]
-        constants = {name: value for name, value in compiled.params.items() if value is not None}
-        return str(compiled), tuple(compiled.positiontup or ()), constants
+        """For SQLite: the SQL, the names of its parameters in their order, and the constants that SQLAlchemy adds."""
+        return compile_query(self, _DIALECT)
 
-    def __call__(self, connection: sqlite3.Connection, **given: Any) -> sqlite3.Cursor:
+    def __call__(self, connection: sqlite3.Connection | Asked, **given: Any) -> Cursor:
+        if not isinstance(connection, sqlite3.Connection):
+            return connection.ask(self, given)
         sql, names, constants = self.compiled
         if constants:
             given |= constants
         return connection.execute(sql, [given[name] for name in names])
+
+
+def compile_query(query: Query, dialect: Any, **options: Any) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+    compiled: Any = query.build().compile(dialect=dialect, **options)  # type: ignore[attr-defined]
+    constants = {name: value for name, value in compiled.params.items() if value is not None}
+    return str(compiled), tuple(compiled.positiontup or ()), constants
 
 
 def _query(build: Callable[[], Executable]) -> Query:
@@ -78,9 +118,48 @@ _UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
 _this_run = bindparam("run", type_=Integer)
 
 
-def _listed(name: str) -> Any:
-    """The numbers of a JSON array that is given as one parameter: any length, one statement."""
-    return select(func.json_each(bindparam(name)).table_valued("value").c.value)
+LISTS = frozenset({"seqs", "definitions"})
+"""The parameters that are lists of numbers: JSON arrays."""
+
+
+class _IsListed(FunctionElement[bool]):
+    """A column's number is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_IsListed)
+def _is_listed_anywhere(element: _IsListed, compiler: SQLCompiler, **options: Any) -> str:
+    column, given = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({given}) AS listed)"  # noqa: S608
+
+
+@compiles(_IsListed, "postgresql")
+def _is_listed_postgresql(element: _IsListed, compiler: SQLCompiler, **options: Any) -> str:
+    column, given = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY (CAST({given} AS integer[]))"
+
+
+def _is_listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    return _IsListed(column, bindparam(name))
+
+
+class _Now(FunctionElement[float]):
+    """The database's clock, where processes of several machines go by it."""
+
+    type = Float()
+    inherit_cache = True
+
+
+@compiles(_Now)
+def _now_anywhere(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
+    return "0.0"  # leases are PostgreSQL's
+
+
+@compiles(_Now, "postgresql")
+def _now_postgresql(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
+    return "extract(epoch FROM clock_timestamp())::double precision"
 
 
 # ---- runs -----------------------------------------------------------------------------------
@@ -91,6 +170,7 @@ RUN_COLUMNS = (
     *(RUN.c.entry, RUN.c.facts, RUN.c.inputs, RUN.c.result_inputs),
     *(RUN.c.failure, RUN.c.failure_pickled, RUN.c.call, RUN.c.result_call),
     *(PROCESS.c.id, PROCESS.c.host, PROCESS.c.boot_id, PROCESS.c.pid, PROCESS.c.start_time, PROCESS.c.started_at),
+    (PROCESS.c.expires_at < _Now()).label("expired"),
 )
 
 
@@ -173,8 +253,8 @@ def _unrecorded() -> Select[*tuple[Any, ...]]:
     """Steps of the given `definitions` that succeeded, and whose value has no digest: no bytes are recorded."""
     columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.attempts)
     found = select(*columns, STEP.c.items_first, STEP.c.items_count).where(STEP.c.run == _this_run)
-    found = found.where(STEP.c.state == literal_column("'succeeded'"), STEP.c.value_digest == literal_column("x''"))
-    return found.where(STEP.c.definition.in_(_listed("definitions"))).order_by(STEP.c.seq)
+    found = found.where(STEP.c.state == literal_column("'succeeded'"), STEP.c.value_digest == b"")
+    return found.where(_is_listed(STEP.c.definition, "definitions")).order_by(STEP.c.seq)
 
 
 @_query
@@ -185,14 +265,14 @@ def unrecorded() -> Executable:
 @_query
 def unrecorded_among() -> Executable:
     """Of the steps `seqs`."""
-    return _unrecorded().where(STEP.c.seq.in_(_listed("seqs")))
+    return _unrecorded().where(_is_listed(STEP.c.seq, "seqs"))
 
 
 @_query
 def greatest_attempts() -> Executable:
     """Of the steps `seqs` that were attempted: the greatest number of an attempt."""
     found = select(ATTEMPT.c.seq, func.max(ATTEMPT.c.number)).where(ATTEMPT.c.run == _this_run)
-    return found.where(ATTEMPT.c.seq.in_(_listed("seqs"))).group_by(ATTEMPT.c.seq)
+    return found.where(_is_listed(ATTEMPT.c.seq, "seqs")).group_by(ATTEMPT.c.seq)
 
 
 @_query
@@ -207,20 +287,20 @@ def returned() -> Executable:
 @_query
 def values() -> Executable:
     columns = (STEP.c.seq, STEP.c.value_digest, STEP.c.value_size, STEP.c.value, STEP.c.items_first, STEP.c.items_count)
-    found = select(*columns).where(STEP.c.run == _this_run, STEP.c.seq.in_(_listed("seqs")))
+    found = select(*columns).where(STEP.c.run == _this_run, _is_listed(STEP.c.seq, "seqs"))
     return found.where(STEP.c.state == literal_column("'succeeded'"))
 
 
 @_query
 def failures() -> Executable:
     columns = (STEP.c.seq, STEP.c.state, STEP.c.failure, STEP.c.failure_pickled)
-    found = select(*columns).where(STEP.c.run == _this_run, STEP.c.seq.in_(_listed("seqs")))
+    found = select(*columns).where(STEP.c.run == _this_run, _is_listed(STEP.c.seq, "seqs"))
     return found.where(STEP.c.failure.is_not(None))
 
 
 @_query
 def finish_order() -> Executable:
-    found = select(STEP.c.seq, STEP.c.finish_order).where(STEP.c.run == _this_run, STEP.c.seq.in_(_listed("seqs")))
+    found = select(STEP.c.seq, STEP.c.finish_order).where(STEP.c.run == _this_run, _is_listed(STEP.c.seq, "seqs"))
     return found.where(STEP.c.finish_order.is_not(None))
 
 
@@ -255,7 +335,7 @@ def calls_to_rebuild() -> Executable:
 def edges_of() -> Executable:
     """The inputs of the steps `seqs`."""
     found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size).where(EDGE.c.run == _this_run)
-    return found.where(EDGE.c.child.in_(_listed("seqs"))).order_by(EDGE.c.child, EDGE.c.position)
+    return found.where(_is_listed(EDGE.c.child, "seqs")).order_by(EDGE.c.child, EDGE.c.position)
 
 
 @_query
@@ -283,7 +363,7 @@ def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Que
         if by_key:
             found = found.where(STEP.c.key == bindparam("key"))
         if by_seq:
-            found = found.where(STEP.c.seq.in_(_listed("seqs")))
+            found = found.where(_is_listed(STEP.c.seq, "seqs"))
         if states:
             found = found.where(_is(STEP.c.state, *states))
         if states and set(states) <= set(_UNSUCCESSFUL_STATES):
@@ -303,7 +383,7 @@ def step_counts() -> Executable:
         .subquery()
     )
     of = and_(DEFINITION.c.run == _this_run, DEFINITION.c.number == counted.c.definition)
-    found = select(DEFINITION.c.name, counted.c.state, func.sum(counted.c.steps))
+    found = select(DEFINITION.c.name, counted.c.state, cast(func.sum(counted.c.steps), BigInteger))
     return found.select_from(counted.outerjoin(DEFINITION, of)).group_by(DEFINITION.c.name, counted.c.state)
 
 

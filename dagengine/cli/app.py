@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -56,13 +56,20 @@ class Invocation:
     """What the options that every verb takes have said."""
 
     store: str | None = None
+    connect_timeout: float | None = None
     json: bool = False
     debug: bool = False
 
     def settings(self, **arguments: Any) -> Settings:
         from dagengine.config import load
 
-        return load(store=self.store, **arguments)
+        settings = load(store=self.store, **arguments)
+        if self.connect_timeout is not None:
+            from dagengine.storage.postgres_url import with_connect_timeout
+
+            store = replace(settings.store, value=with_connect_timeout(settings.store.value, self.connect_timeout))
+            settings = replace(settings, store=store)
+        return settings
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
@@ -130,6 +137,14 @@ def common(function: Function) -> Function:
     )(function)
     function = click.option(
         "--json", is_flag=True, expose_value=False, callback=_keep("json"), help="Print one JSON object."
+    )(function)
+    function = click.option(
+        "--connect-timeout",
+        type=click.FloatRange(0, 86_400),
+        metavar="SECONDS",
+        expose_value=False,
+        callback=_keep("connect_timeout"),
+        help="Wait so long for a store's server that is down.",
     )(function)
     return click.option(
         "--store",

@@ -49,9 +49,14 @@ def spawn(settings: Settings, run_id: str) -> int:
 
     log = create_private(settings.logs / run_id) / "controller.log"
     reading, writing = os.pipe()
-    words = [sys.executable, "-m", "dagengine", "resume", run_id, "--store", settings.store.value]
+    words = [sys.executable, "-m", "dagengine", "resume", run_id]
     words += ["--artifacts", settings.artifacts.value, *machine_words(settings), "--ready-fd", str(writing)]
-    environment = {**os.environ, "DAGENGINE_HOME": str(settings.home.value)}
+    # The store's URL may hold a password, which everybody would see among the words of a process.
+    environment = {
+        **os.environ,
+        "DAGENGINE_HOME": str(settings.home.value),
+        "DAGENGINE_STORE": settings.store.value,
+    }
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
 @click.option("--detach", is_flag=True, help="Let it run in the background.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("--takeover", is_flag=True, help="Take the run, even if its owner may be alive on another machine.")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_obj
 def command(
@@ -36,6 +37,7 @@ def command(
     artifacts: str | None,
     detach: bool,
     quiet: bool,
+    takeover: bool,
     ready_fd: int | None,
     **machine: Any,
 ) -> int:
@@ -54,7 +56,7 @@ def command(
             print(f"run {short(record.id)} has already succeeded; nothing is left to do", file=sys.stderr)
             print_end(store, settings, record, invocation.json, read_result(store, settings, record))
             return 0
-        if detach:
+        if detach and not takeover:
             _refuse_live(record)
         verb = _verb(store, record)
     _find_modules(record)
@@ -66,7 +68,7 @@ def command(
         return 0
 
     def begin(engine: Engine) -> Run[Any]:
-        resumed = engine.resume(record.id)
+        resumed = engine.resume(record.id, takeover)
         if ready_fd is not None:
             from dagengine.cli.detached import tell_ready
 

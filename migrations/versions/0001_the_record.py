@@ -5,6 +5,8 @@ The first revision: there is nothing before it, and no code that it could come t
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -13,13 +15,20 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+_NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+_COUNTER = sa.Integer().with_variant(sa.BigInteger, "postgresql")
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
 
 def upgrade() -> None:
     """Make all tables."""
     op.create_table(
         "run",
         sa.Column("number", sa.Integer, primary_key=True),
-        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("id", _NAME, nullable=False),
         sa.Column("workflow", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("token", sa.Integer, nullable=False),
@@ -68,13 +77,13 @@ def upgrade() -> None:
         "step",
         sa.Column("run", sa.Integer, nullable=False),
         sa.Column("seq", sa.Integer, nullable=False),
-        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("key", _NAME, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("definition", sa.Integer, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("handled", sa.Boolean, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
-        sa.Column("finish_order", sa.Integer),
+        sa.Column("finish_order", _COUNTER),
         sa.Column("created_at", sa.Float, nullable=False),
         sa.Column("finished_at", sa.Float),
         sa.Column("items_first", sa.Integer),
@@ -89,12 +98,12 @@ def upgrade() -> None:
         sa.UniqueConstraint("run", "key", name="step_key"),
         sqlite_with_rowid=False,
     )
-    op.create_index("step_waiting", "step", ["run", "state", "seq"], sqlite_where=sa.text("state = 'waiting'"))
+    op.create_index("step_waiting", "step", ["run", "state", "seq"], **_where("state = 'waiting'"))
     op.create_index(
         "step_unsuccessful",
         "step",
         ["run", "state", "seq"],
-        sqlite_where=sa.text("state IN ('failed', 'skipped', 'cancelled')"),
+        **_where("state IN ('failed', 'skipped', 'cancelled')"),
     )
     op.create_table(
         "edge",
@@ -122,10 +131,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run", "seq", "number", name="attempt_pk"),
         sqlite_with_rowid=False,
     )
-    op.create_index("attempt_open", "attempt", ["run", "seq"], sqlite_where=sa.text("outcome IS NULL"))
+    op.create_index("attempt_open", "attempt", ["run", "seq"], **_where("outcome IS NULL"))
     op.create_table(
         "event",
-        sa.Column("number", sa.Integer, primary_key=True),
+        sa.Column("number", _COUNTER, primary_key=True),
         sa.Column("run", sa.Integer, nullable=False),
         sa.Column("at", sa.Float, nullable=False),
         sa.Column("kind", sa.Text, nullable=False),

@@ -19,6 +19,7 @@ import numpy as np
 
 from dagengine import Engine, as_completed, context, get, task, workflow
 from dagengine.storage.artifacts import LocalArtifacts
+from dagengine.storage.interface import Store
 from dagengine.storage.sqlite import SqliteStore
 
 LEDGER = "DAGENGINE_TEST_LEDGER"
@@ -108,11 +109,26 @@ def suicide(kind: str, when: str, count: int) -> tuple[Callable[[str, int], None
     return on_commit, on_step
 
 
+def place_of(folder: Path) -> str:
+    """The store that belongs to the folder: a file in it, or what the file `store-url` names."""
+    named = folder / "store-url"
+    return named.read_text() if named.exists() else str(folder / "store.db")
+
+
+def open_store_of(folder: Path, on_commit: Callable[[str, int], None]) -> Store:
+    place = place_of(folder)
+    if place.startswith("postgresql:"):
+        from dagengine.storage.postgres import PostgresStore
+
+        return PostgresStore(place, on_commit=on_commit)
+    return SqliteStore(place, on_commit=on_commit)
+
+
 def main(folder: Path, verb: str, *where: str) -> None:
     kind, when, count = (where[0], where[1], int(where[2])) if where else ("", "", 0)
     on_commit, on_step = suicide(kind, when, count)
     os.environ[LEDGER] = str(folder / "ledger")
-    store = SqliteStore(str(folder / "store.db"), on_commit=on_commit)
+    store = open_store_of(folder, on_commit)
     with Engine(store, home=folder, workers=1) as engine:
         engine.artifacts.close()
         engine.artifacts = LocalArtifacts(str(folder / "artifacts"), on_step=on_step)

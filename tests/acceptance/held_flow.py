@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dagengine import Engine, task, workflow
 from dagengine.errors import DagengineError
-from tests.acceptance.crash_flow import LEDGER, mark
+from tests.acceptance.crash_flow import LEDGER, mark, place_of
 
 
 @task
@@ -44,7 +44,7 @@ def held() -> int:
 
 def main(folder: Path, verb: str) -> int:
     try:
-        with Engine(folder / "store.db", home=folder, workers=2) as engine:
+        with Engine(place_of(folder), home=folder, workers=2) as engine:
             run = engine.start(held) if verb == "begin" else engine.resume("")
             print(run.result())
     except DagengineError as error:

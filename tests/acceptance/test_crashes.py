@@ -15,7 +15,7 @@ import pytest
 from dagengine.model import StepState
 from dagengine.storage import open_store
 from dagengine.storage.interface import RunFilter
-from tests.acceptance.crash_flow import EXPECTED
+from tests.acceptance.crash_flow import EXPECTED, place_of
 from tests.acceptance.processes import await_end, of_folder, start
 
 PROGRAM = "tests.acceptance.crash_flow"
@@ -43,9 +43,14 @@ def test_killed_while_an_artifact_goes_to_disk_the_run_goes_on(when: str, tmp_pa
     assert count > 4
 
 
-def kill_and_resume(folder: Path, kind: str, when: str, count: int) -> bool:
-    """Run until the kill, look, resume, look again. False if the run ended before it came to be killed."""
+def kill_and_resume(folder: Path, kind: str, when: str, count: int, url: str = "") -> bool:
+    """Run until the kill, look, resume, look again. False if the run ended before it came to be killed.
+
+    `url`: of the store, if it is not a file.
+    """
     folder.mkdir()
+    if url:
+        (folder / "store-url").write_text(url)
     process = start(PROGRAM, folder, "begin", kind, when, str(count))
     output, errors = process.communicate(timeout=60)
     assert await_end(of_folder(folder)) == [], "processes outlived their controller"
@@ -79,7 +84,7 @@ def executed(folder: Path) -> Counter[str]:
 
 def recorded(folder: Path) -> set[str] | None:
     """The keys of the steps whose end is in the store and stands; None if there is no run."""
-    store = open_store(str(folder / "store.db"))
+    store = open_store(place_of(folder))
     try:
         runs = store.runs(RunFilter())
         if not runs:

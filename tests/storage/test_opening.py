@@ -67,7 +67,6 @@ def test_memory_is_a_new_store_each_time(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://me:secret@db/runs", "postgresql: stores can't be opened"),
         ("mysql+pymysql://me:secret@db/runs", "mysql+pymysql: stores can't be opened"),
         ("memory:secret", "memory: stores can't be opened"),
         ("sqlite:", "without the path of a file"),

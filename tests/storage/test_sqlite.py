@@ -256,7 +256,7 @@ def test_many_threads_may_ask_at_once(open_store: Callable[..., SqliteStore]) ->
     for thread in threads:
         thread.join(PATIENCE)
     assert answers == [50] * 240
-    assert len(store._pool._idle) <= 4
+    assert len(store._readers._idle) <= 4
 
 
 # ---- plans ----------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ PLANS = {
 def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
     """What SQLite does for each table, without the rows of a JSON parameter."""
     rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", [1] * sql.count("?")).fetchall()
-    return [str(row[3]) for row in rows if "anon_1" not in row[3]]
+    return [str(row[3]) for row in rows if "listed" not in row[3]]
 
 
 @pytest.mark.parametrize("question", PLANS)
@@ -465,7 +465,7 @@ def test_no_connection_is_left_to_the_garbage_collector(open_store: Callable[...
     store.find_run("7f3a")
     store.close()
     gc.collect()
-    assert store._pool._idle == []
+    assert store._readers._idle == []
     assert store._connection._connection is None
 
 

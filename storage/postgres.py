@@ -1,0 +1,332 @@
+"""The store in a PostgreSQL database: for several machines.
+
+    postgres_url          what a URL says
+    postgres_connections  connections, and how long a server that has gone is waited for
+    postgres_schema       making the tables, knowing whose they are
+    writer                the thread that everything written goes through, in one order
+    postgres_groups       a group of batches as one transaction, known again when its answer is lost
+    postgres_writes       what it does, in few statements; postgres_wire: in one round trip
+    postgres_reads        everything that is asked
+    postgres_errors       what is told when the server does not do its part
+
+**Leases.** A process owns its runs until a time on the database's clock (`process.expires_at`), which it moves on with
+`renew`. A run whose owner is proved dead is taken at once, like anywhere; one whose owner can't be judged from here, or
+does not move, is taken when the lease is over. What is on its way from the old owner then is refused by its token.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+
+from dagengine.errors import StoreUnavailable
+from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
+from dagengine.storage import statements
+from dagengine.storage.interface import Write
+from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
+from dagengine.storage.postgres_connections import Link, connect
+from dagengine.storage.postgres_errors import Unsuitable, translate
+from dagengine.storage.postgres_groups import Groups, WriteConnection
+from dagengine.storage.postgres_listening import Ear
+from dagengine.storage.postgres_reads import PostgresReads, ReadPool
+from dagengine.storage.postgres_schema import prepare, upgrade
+from dagengine.storage.postgres_url import Target, parse
+from dagengine.storage.postgres_writes import Writes
+from dagengine.storage.revisions import CURRENT
+from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
+from dagengine.storage.writer import GroupWriter, Refusal
+
+T = TypeVar("T")
+
+_NOW = "extract(epoch FROM clock_timestamp())::double precision"
+
+_INSERT_PROCESS = f"""
+    INSERT INTO {{schema}}.process (id, host, boot_id, pid, start_time, started_at, expires_at)
+    VALUES (%s, %s, %s, %s, %s, %s, {_NOW} + %s)
+    ON CONFLICT (id) DO UPDATE SET expires_at = excluded.expires_at
+"""
+_INSERT_RUN = """
+    INSERT INTO {schema}.run (id, workflow, state, token, owner, next_seq, body_closed, created_at, started_at,
+                              entry, facts, inputs, result_inputs, call, batch)
+    VALUES (%s, %s, %s, %s, %s, 0, false, %s, %s, %s, %s, %s, '[]', %s, %s)
+    RETURNING number
+"""
+# An owner that has moved on its lease since it was looked at keeps the run.
+_CLAIM_RUN = f"""
+    UPDATE {{schema}}.run
+    SET token = token + 1, state = 'running', owner = %(process)s, started_at = coalesce(started_at, %(at)s),
+        finished_at = NULL, failure = NULL, failure_pickled = NULL, batch = %(mark)s
+    WHERE number = %(number)s AND token = %(token)s AND state = %(state)s AND owner IS NOT DISTINCT FROM %(owner)s
+        AND (NOT %(expired)s OR EXISTS (SELECT FROM {{schema}}.process WHERE id = %(owner)s AND expires_at < {_NOW}))
+    RETURNING 1
+"""
+_FORGET_CANCEL = "UPDATE {schema}.run SET cancel_requested_at = NULL WHERE number = %s"
+_REOPEN_STEPS = """
+    UPDATE {schema}.step
+    SET state = 'waiting', finish_order = NULL, finished_at = NULL, failure = NULL, failure_pickled = NULL
+    WHERE run = %s AND state IN ('failed', 'skipped', 'cancelled') AND NOT handled
+"""
+_REQUEST_CANCEL = """
+    UPDATE {schema}.run SET cancel_requested_at = coalesce(cancel_requested_at, %s) WHERE number = %s
+"""
+_CANCEL_RUN = "UPDATE {schema}.run SET state = 'cancelled', finished_at = %s WHERE number = %s"
+_TOLD = "SELECT pg_notify(%s, %s)"
+_OWNED = """
+    SELECT number, cancel_requested_at IS NOT NULL FROM {schema}.run WHERE owner = %s AND state = 'running'
+"""
+_SIZE = """
+    SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint
+    FROM pg_class JOIN pg_namespace AS space ON space.oid = relnamespace
+    WHERE space.nspname = %s AND relkind = 'r'
+"""
+
+
+class PostgresStore(PostgresReads):
+    """A `Store` at a `postgresql:` URL, whose tables are made if they are not there.
+
+    `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.
+    `clock`: when a run was started.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        on_commit: Callable[[str, int], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._target = target = parse(url)
+        first = _connect(target)
+        try:
+            prepare(first, target)
+        except BaseException:
+            first.close()
+            raise
+        self.lease: float | None = target.lease
+        self._clock = clock
+        self._pid = os.getpid()
+        self._connection = WriteConnection(target, on_commit, first)
+        super().__init__(ReadPool(target, self._connection.over), target.url)
+        self._groups = Groups(self._connection, Writes(target.schema))
+        self._writer = GroupWriter(self._groups.commit, self.url)
+        self._ear = Ear(target)
+
+    def close(self) -> None:
+        if os.getpid() != self._pid:  # the connections are the opening process's
+            return
+        self._writer.close()
+        self._connection.close()
+        self._readers.close()
+        self._ear.close()
+
+    def hurry(self) -> None:
+        """Wait for no server any more that is gone: who asked is about to end."""
+        self._connection.over.set()
+
+    # ---- begin and own ------------------------------------------------------------------
+
+    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+        marks: list[int] = []
+
+        def create(link: Link) -> Claim | None:
+            row = self._execute(link, "SELECT number, batch FROM {schema}.run WHERE id = %s", run.id).fetchone()
+            if row is not None:
+                number, mark = row
+                if mark not in marks:
+                    raise run_exists(run.id)
+            else:
+                mark = self._connection.next_mark()
+                marks.append(mark)
+                if process is not None:
+                    self._insert_process(link, process)
+                inserted = self._execute(
+                    link,
+                    _INSERT_RUN,
+                    *(run.id, run.workflow, str(RunState.PENDING if process is None else RunState.RUNNING)),
+                    *(0 if process is None else 1, process and process.id),
+                    *(run.created_at, None if process is None else run.created_at),
+                    *(to_json(run.entry), to_json(run.facts), inputs_text(run.inputs), run.call, mark),
+                ).fetchone()
+                assert inserted is not None
+                (number,) = inserted
+            self._groups.marked(number, mark)
+            return None if process is None else Claim(number, run.id, 1)
+
+        return self._transaction(create)
+
+    def claim(
+        self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
+    ) -> Claim:
+        # Whether the owner lives is asked outside of the transaction, and asked again if the owner has changed since.
+        while True:
+            before = self._whole(run_id)
+            if before.state is RunState.SUCCEEDED:
+                raise run_succeeded(run_id)
+            lives = before.owner is not None and alive(before.owner)
+            if before.owner is not None and lives and not before.lease_expired:
+                raise run_owned(run_id, before.owner)
+            marks: list[int] = []
+
+            def take(
+                link: Link, seen: RunRecord = before, by_lease: bool = lives, marks: list[int] = marks
+            ) -> Claim | None:
+                return self._take(link, seen, process, reopen=reopen, by_lease=by_lease, marks=marks)
+
+            claim = self._transaction(take)
+            if claim is not None:
+                return claim
+
+    def _take(
+        self, link: Link, seen: RunRecord, process: ProcessRecord, *, reopen: bool, by_lease: bool, marks: list[int]
+    ) -> Claim | None:
+        """Claim the run, or answer None if it is not as it was seen."""
+        row = self._execute(link, "SELECT batch FROM {schema}.run WHERE number = %s FOR UPDATE", seen.number).fetchone()
+        if row is None or row[0] not in marks:
+            mark = self._connection.next_mark()
+            marks.append(mark)
+            self._insert_process(link, process)
+            owner = None if seen.owner is None else seen.owner.id
+            given = {
+                "process": process.id,
+                "at": self._clock(),
+                "mark": mark,
+                "number": seen.number,
+                "token": seen.token,
+                "state": str(seen.state),
+                "owner": owner,
+                "expired": by_lease,
+            }
+            if link.raw.execute(self._sql(_CLAIM_RUN), given).fetchone() is None:
+                return None
+            if reopen:
+                self._execute(link, _FORGET_CANCEL, seen.number)
+                self._execute(link, _REOPEN_STEPS, seen.number)
+        self._writer.forget(seen.number)
+        self._groups.marked(seen.number, marks[-1])
+        return Claim(seen.number, seen.id, seen.token + 1)
+
+    def renew(self, process: ProcessRecord) -> dict[int, bool]:
+        def renewed() -> dict[int, bool]:
+            with self._readers.link() as link:
+                link.begin()
+                # Not worth a wait for the disk: a server that crashes is away for longer than this is good for.
+                link.raw.execute(b"SET LOCAL synchronous_commit = off")
+                self._insert_process(link, process)
+                rows = self._execute(link, _OWNED, process.id).fetchall()
+                link.commit()
+            return {number: bool(asked) for number, asked in rows}
+
+        return self._readers.persistently(renewed)
+
+    def listen(self, process: ProcessRecord, seconds: float) -> None:
+        self._ear.wait(channel_of(process.id), seconds)
+
+    def wake(self, process: ProcessRecord) -> None:
+        self._ear.wake()
+
+    def _insert_process(self, link: Link, process: ProcessRecord) -> None:
+        self._execute(link, _INSERT_PROCESS, *process_row(process), self._target.lease)
+
+    # ---- write --------------------------------------------------------------------------
+
+    def write(self, claim: Claim, batch: Sequence[Write], done: Callable[[Refusal | None], None]) -> None:
+        self._writer.write(claim, batch, done)
+
+    def request_cancel(self, run_id: str, at: float) -> RunState:
+        def request(link: Link) -> RunState:
+            row = self._execute(
+                link, "SELECT number, state, owner FROM {schema}.run WHERE id = %s FOR UPDATE", run_id
+            ).fetchone()
+            if row is None:
+                raise no_run(run_id, self.url)
+            number, state, owner = row[0], RunState(row[1]), row[2]
+            if state in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED):
+                return state
+            self._execute(link, _REQUEST_CANCEL, at, number)
+            if state is RunState.RUNNING:
+                if owner is not None:
+                    self._execute(link, _TOLD, channel_of(owner), str(number))
+                return state
+            self._execute(link, _CANCEL_RUN, at, number)
+            return RunState.CANCELLED
+
+        return self._transaction(request)
+
+    # ---- with the server ----------------------------------------------------------------
+
+    def _transaction(self, work: Callable[[Link], T]) -> T:
+        """One transaction on the writer's thread, done again until it is known to be done."""
+
+        def once() -> T:
+            link = self._connection.link
+            link.begin()
+            done = work(link)
+            link.commit()
+            return done
+
+        def persistently() -> T:
+            try:
+                return self._connection.persistently(once)
+            except psycopg.Error as error:
+                raise translate(error, self._target) from None
+
+        return self._writer.call(persistently)
+
+    def _execute(self, link: Link, sql: str, *given: Any) -> psycopg.Cursor[Any]:
+        return link.raw.execute(self._sql(sql), given)
+
+    def _sql(self, sql: str) -> bytes:
+        return sql.format(schema=f'"{self._target.schema}"').encode()
+
+    def _whole(self, run_id: str) -> RunRecord:
+        def ask() -> Any:
+            with self._readers.reading() as connection:
+                return statements.run_by_id(connection, id=run_id).fetchone()
+
+        row = self._readers.persistently(ask)
+        if row is None:
+            raise no_run(run_id, self.url)
+        return run_of(row)
+
+    # ---- check --------------------------------------------------------------------------
+
+    def check(self) -> dict[str, Any]:
+        def ask() -> tuple[int, str]:
+            with self._readers.link() as link:
+                size = self._execute(link, _SIZE, self._target.schema).fetchone()
+                fsync = link.raw.execute(b"SHOW fsync").fetchone()
+                assert size is not None
+                assert fsync is not None
+                return size[0], fsync[0]
+
+        size, fsync = self._readers.persistently(ask)
+        integrity = "ok" if fsync == "on" else "the server runs with fsync = off: a crash of its machine loses records"
+        runs, steps = self.totals()
+        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+
+
+def channel_of(process_id: str) -> str:
+    """Where a process hears that something is asked of its runs."""
+    return f"dagengine_{process_id}"[:63]
+
+
+def upgrade_store(url: str) -> tuple[str, str]:
+    """Bring the store's tables up to date; returns the revisions before and after."""
+    target = parse(url)
+    link = _connect(target)
+    try:
+        return upgrade(link, target)
+    finally:
+        link.close()
+
+
+def _connect(target: Target) -> Link:
+    try:
+        return connect(target)
+    except Unsuitable as error:
+        raise StoreUnavailable(f"the store {target.url} can't be used: {error}", store=target.url) from None

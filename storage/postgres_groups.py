@@ -1,0 +1,322 @@
+"""One transaction for a group of batches, sent at once; recognised again when its answer is lost.
+
+    all at once    BEGIN · hold the runs, if all are as claimed · the plan of all batches · COMMIT     one round trip
+    one by one     if that did not fit: the same with a savepoint around each batch, so that it is known which
+
+**Marks.** Each transaction writes a number of its own, its mark, into the rows of the runs that it writes to
+(`run.batch`), and only if the mark that is there is that of the transaction before it. So there are two answers to a
+COMMIT whose answer is lost: our mark is there, and all is recorded; or the one before it is, and the group is sent again,
+under a new mark, with which the first one can't take effect any more, should it still be on its way. A mark that is
+neither, under the same fencing token, means that the server has lost what it had said was durable (a failover to a
+replica that lagged behind): the run is let go of, and whoever resumes it goes on from what is there.
+
+Runs on the store's writer thread only. May import nothing of ours but errors, model and modules of storage.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import psycopg
+
+from dagengine.errors import InternalError, StoreUnavailable
+from dagengine.storage.interface import ExpandStep, FinishStep
+from dagengine.storage.lookup import fenced
+from dagengine.storage.plan import OutOfOrder, Plan
+from dagengine.storage.postgres_connections import Link, persistently
+from dagengine.storage.postgres_errors import translate
+from dagengine.storage.postgres_url import Target
+from dagengine.storage.postgres_wire import BEGIN, COMMIT, Command, Statement, run
+from dagengine.storage.postgres_writes import Writes
+from dagengine.storage.writer import Batch, Refusal, Refusals
+
+T = TypeVar("T")
+
+_MISFITS = (
+    OutOfOrder,
+    psycopg.IntegrityError,
+    psycopg.DataError,  # also what the statements raise themselves (postgres_writes.MISCOUNTED)
+    struct.error,  # a value of a type that no column takes, or too large for one
+    AttributeError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+"""What one batch can be guilty of. All other errors are the server's, and concern the whole transaction."""
+
+
+def _own(link: Link) -> Link:
+    """What is prepared on it is ours alone: the driver drops all prepared statements after a ROLLBACK, also ours.
+
+    And it is planned once: there is one way to find a row by its key, and to look for others each time takes the server
+    as long as all the rest of a small transaction.
+    """
+    link.raw.prepare_threshold = None
+    if not link.pooled:
+        link.raw.execute(b"SET plan_cache_mode = force_generic_plan")
+    return link
+
+
+class WriteConnection:
+    """The connection that writes. After an error of the server it is made anew: its state is not known."""
+
+    def __init__(self, target: Target, on_commit: Callable[[str, int], None] | None, first: Link) -> None:
+        self.target = target
+        self.over = threading.Event()
+        """Set when nobody can wait any more for a server that is gone."""
+        self._on_commit = on_commit
+        self._commits = 0
+        self._link: Link | None = _own(first)
+        self._prepared: set[bytes] = set()
+        self._mark = secrets.randbits(62)
+
+    def next_mark(self) -> int:
+        self._mark = (self._mark + 1) & (2**63 - 1)
+        return self._mark
+
+    def persistently(self, work: Callable[[], T]) -> T:
+        """Do `work`, a whole transaction, until the server has answered it. Raises psycopg.Error if it does not."""
+        return persistently(lambda: self._undone_on_error(work), self.target, self.over)
+
+    def _undone_on_error(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except psycopg.OperationalError as error:
+            if error.sqlstate is None:
+                self.close()
+            else:
+                self._leave()
+            raise
+        except BaseException:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Have the transaction undone; of a lost connection, the server does it by itself."""
+        link = self._link
+        try:
+            if link is not None and not link.lost:
+                link.roll_back()
+                return
+        except psycopg.Error:
+            pass
+        self.close()
+
+    @property
+    def link(self) -> Link:
+        if self._link is None or self._link.lost:
+            self.close()
+            self._link = _own(Link(self.target))
+        return self._link
+
+    def run(self, commands: list[Command], commit: bool = True) -> None:
+        """A whole transaction, or its beginning. Raises psycopg.Error."""
+        link = self.link
+        begin: list[Command] = [(BEGIN, [])]
+        if link.preamble:
+            begin.append((Statement("preamble", link.preamble), []))
+        at_once = commit and self._on_commit is None
+        end: list[Command] = [(COMMIT, [])] if at_once else []
+        run(link, self._prepared, [*begin, *commands, *end])
+        if commit and not at_once:
+            self.commit()
+
+    def go_on(self, commands: list[Command]) -> None:
+        run(self.link, self._prepared, commands)
+
+    def commit(self) -> None:
+        if self._on_commit is None:
+            self.link.commit()
+            return
+        self._commits += 1
+        self._on_commit("before", self._commits)
+        self.link.commit()
+        self._on_commit("after", self._commits)
+
+    def close(self) -> None:
+        link, self._link = self._link, None
+        self._prepared = set()
+        if link is not None:
+            link.close()
+
+
+class Groups:
+    """Commits groups of batches; the `commit` of a GroupWriter."""
+
+    def __init__(self, connection: WriteConnection, writes: Writes) -> None:
+        self._connection = connection
+        self._target = connection.target
+        self._writes = writes
+        self._marks: dict[int, int] = {}
+        """run number -> the mark that the last transaction of ours has left there"""
+        run = f'"{self._target.schema}".run'
+        self._found = f"SELECT number, token, id, batch FROM {run} WHERE number = ANY(%s) ORDER BY number FOR UPDATE"
+        self._owner = (
+            f'SELECT host, pid FROM "{self._target.schema}".process '
+            f"WHERE id = (SELECT owner FROM {run} WHERE number = %s)"
+        )
+
+    def marked(self, run_number: int, mark: int) -> None:
+        """The run was begun or claimed in a transaction with this mark."""
+        self._marks[run_number] = mark
+
+    def commit(self, batches: list[Batch], refusals: Refusals) -> list[Refusal | None]:
+        try:
+            return self._commit_together(batches, refusals)
+        except _MISFITS:
+            pass
+        except psycopg.Error as error:
+            return self._refuse_all(batches, refusals, error)
+        try:
+            return self._commit_one_by_one(batches, refusals)
+        except psycopg.Error as error:
+            return self._refuse_all(batches, refusals, error)
+
+    def _commit_together(self, batches: list[Batch], refusals: Refusals) -> list[Refusal | None]:
+        outcomes = [refusals.get(batch.key) for batch in batches]
+        plan = Plan()
+        claims: dict[int, tuple[int, int, str, int | None]] = {}
+        for batch, refusal in zip(batches, outcomes, strict=True):
+            if refusal is not None:
+                continue
+            claim = batch.claim
+            held = (claim.run_number, claim.token, claim.run_id, self._marks.get(claim.run_number))
+            if claims.setdefault(claim.run_number, held) != held:
+                raise OutOfOrder  # two claims on one run: not both are its last one
+            plan.add(claim.run_number, batch.writes)
+        if claims:
+            held_runs = tuple(claims[number] for number in sorted(claims))
+            commands = list(self._writes.of(plan))
+            sent: list[int] = []  # marks of transactions whose answers were lost
+
+            def attempt() -> int:
+                if sent and self._is_recorded(claims, sent):
+                    return sent[-1]
+                mark = self._connection.next_mark()
+                try:
+                    self._connection.run([self._writes.hold(held_runs, mark), *commands])
+                except _MISFITS:
+                    raise
+                except psycopg.Error:
+                    sent.append(mark)
+                    raise
+                return mark
+
+            mark = self._connection.persistently(attempt)
+            self._note(claims, mark, plan)
+        return outcomes
+
+    def _is_recorded(self, claims: dict[int, Any], sent: list[int]) -> bool:
+        """Whether the last transaction took effect. Waits for it if it is still under way: it holds the rows."""
+        link = self._connection.link
+        link.begin()
+        rows = link.raw.execute(self._found.encode(), [list(claims)]).fetchall()
+        link.commit()
+        return any(batch in sent for _, _, _, batch in rows)
+
+    def _note(self, runs: Any, mark: int, plan: Plan) -> None:
+        for number in runs:
+            self._marks[number] = mark
+        for number in plan.finished_runs:
+            self._marks.pop(number, None)
+
+    def _commit_one_by_one(self, batches: list[Batch], refusals: Refusals) -> list[Refusal | None]:
+        """All or nothing for each batch. A transaction whose answer was lost is looked for by its mark, as above."""
+        found: dict[int, Refusal] = {}
+        sent: list[int] = []
+        before = dict(refusals)
+
+        def attempt() -> list[Refusal | None]:
+            link = self._connection.link
+            link.begin()
+            numbers = sorted({batch.claim.run_number for batch in batches})
+            rows = {row[0]: row for row in link.raw.execute(self._found.encode(), [numbers]).fetchall()}
+            if any(row[3] in sent for row in rows.values()):
+                link.commit()
+                return [found.get(index) for index in range(len(batches))]
+            found.clear()
+            refused = dict(before)
+            mark = self._connection.next_mark()
+            written = set()
+            for index, batch in enumerate(batches):
+                refusal = refused.get(batch.key) or self._unfit(link, batch, rows.get(batch.claim.run_number))
+                if refusal is None:
+                    refusal = self._apply_alone(batch)
+                if refusal is not None:
+                    found[index] = refused[batch.key] = refusal
+                else:
+                    written.add(batch.claim.run_number)
+            if written:
+                claims = [(number, rows[number][1], rows[number][2], None) for number in sorted(written)]
+                self._connection.go_on([self._writes.hold(claims, mark)])
+            try:
+                self._connection.commit()
+            except psycopg.Error:
+                sent.append(mark)
+                raise
+            for number in written:
+                self._marks[number] = mark
+            return [found.get(index) for index in range(len(batches))]
+
+        outcomes = self._connection.persistently(attempt)
+        for batch, outcome in zip(batches, outcomes, strict=True):
+            if outcome is not None:
+                refusals[batch.key] = outcome
+        return outcomes
+
+    def _unfit(self, link: Link, batch: Batch, row: tuple[Any, ...] | None) -> Refusal | None:
+        """Why the batch may not be written, if its claim is not the run's last one, or the record is not what it was."""
+        claim, url = batch.claim, self._target.url
+        if row is None or (row[1], row[2]) != (claim.token, claim.run_id):
+            owner = link.raw.execute(self._owner.encode(), [claim.run_number]).fetchone()
+            return fenced(claim.run_id, url, *(owner or (None, None)))
+        if row[3] != self._marks.get(claim.run_number, row[3]):
+            return StoreUnavailable(
+                f"the store {url} has lost what was recorded of run {claim.run_id} (a failover to a server that lagged "
+                "behind?): resume the run, it goes on from what is there",
+                store=url,
+            )
+        return None
+
+    def _apply_alone(self, batch: Batch) -> InternalError | None:
+        """Apply the batch write by write, or not at all."""
+        self._connection.go_on([(_SAVEPOINT, [])])
+        for write in batch.writes:
+            try:
+                plan = Plan()
+                plan.add(batch.claim.run_number, [write])
+                commands = list(self._writes.of(plan))
+                if commands:
+                    self._connection.go_on(commands)
+            except _MISFITS as error:
+                self._connection.go_on([(_ROLLBACK, []), (_RELEASE, [])])
+                what = type(write).__name__ + (
+                    f" of step {write.seq}" if isinstance(write, (FinishStep, ExpandStep)) else ""
+                )
+                return InternalError(f"run {batch.claim.run_id} refuses a {what}: {_why(error)}")
+        self._connection.go_on([(_RELEASE, [])])
+        return None
+
+    def _refuse_all(self, batches: list[Batch], refusals: Refusals, error: psycopg.Error) -> list[Refusal | None]:
+        """The server did not come back in time. Whether the group is recorded is not known, so nothing may follow
+        under these claims; who claims the runs anew reads what there is."""
+        told = translate(error, self._target)
+        for batch in batches:
+            refusals.setdefault(batch.key, told)
+            self._marks.pop(batch.claim.run_number, None)
+        return [refusals[batch.key] for batch in batches]
+
+
+_SAVEPOINT = Statement("savepoint", "SAVEPOINT batch")
+_ROLLBACK = Statement("rollback_to", "ROLLBACK TO SAVEPOINT batch")
+_RELEASE = Statement("release", "RELEASE SAVEPOINT batch")
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, psycopg.errors.DivisionByZero):
+        return "it changes steps that are not as it says; what is recorded is never replaced"
+    return " ".join(str(error).split())[:200]

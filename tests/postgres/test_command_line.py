@@ -1,0 +1,62 @@
+"""The verbs on a store that is a server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.postgres.server import fresh_schema, shared
+
+FLOW = """
+from dagengine import task, workflow
+
+@task
+def double(x: int) -> int:
+    return 2 * x
+
+@workflow
+def flow(x: int) -> int:
+    return double(double(x))
+"""
+
+
+def dagengine(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {"DAGENGINE_HOME": str(folder), "PYTHONPATH": ":".join(path for path in sys.path if path)}
+    return subprocess.run(
+        [sys.executable, "-m", "dagengine", *words],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_run_on_a_server_is_run_shown_and_checked(tmp_path: Path, detach: bool) -> None:
+    """From the first `run`, which makes the tables, to `db check`; also by a process of its own."""
+    (tmp_path / "flow.py").write_text(FLOW)
+    at = ("--store", shared().url(fresh_schema()))
+    done = dagengine(tmp_path, "run", "flow.py", "x=10", "--run-id", "r1", *at, *(["--detach"] if detach else []))
+    assert done.returncode == 0, done.stderr
+    assert dagengine(tmp_path, "wait", "r1", *at).returncode == 0
+    assert dagengine(tmp_path, "result", "r1", *at).stdout.strip() == "40"
+    shown = json.loads(dagengine(tmp_path, "show", "r1", "--json", *at).stdout)
+    assert (shown["state"], len(shown["steps"])) == ("succeeded", 2)
+    checked = json.loads(dagengine(tmp_path, "db", "check", "--json", *at).stdout)
+    assert (checked["sound"], checked["runs"], checked["steps"]) == (True, 1, 2)
+
+
+def test_a_server_that_is_down_is_one_line(tmp_path: Path) -> None:
+    """Status 5, with what to do; `--connect-timeout` waits first."""
+    for words in ((), ("--connect-timeout", "0.1")):
+        done = dagengine(tmp_path, "ls", "--store", "postgresql://me:s3cret@/runs?host=/nowhere", *words)
+        assert done.returncode == 5
+        [line] = done.stderr.splitlines()
+        assert line.startswith("error: the store postgresql://me@/runs?host=/nowhere can't be reached")
+        assert ("--connect-timeout" in line) is (not words)

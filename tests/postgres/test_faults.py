@@ -1,0 +1,255 @@
+"""A server that stops, restarts, drops connections, or takes no writes: nothing is lost, nothing is written twice."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import Counter
+
+import psycopg
+import pytest
+
+from dagengine.errors import StoreUnavailable
+from dagengine.model import Claim, StepState
+from dagengine.storage import postgres_connections, postgres_groups, postgres_wire
+from dagengine.storage.interface import Store
+from dagengine.storage.postgres import PostgresStore
+from dagengine.storage.postgres_connections import Link, Waiting
+from tests.postgres.conftest import Open
+from tests.postgres.server import Server, shared
+from tests.storage.kit import DEFINITION, PATIENCE, Outcome, begin, event, record, recorded, step, succeed, write
+
+STEPS = 1_000
+
+
+def assert_all_there(store: Store, claim: Claim, steps: int) -> None:
+    """Every step ended once, and every event is there once."""
+    states = Counter(found.state for found in store.steps(claim.run_number))
+    assert states == {StepState.SUCCEEDED: steps}
+    kinds = Counter(found.kind for found in store.events(claim.run_number))
+    assert kinds == {f"end {seq}": 1 for seq in range(steps)}
+
+
+def hand_over(store: Store, claim: Claim, steps: range) -> list[Outcome]:
+    outcomes = [Outcome() for _ in steps]
+    for seq, outcome in zip(steps, outcomes, strict=True):
+        store.write(claim, [succeed(seq, seq), event(f"end {seq}", seq)], outcome)
+    return outcomes
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
+def test_a_restart_under_load_loses_and_repeats_nothing(server: Server, open_store: Open, how: signal.Signals) -> None:
+    """What was handed over while the server was stopping, down and starting is recorded once."""
+    store = open_store(server.url())
+    claim = begin(store)
+    recorded(store, claim, record(*(step(seq) for seq in range(STEPS)), definitions=(DEFINITION,)))
+    first = hand_over(store, claim, range(STEPS // 2))
+    first[0].wait()
+    server.stop(how)
+    rest = hand_over(store, claim, range(STEPS // 2, STEPS))
+    server.start()
+    assert [outcome.wait() for outcome in first + rest] == [None] * STEPS
+    assert_all_there(store, claim, STEPS)
+
+
+def test_an_outage_is_no_busy_loop(server: Server, open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand steps ready, and no server: few attempts, each after a longer wait; then all is recorded."""
+    store = open_store(server.url())
+    claim = begin(store)
+    recorded(store, claim, record(*(step(seq) for seq in range(STEPS)), definitions=(DEFINITION,)))
+    attempts: list[float] = []
+    several = threading.Event()
+    wait = Waiting.wait
+
+    def counted(self: Waiting, error: BaseException) -> bool:
+        attempts.append(self._next)
+        if len(attempts) == 5:
+            several.set()
+        return wait(self, error)
+
+    monkeypatch.setattr(Waiting, "wait", counted)
+    server.stop()
+    outcomes = hand_over(store, claim, range(STEPS))
+    assert several.wait(PATIENCE)
+    server.start()
+    assert [outcome.wait() for outcome in outcomes] == [None] * STEPS
+    assert attempts == sorted(attempts)
+    assert attempts[4] == 16 * attempts[0]
+    assert_all_there(store, claim, STEPS)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_lost_answer_to_a_commit_is_looked_up(
+    open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """The connection ends in the middle of a transaction, or right after its COMMIT: recorded once either way."""
+    store = open_store(url)
+    claim = begin(store)
+    recorded(store, claim, record(step(0), step(1), definitions=(DEFINITION,)))
+    run = postgres_wire.run
+    lost: list[str] = []
+
+    def losing(link: Link, prepared: set[bytes], commands: list[postgres_wire.Command]) -> None:
+        if not lost and len(commands) > 2:
+            lost.append("once")
+            if after:
+                run(link, prepared, commands)
+            else:
+                run(link, prepared, commands[:-1])
+            link.close()
+            raise psycopg.OperationalError("the connection is lost")
+        run(link, prepared, commands)
+
+    monkeypatch.setattr(postgres_groups, "run", losing)
+    assert [outcome.wait() for outcome in hand_over(store, claim, range(2))] == [None, None]
+    assert lost
+    assert_all_there(store, claim, 2)
+
+
+def test_connections_that_the_server_drops_are_made_again(open_store: Open, url: str) -> None:
+    """As an administrator's pg_terminate_backend does: neither a write nor a question fails."""
+    store = open_store(url)
+    claim = begin(store)
+    recorded(store, claim, record(*(step(seq) for seq in range(30)), definitions=(DEFINITION,)))
+    for seq in range(30):
+        assert store.find_run("7f3a").steps == 30
+        pids = [link.raw.info.backend_pid for link in store._readers._idle]
+        pids.append(store._connection.link.raw.info.backend_pid)
+        outcomes = hand_over(store, claim, range(seq, seq + 1))
+        for pid in pids:
+            shared().run(f"SELECT pg_terminate_backend({pid})")
+        assert outcomes[0].wait() is None
+    assert_all_there(store, claim, 30)
+
+
+def test_a_server_that_has_lost_what_it_acknowledged_is_not_written_to(open_store: Open, url: str) -> None:
+    """After a failover to a replica that lagged behind, the run is let go of, with that reason."""
+    store = open_store(url)
+    claim = begin(store)
+    recorded(store, claim, event("one"))
+    schema = url.rpartition("schema=")[2]
+    shared().run(f"UPDATE {schema}.run SET batch = batch - 1")
+    error = write(store, claim, event("two"))
+    assert isinstance(error, StoreUnavailable)
+    assert "has lost what was recorded" in str(error)
+    assert len(store.events(claim.run_number)) == 1
+
+
+def test_a_deadlock_is_tried_again(open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two transactions that wait for each other: ours, which is the one that is ended, is done once more."""
+    store = open_store(url)
+    met: list[BaseException] = []
+    wait = Waiting.wait
+
+    def noted(self: Waiting, error: BaseException) -> bool:
+        met.append(error)
+        return wait(self, error)
+
+    monkeypatch.setattr(Waiting, "wait", noted)
+    first, second = begin(store, "a"), begin(store, "b")
+    schema = url.rpartition("schema=")[2]
+    target = store._target
+    with psycopg.connect(**target.libpq) as other:  # type: ignore[arg-type]
+        other.execute("SET deadlock_timeout = '1h'")  # so it is ours that is found
+        other.execute(f"SELECT 1 FROM {schema}.run WHERE number = {second.run_number} FOR UPDATE")
+        outcomes = [Outcome(), Outcome()]
+        held = threading.Event()
+
+        def hold(_: object) -> None:
+            held.wait(PATIENCE)
+
+        store.write(first, [event("hold")], hold)
+        store.write(first, [event("x")], outcomes[0])
+        store.write(second, [event("x")], outcomes[1])
+        held.set()
+        ours = store._connection.link.raw.info.backend_pid
+        while shared().run(f"SELECT cardinality(pg_blocking_pids({ours}))") == [(0,)]:
+            pass  # until ours waits for the other; each question takes a few milliseconds
+        other.execute(f"SELECT 1 FROM {schema}.run WHERE number = {first.run_number} FOR UPDATE")
+        other.rollback()
+    assert [outcome.wait() for outcome in outcomes] == [None, None]
+    assert [type(error) for error in met] == [psycopg.errors.DeadlockDetected]
+    assert [len(store.events(claim.run_number)) for claim in (first, second)] == [2, 1]
+
+
+@pytest.mark.parametrize("limit", ["lock_timeout", "statement_timeout"])
+def test_what_takes_too_long_is_tried_again(
+    open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    """The server ends our statement, because another transaction holds the run: recorded when that one is over."""
+    monkeypatch.setitem(postgres_connections._SETTINGS, limit, "20ms")
+    ended = threading.Event()
+    wait = Waiting.wait
+
+    def noted(self: Waiting, error: BaseException) -> bool:
+        ended.set()
+        return wait(self, error)
+
+    monkeypatch.setattr(Waiting, "wait", noted)
+    creator = open_store(url)
+    claim = begin(creator)
+    store = open_store(url)
+    schema = url.rpartition("schema=")[2]
+    outcome = Outcome()
+    with psycopg.connect(**store._target.libpq) as other:  # type: ignore[arg-type]
+        other.execute(f"SELECT 1 FROM {schema}.run FOR UPDATE")
+        store.write(claim, [event("late")], outcome)
+        assert ended.wait(PATIENCE)
+        other.rollback()
+    assert outcome.wait() is None
+    assert [found.kind for found in store.events(claim.run_number)] == ["late"]
+
+
+def test_a_read_only_server_is_told_when_patience_ends(server: Server, open_store: Open) -> None:
+    """The primary becomes a replica: what is handed over is waited for, then refused with that reason."""
+    store = open_store(server.url(patience="1"))
+    claim = begin(store)
+    server.restart(default_transaction_read_only="on")
+    error = write(store, claim, event("late"))
+    assert isinstance(error, StoreUnavailable)
+    assert "read-only" in str(error)
+
+
+def test_a_server_that_is_down_at_the_start_is_waited_for(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """As long as was asked for; without that, it is an error at once."""
+    server.stop()
+    with pytest.raises(StoreUnavailable, match="--connect-timeout"):
+        PostgresStore(server.url())
+    opened: list[PostgresStore] = []
+    thread = threading.Thread(target=lambda: opened.append(PostgresStore(server.url(connect_timeout="60"))))
+    thread.start()
+    server.start()
+    thread.join(PATIENCE)
+    [store] = opened
+    assert begin(store).token == 1
+    store.close()
+
+
+def test_closing_does_not_wait_for_a_server_that_is_gone(server: Server) -> None:
+    """Somebody who has asked twice to stop is not kept for the whole of the store's patience."""
+    store = PostgresStore(server.url(patience="3600"))
+    claim = begin(store)
+    server.stop()
+    outcome = Outcome()
+    store.write(claim, [event("late")], outcome)
+    store.hurry()
+    store.close()
+    assert isinstance(outcome.wait(), StoreUnavailable)
+
+
+def test_a_pooler_gets_no_prepared_statements_and_no_session_state(
+    open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server's process is not the one that the connection was told of, each transaction stands for itself."""
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
+    store = open_store(url)
+    claim = begin(store)
+    recorded(store, claim, record(*(step(seq) for seq in range(20)), definitions=(DEFINITION,)))
+    for seq in range(20):
+        recorded(store, claim, succeed(seq, seq))
+        assert store.find_run("7f3a").steps == 20
+    links = [store._connection.link, *store._readers._idle]
+    for link in links:
+        assert link.pooled
+        assert link.raw.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+        assert link.raw.execute("SHOW enable_hashjoin").fetchone() == ("on",)
