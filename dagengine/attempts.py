@@ -136,7 +136,7 @@ class Attempts:
             except (RuntimeStopped, StoreUnavailable):
                 raise
             except DagengineError as error:
-                failure = replace(describe_failure(error), retriable=False)
+                failure = replace(describe_failure(error), traceback="", retriable=False)
                 refused.append(ActorNotBuilt(seq, incarnation, failure, False, time.time()))
         return refused
 
@@ -377,4 +377,4 @@ def _state_of(event: Succeeded) -> Value | None:
 
 
 def _refused(seq: int, number: int, error: DagengineError) -> AttemptRefused:
-    return AttemptRefused(seq, number, time.time(), replace(describe_failure(error), retriable=False))
+    return AttemptRefused(seq, number, time.time(), replace(describe_failure(error), traceback="", retriable=False))

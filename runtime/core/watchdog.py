@@ -12,6 +12,7 @@ from dagengine.runtime.core.actions import Cycle
 from dagengine.runtime.core.events import TaskKind
 from dagengine.runtime.core.limits import WATCH_SECONDS
 from dagengine.runtime.core.model import Obj, Task
+from dagengine.runtime.core.placement import score
 from dagengine.runtime.core.states import STATE_NAMES, State
 from dagengine.runtime.protocol import ObjectId, TaskId
 
@@ -100,7 +101,7 @@ class Watchdog:
             "waits_for": self.reason(task),
             "attempt": task.attempt,
             "node": task.node.capacity.name if task.node is not None else None,
-            "placement": dict(extra.score) if extra is not None and extra.score is not None else {},
+            "placement": _terms(task),
         }
         if extra is not None and extra.moved:
             told["brought"] = extra.moved
@@ -179,3 +180,11 @@ class Watchdog:
             if not task.actor.alive:
                 makers.append(task.actor.creation)
         return makers
+
+
+def _terms(task: Task) -> dict[str, float]:
+    """The terms of the score by which the task was placed; where there was no choice to make, as they are now."""
+    extra = task.extra
+    if extra is not None and extra.score is not None:
+        return dict(extra.score)
+    return score(task, task.node) if task.node is not None else {}
