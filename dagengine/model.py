@@ -27,11 +27,13 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"  # drained on request; goes on with resume
     MISMATCH = "mismatch"  # the body called something else than what is recorded
+    WAITING = "waiting"  # for a timer, an event or another run: no process holds it until then
+    PAUSED = "paused"  # stopped by a person, until a person lets it go on
     CRASHED = "crashed"
 
     @property
     def ended(self) -> bool:
-        return self not in (RunState.PENDING, RunState.RUNNING, RunState.CRASHED)
+        return self not in (RunState.PENDING, RunState.RUNNING, RunState.WAITING, RunState.CRASHED)
 
 
 class StepState(StrEnum):
@@ -57,6 +59,11 @@ class StepKind(StrEnum):
     CREATE = "create"  # the making of a stateful object
     METHOD = "method"  # a call on one, which may change its state. The last input of a call is the object's CREATE step
     READONLY = "readonly"  # a call on one, which does not
+    TIMER = "timer"  # ends at its time
+    EVENT = "event"  # ends when a signal comes
+    CHILD = "child"  # ends as the run does that it began
+    RECORDED = "recorded"  # a value that the body computed itself: the time, a random number
+    UNDO = "undo"  # takes back what another step did in the world
 
     @property
     def is_call(self) -> bool:
@@ -103,6 +110,7 @@ class Definition:
     name: str  # the function's name, as in step keys
     reference: dict[str, Any]  # JSON of dagengine.functions.Reference: how any process finds the function
     options: dict[str, Any]  # JSON of dagengine.options.Options without its defaults
+    fingerprint: str = ""  # of the code that a call of it runs; "": not known
 
 
 class StepInput(NamedTuple):
@@ -161,7 +169,7 @@ class NewRun:
     call: bytes  # encoded arguments
     inputs: tuple[PayloadInput, ...]  # large ones
     created_at: float
-    facts: dict[str, Any] = field(default_factory=dict)  # JSON for people: version, python, host, cwd, argv
+    facts: dict[str, Any] = field(default_factory=dict)  # JSON: version, python, host, cwd; see RunRecord's properties
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +194,22 @@ class RunRecord:
     steps: int  # recorded steps
     facts: dict[str, Any] = field(default_factory=dict)
     lease_expired: bool = False  # the owner has not said for too long that it lives: anybody may take the run
+
+    @property
+    def code(self) -> str | None:
+        """Digest of the pack of code that the run was started with."""
+        return self.facts.get("code")
+
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """The run, and the seq of the step in it, that began this run."""
+        found = self.facts.get("parent")
+        return None if found is None else (found[0], found[1])
+
+    @property
+    def forked_from(self) -> str | None:
+        """The id of the run whose results this one shares."""
+        return self.facts.get("forked_from")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dagengine.errors import InternalError, StoreError
 from dagengine.model import (
@@ -47,6 +47,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
+
+T = TypeVar("T")
 
 # ---- what can be written --------------------------------------------------------------------
 # One batch is a list of these. Within a batch, what is recorded first is applied first.
@@ -143,6 +145,17 @@ class AddEvent:
     event: EventRecord
 
 
+class SideWrite(NamedTuple):
+    """Rows of a side table (`side_schema`), in the transaction of the batch, after everything else in it.
+
+    statement: "module:NAME" of a `Query` in dagengine.storage; rows: its parameters by name, without `run`, the number
+        of the batch's run, which each is given
+    """
+
+    statement: str
+    rows: tuple[dict[str, Any], ...]
+
+
 Write = (
     RecordSteps
     | RecordAttempt
@@ -153,6 +166,7 @@ Write = (
     | CloseBody
     | FinishRun
     | AddEvent
+    | SideWrite
 )
 
 
@@ -228,6 +242,12 @@ class Store(Protocol):
 
         One that no process works on (PENDING, INTERRUPTED, MISMATCH) becomes CANCELLED at once; one that has SUCCEEDED,
         FAILED or is CANCELLED stays as it is. `run_id` is the whole id.
+        """
+        ...
+
+    def side(self, work: Callable[[Any], T], write: bool = True) -> T:
+        """Run `work` in one transaction on the side tables, and return what it returns, durable. It is given a
+        connection to call `Query`s with. It may be run again where an answer was lost: it must not mind.
         """
         ...
 

@@ -9,12 +9,13 @@ May import nothing of ours but errors, model, the interface, the writer and what
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from dagengine.errors import InternalError, RunNotFound
 from dagengine.model import (
@@ -35,7 +36,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import RunFilter, Write
+from dagengine.storage.interface import RunFilter, SideWrite, Write
 from dagengine.storage.lookup import (
     AMBIGUOUS_SHOWN,
     fenced,
@@ -47,9 +48,13 @@ from dagengine.storage.lookup import (
     the_one_run,
 )
 from dagengine.storage.memory_run import Misfit, Run, Step, new_record
+from dagengine.storage.memory_side import MemorySide
 from dagengine.storage.revisions import CURRENT
+from dagengine.storage.side import write_side
 from dagengine.storage.unleased import Unleased
 from dagengine.storage.writer import Batch, GroupWriter, Refusal, Refusals
+
+T = TypeVar("T")
 
 
 class MemoryStore(Unleased):
@@ -62,10 +67,12 @@ class MemoryStore(Unleased):
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._by_number: dict[int, Run] = {}
+        self._side = MemorySide()
         self._writer = GroupWriter(self._commit, self.url)
 
     def close(self) -> None:
         self._writer.close()
+        self._side.close()
 
     # ---- begin and own ------------------------------------------------------------------
 
@@ -139,14 +146,31 @@ class MemoryStore(Unleased):
             host, pid = (None, None) if owner is None else (owner.host, owner.pid)
             return fenced(claim.run_id, self.url, host, pid)
         undo: list[Callable[[], object]] = []
-        for write in batch.writes:
-            try:
-                run.apply(write, undo)
-            except (Misfit, AttributeError, TypeError, ValueError) as error:
-                for step_back in reversed(undo):
-                    step_back()
-                return InternalError(f"run {claim.run_id} refuses a {type(write).__name__}: {error}")
+        side = [(claim.run_number, write) for write in batch.writes if isinstance(write, SideWrite)]
+        write: object = None
+        try:
+            for write in batch.writes:
+                if not isinstance(write, SideWrite):
+                    run.apply(write, undo)
+            if side:
+                write = side[0][1]
+                with self._side.transaction() as connection:
+                    write_side(side, connection)
+        except (Misfit, AttributeError, TypeError, ValueError, sqlite3.Error) as error:
+            for step_back in reversed(undo):
+                step_back()
+            return InternalError(f"run {claim.run_id} refuses a {type(write).__name__}: {error}")
         return None
+
+    def side(self, work: Callable[[Any], T], write: bool = True) -> T:
+        def done() -> T:
+            with self._lock, self._side.transaction() as connection:
+                return work(connection)
+
+        if write:
+            return self._writer.call(done)
+        self._writer.check_open()
+        return done()
 
     def request_cancel(self, run_id: str, at: float) -> RunState:
         def request() -> RunState:

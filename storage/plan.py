@@ -24,6 +24,7 @@ from dagengine.storage.interface import (
     KeepValue,
     RecordAttempt,
     RecordSteps,
+    SideWrite,
     StateChange,
     Write,
 )
@@ -60,6 +61,7 @@ class Plan:
         self.closed: dict[int, tuple[Any, ...]] = {}  # by run: what its body returned
         self.finished_runs: dict[int, tuple[Any, ...]] = {}  # by run: its end
         self.events: list[tuple[Any, ...]] = []
+        self.side: list[tuple[int, SideWrite]] = []
         self.next_seq: dict[int, int] = {}  # by run
         self._touched: dict[int, int] = {}  # run -> the greatest seq that something was done to
         self._ended: set[tuple[int, int]] = set()  # steps that end in this plan
@@ -96,6 +98,8 @@ class Plan:
                     self.finished_runs[run] = row
                 case AddEvent(event):
                     self.events.append((run, event.at, event.kind, event.seq, to_json(event.data)))
+                case SideWrite():
+                    self.side.append((run, write))
 
     # ---- one kind each ------------------------------------------------------------------
 
@@ -106,7 +110,7 @@ class Plan:
     def _record_steps(self, run: int, write: RecordSteps) -> None:
         for new in write.definitions:
             texts = (to_json(new.reference), to_json(new.options))
-            self.definitions.append((run, new.number, new.name, *texts))
+            self.definitions.append((run, new.number, new.name, *texts, new.fingerprint))
         if not write.steps:
             return
         if min(map(_seq, write.steps)) <= self._touched.get(run, -1):

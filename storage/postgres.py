@@ -112,7 +112,7 @@ class PostgresStore(PostgresReads):
         self._pid = os.getpid()
         self._connection = WriteConnection(target, on_commit, first)
         super().__init__(ReadPool(target, self._connection.over), target.url)
-        self._groups = Groups(self._connection, Writes(target.schema))
+        self._groups = Groups(self._connection, Writes(target.schema), self._readers.asking)
         self._writer = GroupWriter(self._groups.commit, self.url)
         self._ear = Ear(target)
 
@@ -256,6 +256,16 @@ class PostgresStore(PostgresReads):
             return RunState.CANCELLED
 
         return self._transaction(request)
+
+    def side(self, work: Callable[[Any], T], write: bool = True) -> T:
+        if write:
+            return self._transaction(lambda link: work(self._readers.asking(link)))
+
+        def ask() -> T:
+            with self._readers.reading() as connection:
+                return work(connection)
+
+        return self._readers.persistently(ask)
 
     # ---- with the server ----------------------------------------------------------------
 

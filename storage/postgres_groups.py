@@ -29,9 +29,11 @@ from dagengine.storage.lookup import fenced
 from dagengine.storage.plan import OutOfOrder, Plan
 from dagengine.storage.postgres_connections import Link, persistently
 from dagengine.storage.postgres_errors import translate
+from dagengine.storage.postgres_reads import Asking
 from dagengine.storage.postgres_url import Target
 from dagengine.storage.postgres_wire import BEGIN, COMMIT, Command, Statement, run
 from dagengine.storage.postgres_writes import Writes
+from dagengine.storage.side import write_side
 from dagengine.storage.writer import Batch, Refusal, Refusals
 
 T = TypeVar("T")
@@ -147,10 +149,11 @@ class WriteConnection:
 class Groups:
     """Commits groups of batches; the `commit` of a GroupWriter."""
 
-    def __init__(self, connection: WriteConnection, writes: Writes) -> None:
+    def __init__(self, connection: WriteConnection, writes: Writes, asking: Callable[[Link], Asking]) -> None:
         self._connection = connection
         self._target = connection.target
         self._writes = writes
+        self._asking = asking
         self._marks: dict[int, int] = {}
         """run number -> the mark that the last transaction of ours has left there"""
         run = f'"{self._target.schema}".run'
@@ -198,7 +201,10 @@ class Groups:
                     return sent[-1]
                 mark = self._connection.next_mark()
                 try:
-                    self._connection.run([self._writes.hold(held_runs, mark), *commands])
+                    self._connection.run([self._writes.hold(held_runs, mark), *commands], commit=not plan.side)
+                    if plan.side:
+                        write_side(plan.side, self._asking(self._connection.link))
+                        self._connection.commit()
                 except _MISFITS:
                     raise
                 except psycopg.Error:
@@ -292,6 +298,7 @@ class Groups:
                 commands = list(self._writes.of(plan))
                 if commands:
                     self._connection.go_on(commands)
+                write_side(plan.side, self._asking(self._connection.link))
             except _MISFITS as error:
                 self._connection.go_on([(_ROLLBACK, []), (_RELEASE, [])])
                 what = type(write).__name__ + (

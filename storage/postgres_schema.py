@@ -141,6 +141,7 @@ def _alone(target: Target) -> Iterator[Connection]:
 
 def _create(connection: Connection) -> None:
     """All tables of this code's schema at once. That the revisions lead to the same is what a test says."""
+    from dagengine.storage import side_schema  # noqa: F401 - its tables join METADATA
     from dagengine.storage.schema import METADATA, VERSION
 
     METADATA.create_all(connection)

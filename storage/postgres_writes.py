@@ -55,7 +55,7 @@ class Writes:
             before=(INT8, INT8),
             expected="$2",
         )
-        self._definitions = self._insert("definition", "run, number, name, reference, options", "iittt")
+        self._definitions = self._insert("definition", "run, number, name, reference, options, fingerprint", "iitttt")
         self._steps = self._insert(
             "step",
             "run, seq, key, kind, definition, created_at, call",
@@ -205,7 +205,7 @@ class Writes:
     def of(self, plan: Plan) -> Iterator[Command]:
         """The plan's writes, in their order."""
         if plan.definitions:
-            yield _rows(self._definitions, "iittt", plan.definitions)
+            yield _rows(self._definitions, "iitttt", plan.definitions)
         if plan.steps:
             short = [row[:5] + row[8:] for row in plan.steps]
             yield _rows(self._steps, "iittidb", short)

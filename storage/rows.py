@@ -94,8 +94,8 @@ def process_row(process: ProcessRecord) -> tuple[Any, ...]:
 
 
 def definition_of(row: tuple[Any, ...]) -> Definition:
-    number, name, reference, options = row
-    return Definition(number, name, json.loads(reference), json.loads(options))
+    number, name, reference, options, fingerprint = row
+    return Definition(number, name, json.loads(reference), json.loads(options), fingerprint or "")
 
 
 def attempt_of(row: tuple[Any, ...]) -> AttemptRecord:

@@ -100,6 +100,7 @@ DEFINITION = Table(
     Column("name", Text, nullable=False),
     Column("reference", Text, nullable=False),  # JSON
     Column("options", Text, nullable=False),  # JSON
+    Column("fingerprint", Text),  # of the code; null: not known
     PrimaryKeyConstraint("run", "number", name="definition_pk"),
     sqlite_with_rowid=False,
 )

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
 from dagengine.storage import statements
@@ -35,6 +35,8 @@ from dagengine.storage.sqlite_groups import Groups, WriteConnection
 from dagengine.storage.sqlite_reads import ReadPool
 from dagengine.storage.unleased import Unleased
 from dagengine.storage.writer import GroupWriter, Refusal
+
+T = TypeVar("T")
 
 _INSERT_RUN = """
     INSERT INTO run (id, workflow, state, token, owner, next_seq, body_closed, created_at, started_at,
@@ -157,6 +159,16 @@ class SqliteStore(Reads, Unleased):
             return RunState.CANCELLED
 
         return self._writer.call(request)
+
+    def side(self, work: Callable[[Any], T], write: bool = True) -> T:
+        def written() -> T:
+            with self._transaction() as connection:
+                return work(connection)
+
+        if write:
+            return self._writer.call(written)
+        with self._pool.reading() as connection:
+            return work(connection)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

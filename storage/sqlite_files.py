@@ -189,6 +189,7 @@ def engine_of(path: str) -> Engine:
 
 def _create(path: str) -> None:
     """All tables of this code's schema at once. That the revisions lead to the same is what a test says."""
+    from dagengine.storage import side_schema  # noqa: F401 - its tables join METADATA
     from dagengine.storage.schema import METADATA, VERSION
 
     connection = connect(path)

@@ -4,7 +4,7 @@ A group's writes are sorted by kind into a `Plan`, and each kind is one statemen
 statement lets other threads have the interpreter, and with a busy thread beside it, each costs up to 5 ms to get it
 back: 460 steps a second one by one, 48,000 in rows of 64. That, not SQLite, is what the bulk statements are for.
 
-May import nothing of ours but the plan.
+May import nothing of ours but the plan and what writes side tables.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any
 
 from dagengine.storage.plan import Plan, Refused
+from dagengine.storage.side import write_side
 
 # ---- statements for many rows ---------------------------------------------------------------
 
@@ -50,7 +51,9 @@ class Bulk:
                 left -= size
 
 
-_INSERT_DEFINITIONS = Bulk("INSERT INTO definition (run, number, name, reference, options) VALUES {rows}", 5)
+_INSERT_DEFINITIONS = Bulk(
+    "INSERT INTO definition (run, number, name, reference, options, fingerprint) VALUES {rows}", 6
+)
 
 _INSERT_STEPS = Bulk(
     "INSERT INTO step (run, seq, key, kind, definition, state, handled, attempts, created_at, call) VALUES {rows}", 10
@@ -171,3 +174,4 @@ def apply(plan: Plan, connection: sqlite3.Connection) -> None:
         _INSERT_EVENTS(connection, plan.events)
     for run, next_seq in plan.next_seq.items():
         connection.execute(_COUNT_SEQ, (next_seq, run))
+    write_side(plan.side, connection)

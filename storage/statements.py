@@ -141,7 +141,7 @@ def _is_listed_postgresql(element: _IsListed, compiler: SQLCompiler, **options: 
     return f"{column} = ANY (CAST({given} AS integer[]))"
 
 
-def _is_listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+def is_listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     return _IsListed(column, bindparam(name))
 
 
@@ -254,7 +254,7 @@ def _unrecorded() -> Select[*tuple[Any, ...]]:
     columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.attempts)
     found = select(*columns, STEP.c.items_first, STEP.c.items_count).where(STEP.c.run == _this_run)
     found = found.where(STEP.c.state == literal_column("'succeeded'"), STEP.c.value_digest == b"")
-    return found.where(_is_listed(STEP.c.definition, "definitions")).order_by(STEP.c.seq)
+    return found.where(is_listed(STEP.c.definition, "definitions")).order_by(STEP.c.seq)
 
 
 @_query
@@ -265,14 +265,14 @@ def unrecorded() -> Executable:
 @_query
 def unrecorded_among() -> Executable:
     """Of the steps `seqs`."""
-    return _unrecorded().where(_is_listed(STEP.c.seq, "seqs"))
+    return _unrecorded().where(is_listed(STEP.c.seq, "seqs"))
 
 
 @_query
 def greatest_attempts() -> Executable:
     """Of the steps `seqs` that were attempted: the greatest number of an attempt."""
     found = select(ATTEMPT.c.seq, func.max(ATTEMPT.c.number)).where(ATTEMPT.c.run == _this_run)
-    return found.where(_is_listed(ATTEMPT.c.seq, "seqs")).group_by(ATTEMPT.c.seq)
+    return found.where(is_listed(ATTEMPT.c.seq, "seqs")).group_by(ATTEMPT.c.seq)
 
 
 @_query
@@ -287,20 +287,20 @@ def returned() -> Executable:
 @_query
 def values() -> Executable:
     columns = (STEP.c.seq, STEP.c.value_digest, STEP.c.value_size, STEP.c.value, STEP.c.items_first, STEP.c.items_count)
-    found = select(*columns).where(STEP.c.run == _this_run, _is_listed(STEP.c.seq, "seqs"))
+    found = select(*columns).where(STEP.c.run == _this_run, is_listed(STEP.c.seq, "seqs"))
     return found.where(STEP.c.state == literal_column("'succeeded'"))
 
 
 @_query
 def failures() -> Executable:
     columns = (STEP.c.seq, STEP.c.state, STEP.c.failure, STEP.c.failure_pickled)
-    found = select(*columns).where(STEP.c.run == _this_run, _is_listed(STEP.c.seq, "seqs"))
+    found = select(*columns).where(STEP.c.run == _this_run, is_listed(STEP.c.seq, "seqs"))
     return found.where(STEP.c.failure.is_not(None))
 
 
 @_query
 def finish_order() -> Executable:
-    found = select(STEP.c.seq, STEP.c.finish_order).where(STEP.c.run == _this_run, _is_listed(STEP.c.seq, "seqs"))
+    found = select(STEP.c.seq, STEP.c.finish_order).where(STEP.c.run == _this_run, is_listed(STEP.c.seq, "seqs"))
     return found.where(STEP.c.finish_order.is_not(None))
 
 
@@ -335,7 +335,7 @@ def calls_to_rebuild() -> Executable:
 def edges_of() -> Executable:
     """The inputs of the steps `seqs`."""
     found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size).where(EDGE.c.run == _this_run)
-    return found.where(_is_listed(EDGE.c.child, "seqs")).order_by(EDGE.c.child, EDGE.c.position)
+    return found.where(is_listed(EDGE.c.child, "seqs")).order_by(EDGE.c.child, EDGE.c.position)
 
 
 @_query
@@ -363,7 +363,7 @@ def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Que
         if by_key:
             found = found.where(STEP.c.key == bindparam("key"))
         if by_seq:
-            found = found.where(_is_listed(STEP.c.seq, "seqs"))
+            found = found.where(is_listed(STEP.c.seq, "seqs"))
         if states:
             found = found.where(_is(STEP.c.state, *states))
         if states and set(states) <= set(_UNSUCCESSFUL_STATES):
@@ -405,7 +405,10 @@ def attempts_listed(by_step: bool, open_only: bool) -> Query:
 
 @_query
 def definitions() -> Executable:
-    columns = (DEFINITION.c.number, DEFINITION.c.name, DEFINITION.c.reference, DEFINITION.c.options)
+    columns = (
+        *(DEFINITION.c.number, DEFINITION.c.name, DEFINITION.c.reference, DEFINITION.c.options),
+        DEFINITION.c.fingerprint,
+    )
     return select(*columns).where(DEFINITION.c.run == _this_run).order_by(DEFINITION.c.number)
 
 

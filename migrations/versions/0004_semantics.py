@@ -1,0 +1,27 @@
+"""What is kept beside the record: side tables, and the fingerprints of functions.
+
+Only adds tables and a column that may be empty, so it may be applied before or after the code that writes them is deployed.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the tables, in the order of `storage/side_schema.py`."""
+    op.add_column("definition", sa.Column("fingerprint", sa.Text))
+    op.create_table(
+        "origin",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("seq", sa.Integer, nullable=False),
+        sa.Column("source", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("run", "seq", name="origin_pk"),
+        sqlite_with_rowid=False,
+    )
