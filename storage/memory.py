@@ -31,6 +31,7 @@ from dagengine.model import (
     RunRecord,
     RunState,
     SavedState,
+    Share,
     StepInput,
     StepRecord,
     StepState,
@@ -76,13 +77,17 @@ class MemoryStore(Unleased):
 
     # ---- begin and own ------------------------------------------------------------------
 
-    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+    def create_run(
+        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
+    ) -> Claim | None:  # fmt: skip
         def create() -> Claim | None:
             with self._lock:
                 if run.id in self._runs:
                     raise run_exists(run.id)
                 number = len(self._runs) + 1
                 created = self._runs[run.id] = self._by_number[number] = Run(new_record(number, run, process))
+                if share is not None:
+                    created.share(self._by_number[share.donor], share)
                 return None if process is None else created.claim()
 
         return self._writer.call(create)
