@@ -51,6 +51,7 @@ from dagengine.reading import Reader
 from dagengine.runtime.protocol import (
     Succeeded,
 )
+from dagengine.shared_steps import SharedSteps, fork_facts
 from dagengine.storage.interface import AddEvent, Write
 from dagengine.supply import Supply
 from dagengine.values import Encoded, decode
@@ -98,6 +99,7 @@ class Driver:
         self._next_seq = 0
         self._seq_lock = threading.Lock()
         self._ended_before: dict[int, StepState] = {}
+        self.shared: SharedSteps | None = None  # what a fork has in common with its donor
         self.ephemeral: set[int] = set()  # steps that the body called, and whose values are not recorded
         # the engine's side
         self._waiters: dict[int, list[Waiting]] = {}
@@ -134,6 +136,8 @@ class Driver:
         if not self.record.body_closed:
             recorded = None
             if frontier is not None and frontier.next_seq:
+                if fork_facts(self.record) is not None:
+                    self.shared = SharedSteps(self.engine.store, self.record, frontier, self.post)
                 recorded = self.engine.store.recorded_calls(self.claim.run_number)
             self._body = Body(self, self._load_workflow(), recorded)
 

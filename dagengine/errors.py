@@ -17,6 +17,7 @@
     │   ├── RunFailed, RunCancelled, RunInterrupted
     │   ├── RunMismatch            the code called something else than what is recorded
     │   ├── RunNotFound, RunExists
+    │   ├── RunConflict            what was asked of a run or step does not fit its state
     │   └── RunOwned               another live process works on the run
     ├── TaskError                the author of a task that was called without a workflow (dagengine.runtime)
     │   ├── TaskFailed             stands in for an exception that can't be brought back
@@ -205,6 +206,12 @@ class RunNotFound(RunError):
 
 
 class RunExists(RunError):
+    exit_status = 4
+
+
+class RunConflict(RunError):
+    """What was asked of the run, or of one of its steps, does not fit the state that it is in."""
+
     exit_status = 4
 
 

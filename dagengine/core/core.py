@@ -43,6 +43,7 @@ from dagengine.core.events import (
     PatienceOver,
     Recorded,
     RefsDropped,
+    SharedDropped,
     StepsCalled,
     TimeIsUp,
     ValueKept,
@@ -54,7 +55,7 @@ from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
 from dagengine.model import Failure, Frontier, Input, RunState, StepState
-from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
+from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
 class RunCore(Ephemerals):
@@ -158,6 +159,10 @@ class RunCore(Ephemerals):
         for seq in event.seqs:
             self.unhandled.pop(seq, None)
         self._actions.writes.append(HandleFailures(tuple(event.seqs)))
+
+    def _shared_dropped(self, event: SharedDropped, now: float) -> None:
+        if not self.stop:
+            self._actions.writes.append(DropSteps(event.seqs, event.chained))
 
     def _body_returned(self, event: BodyReturned, now: float) -> None:
         if self.body is BodyPhase.OPEN and not self.stop:
@@ -266,6 +271,7 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     PatienceOver: RunCore._patience_over,
     DelayOver: RunCore._delay_over,
     FailuresHandled: RunCore._failures_handled,
+    SharedDropped: RunCore._shared_dropped,
     BodyReturned: RunCore._body_returned,
     BodyRaised: RunCore._body_raised,
     BodyMismatched: RunCore._body_mismatched,

@@ -202,6 +202,15 @@ class FailuresHandled:
 
 
 @dataclass(slots=True)
+class SharedDropped:
+    """The body did not call these steps, which the run shares with another one, as they are recorded. `chained`: as in
+    `storage.interface.DropSteps`."""
+
+    seqs: tuple[int, ...]
+    chained: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
 class BodyReturned:
     call: bytes
     inputs: tuple[Input, ...]
@@ -266,6 +275,7 @@ Event = (
     | PatienceOver
     | DelayOver
     | FailuresHandled
+    | SharedDropped
     | BodyReturned
     | BodyRaised
     | BodyMismatched
