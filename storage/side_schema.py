@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Integer, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, PrimaryKeyConstraint, Table, Text
 
 from dagengine.storage.schema import METADATA
 
@@ -19,5 +19,21 @@ ORIGIN = Table(
     Column("seq", Integer, nullable=False),
     Column("source", Text, nullable=False),  # JSON: {"by": "fork" or "cache", "run": id, "seq": number}
     PrimaryKeyConstraint("run", "seq", name="origin_pk"),
+    sqlite_with_rowid=False,
+)
+
+# ---- what attempts at a step have noted, until the step succeeds ------------------------------
+
+MEMO = Table(
+    "memo",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("name", Text, nullable=False),  # "once:…", "checkpoint", "external:…"
+    Column("at", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("value", LargeBinary),  # the encoded bytes, if they are few; else they are the artifact of this digest
+    PrimaryKeyConstraint("run", "seq", "name", name="memo_pk"),
     sqlite_with_rowid=False,
 )

@@ -25,3 +25,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run", "seq", name="origin_pk"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "memo",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("seq", sa.Integer, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("value", sa.LargeBinary),
+        sa.PrimaryKeyConstraint("run", "seq", "name", name="memo_pk"),
+        sqlite_with_rowid=False,
+    )
