@@ -28,8 +28,11 @@ YEARS = 9
 """How far ahead is looked: from one 29th of February to the next it can be eight years. Nothing by then is never."""
 
 _FIELDS = (("minute", 0, 59), ("hour", 0, 23), ("day of the month", 1, 31), ("month", 1, 12), ("day of the week", 0, 7))
-_MONTHS = {name: n for n, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
-_DAYS = {name: n for n, name in enumerate("sun mon tue wed thu fri sat".split())}
+_MONTHS = {
+    name: n
+    for n, name in enumerate(["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"], 1)
+}
+_DAYS = {name: n for n, name in enumerate(["sun", "mon", "tue", "wed", "thu", "fri", "sat"])}
 _NAMES: dict[str, dict[str, int]] = {"month": _MONTHS, "day of the week": _DAYS}
 _SHORT = {
     "@yearly": "0 0 1 1 *",
@@ -141,7 +144,9 @@ def zone(name: str) -> ZoneInfo:
     near = known.get(close[0]) or cities.get(close[0]) if close else None
     if not known:
         raise BadOption(f"there is no time zone {name!r}: this machine has no table of them. Install tzdata.")
-    raise BadOption(f"there is no time zone {name!r}. {f'Did you mean {near}?' if near else 'Say one as Europe/Paris.'}")
+    raise BadOption(
+        f"there is no time zone {name!r}. {f'Did you mean {near}?' if near else 'Say one as Europe/Paris.'}"
+    )
 
 
 def after(cron: Cron, tz: ZoneInfo, moment: datetime) -> datetime | None:

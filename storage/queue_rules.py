@@ -84,7 +84,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    settings: QueueSettings, bucket: Bucket | None, load: Load, waiting: Iterable[Waits], room: int, now: float
+    settings: QueueSettings, bucket: Bucket | None, load: Load, waiting: Iterable[Waits], *, room: int, now: float
 ) -> Choice:
     """Who of `waiting` begins now, at most `room` of them, each at most once."""
     rate = settings.rate

@@ -70,9 +70,11 @@ _ONE_QUEUE = Query(
 )
 _QUEUES = Query(lambda: select(QUEUE.c.name, QUEUE.c.settings).order_by(QUEUE.c.name))
 _FILL = Query(
-    lambda: update(QUEUE)
-    .where(QUEUE.c.name == bindparam("queue"))
-    .values(tokens=bindparam("left"), filled_at=bindparam("at"))
+    lambda: (
+        update(QUEUE)
+        .where(QUEUE.c.name == bindparam("queue"))
+        .values(tokens=bindparam("left"), filled_at=bindparam("at"))
+    )
 )
 
 _ADD = Query(upsert(QUEUED, ("id",), replace=False))
@@ -85,10 +87,12 @@ _IN_STATE = Query(
     lambda: select(*_COLUMNS).where(_ROW.state == bindparam("state")).order_by(_ROW.not_before, _ROW.id).limit(100_000)
 )
 _IN_ORDER = Query(
-    lambda: select(*_COLUMNS)
-    .where(_ROW.queue == bindparam("queue"), _ROW.state == bindparam("state"))
-    .order_by(_ROW.rank, _ROW.submitted_at, _ROW.id)
-    .limit(bindparam("limit"))
+    lambda: (
+        select(*_COLUMNS)
+        .where(_ROW.queue == bindparam("queue"), _ROW.state == bindparam("state"))
+        .order_by(_ROW.rank, _ROW.submitted_at, _ROW.id)
+        .limit(bindparam("limit"))
+    )
 )
 _SAME = Query(
     lambda: select(*_COLUMNS).where(
@@ -96,36 +100,48 @@ _SAME = Query(
     )
 )
 _MOVE = Query(
-    lambda: update(QUEUED)
-    .where(_ROW.id == bindparam("id_"), _ROW.state == bindparam("before"))
-    .values(state=bindparam("after"))
+    lambda: (
+        update(QUEUED)
+        .where(_ROW.id == bindparam("id_"), _ROW.state == bindparam("before"))
+        .values(state=bindparam("after"))
+    )
 )
 _START = Query(
-    lambda: update(QUEUED)
-    .where(_ROW.id == bindparam("id_"))
-    .values(state=STARTED, started_at=bindparam("at"), server=bindparam("by"))
+    lambda: (
+        update(QUEUED)
+        .where(_ROW.id == bindparam("id_"))
+        .values(state=STARTED, started_at=bindparam("at"), server=bindparam("by"))
+    )
 )
 _HAND_OVER = Query(
-    lambda: update(QUEUED)
-    .where(_ROW.id == bindparam("id_"), _ROW.state == STARTED, _ROW.server == bindparam("before"))
-    .values(server=bindparam("by"))
+    lambda: (
+        update(QUEUED)
+        .where(_ROW.id == bindparam("id_"), _ROW.state == STARTED, _ROW.server == bindparam("before"))
+        .values(server=bindparam("by"))
+    )
 )
 _REMOVE = Query(lambda: delete(QUEUED).where(_ROW.id == bindparam("id_")))
 _LOAD = Query(
-    lambda: select(_ROW.key, _ROW.server, func.count())
-    .where(_ROW.queue == bindparam("queue"), _ROW.state == STARTED)
-    .group_by(_ROW.key, _ROW.server)
+    lambda: (
+        select(_ROW.key, _ROW.server, func.count())
+        .where(_ROW.queue == bindparam("queue"), _ROW.state == STARTED)
+        .group_by(_ROW.key, _ROW.server)
+    )
 )
 _COUNTS = Query(
-    lambda: select(_ROW.queue, _ROW.state, func.count())
-    .where(_ROW.state >= WAITING, _ROW.state <= STARTED)
-    .group_by(_ROW.queue, _ROW.state)
+    lambda: (
+        select(_ROW.queue, _ROW.state, func.count())
+        .where(_ROW.state >= WAITING, _ROW.state <= STARTED)
+        .group_by(_ROW.queue, _ROW.state)
+    )
 )
 _DUE = Query(
-    lambda: select(_ROW.queue)
-    .where(_ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
-    .distinct()
-    .order_by(_ROW.queue)
+    lambda: (
+        select(_ROW.queue)
+        .where(_ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
+        .distinct()
+        .order_by(_ROW.queue)
+    )
 )
 _NEXT = Query(
     lambda: select(func.min(_ROW.not_before)).where(_ROW.state == WAITING, _ROW.not_before > bindparam("now"))
@@ -293,7 +309,7 @@ def take(store: Store, queue: str, server: str, room: int, now: float) -> Taken:
         while len(taken) < room:
             waiting = _waiting(connection, queue, settings, now)
             load = _load(connection, queue, server)
-            runs, bucket, again_at = choose(settings, bucket, load, waiting, room - len(taken), now)
+            runs, bucket, again_at = choose(settings, bucket, load, waiting, room=room - len(taken), now=now)
             for run in runs:
                 _START(connection, id_=run, at=now, by=server)
             taken += runs
