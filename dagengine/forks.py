@@ -39,6 +39,7 @@ from dagengine.model import (
     Value,
 )
 from dagengine.reading import Reader
+from dagengine.shared_steps import fork_facts
 from dagengine.sharing import Sharing
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.values import encode
@@ -105,9 +106,9 @@ def record_fork(
         **({"code": code} if code else {}),
         "below": share.next_seq,
         "order": (donor.token + 1) << 32,
-        "given": sorted(values),
+        "given": sorted({*values, *((fork_facts(donor) or {}).get("given", ()))} & {*values, *shares.kept}),
     }
-    new = _new_run(store, artifacts, donor, params, code, run_id, {"fork": asked})
+    new = _new_run(donor, _call(store, artifacts, donor, params), code, run_id, {"fork": asked})
     store.create_run(new, None, share)
     return new.id
 
@@ -122,36 +123,34 @@ def record_rerun(
     run_id: str | None = None,
 ) -> str:
     """Record a run with the donor's arguments, which shares nothing of it."""
-    new = _new_run(store, artifacts, donor, params, code, run_id, {"rerun": {"params": sorted(params or ())}})
+    asked = {"rerun": {"params": sorted(params or ())}}
+    new = _new_run(donor, _call(store, artifacts, donor, params), code, run_id, asked)
     store.create_run(new, None)
     return new.id
 
 
 def _new_run(
-    store: Store,
-    artifacts: ArtifactStore,
     donor: RunRecord,
-    params: Mapping[str, Any] | None,
+    call: tuple[bytes, tuple[PayloadInput, ...]],
     code: str | None,
     run_id: str | None,
     facts: dict[str, Any],
 ) -> NewRun:
-    call, inputs = donor.call, donor.inputs
-    if params:
-        call, inputs = _with_params(store, artifacts, donor, params)
     kept = {name: fact for name, fact in donor.facts.items() if name in _INHERITED and (name != "code" or code is None)}
     here = {"python": platform.python_version(), "host": platform.node(), "pid": os.getpid(), "cwd": str(Path.cwd())}
     facts = {**here, **kept, "forked_from": donor.id, **facts}
-    return NewRun(run_id or new_id(), donor.workflow, donor.entry, call, inputs, time.time(), facts)
+    return NewRun(run_id or new_id(), donor.workflow, donor.entry, *call, time.time(), facts)
 
 
 _INHERITED = ("cwd", "timeout", "code", "logical_time")
 
 
-def _with_params(
-    store: Store, artifacts: ArtifactStore, donor: RunRecord, params: Mapping[str, Any]
+def _call(
+    store: Store, artifacts: ArtifactStore, donor: RunRecord, params: Mapping[str, Any] | None
 ) -> tuple[bytes, tuple[PayloadInput, ...]]:
-    """The donor's arguments, some of them changed, as a call."""
+    """The donor's arguments, those in `params` changed, as a call."""
+    if not params:
+        return donor.call, donor.inputs
     workflow = workflow_of(donor)
     args, kwargs = Reader(store, artifacts, donor.number).call(donor.call, donor.inputs)
     bound = workflow.signature.bind(*args, **kwargs)
@@ -252,9 +251,7 @@ def parse_value(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
-        raise BadArguments(
-            f"{where} is not JSON ({reason}): {text[:60]!r}. A text needs quotes: '\"text\"'."
-        ) from None
+        raise BadArguments(f"{where} is not JSON ({reason}): {text[:60]!r}. A text needs quotes: '\"text\"'.") from None
 
 
 def _split(word: str) -> tuple[str, str]:

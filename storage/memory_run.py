@@ -103,12 +103,10 @@ class Run:
         at = self.record.created_at
         self.record = replace(self.record, steps=share.next_seq, token=share.token)
         self.definitions = dict(donor.definitions)
-        fresh = {"created_at": at, "handled": False, "attempts": 0, "failure": None}
-        unfinished = {"state": StepState.WAITING, "order": None, "finished_at": None, "value": None}
         for seq in share.kept:
-            self.steps[seq] = replace(donor.steps[seq], finished_at=at, **fresh)
+            self.steps[seq] = replace(donor.steps[seq], created_at=at, finished_at=at, handled=False, attempts=0)
         for seq in share.reopened:
-            self.steps[seq] = replace(donor.steps[seq], **fresh, **unfinished)
+            self.steps[seq] = Step(donor.steps[seq].new, at, items=donor.steps[seq].items)
         for place, (seq, value) in enumerate(share.values):
             new = donor.steps[seq].new._replace(call=share.no_call, inputs=())
             order = ((share.token + 1) << 32) - len(share.values) + place

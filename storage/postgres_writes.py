@@ -56,7 +56,9 @@ class Writes:
             expected="$2",
         )
         self._drop = [
-            self._change(f"drop_{table}", f"DELETE FROM {table}", ("run, seq", "ii"), f"one.run = given.run AND {found}")
+            self._change(
+                f"drop_{table}", f"DELETE FROM {table}", ("run, seq", "ii"), f"one.run = given.run AND {found}"
+            )
             for table, found in (
                 ("step", "one.seq = given.seq"),
                 ("edge", "one.child = given.seq"),

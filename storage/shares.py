@@ -41,9 +41,11 @@ _donor = bindparam("donor", type_=Integer)
 _at = bindparam("at", type_=Float)
 
 _COUNT = Query(
-    lambda: update(RUN)
-    .where(RUN.c.number == _run)
-    .values(next_seq=bindparam("next_seq", type_=Integer), token=bindparam("token", type_=Integer))
+    lambda: (
+        update(RUN)
+        .where(RUN.c.number == _run)
+        .values(next_seq=bindparam("next_seq", type_=Integer), token=bindparam("token", type_=Integer))
+    )
 )
 
 
@@ -113,8 +115,7 @@ _STATES = Query(lambda: _copied(STATE_VERSION, {}, _is_shared(STATE_VERSION.c.af
 _UNSAVED = Query(lambda: _copied(UNSAVED_CALL, {}, _is_shared(UNSAVED_CALL.c.seq)))
 
 
-@Query
-def CHAINED() -> Executable:
+def _chained() -> Executable:
     """A call is not saved, if there is no saved state of its object, and it is not known for one that is not."""
     of, call = bindparam("instance", type_=Integer), bindparam("seq", type_=Integer)
     saved = select(STATE_VERSION.c.after).where(STATE_VERSION.c.run == _run, STATE_VERSION.c.instance == of)
@@ -124,6 +125,8 @@ def CHAINED() -> Executable:
     row = select(_run, of, call).where(~exists(saved), ~exists(known))
     return insert(UNSAVED_CALL).from_select(["run", "instance", "seq"], row)
 
+
+CHAINED = Query(_chained)
 
 
 def share_steps(connection: Connection, run: int, share: Share, at: float) -> None:
@@ -151,5 +154,3 @@ def share_steps(connection: Connection, run: int, share: Share, at: float) -> No
 def given_order(share: Share, place: int) -> int:
     """After all ends that are shared, before all ends of the new run's own."""
     return ((share.token + 1) << 32) - len(share.values) + place
-
-

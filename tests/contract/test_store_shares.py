@@ -30,7 +30,9 @@ OTHER = value(b"another")
 
 def fork(store: Store, donor: Claim, kept: tuple[int, ...], **shared: object) -> Claim:
     """A run `fork` that shares of the donor, claimed by this process."""
-    share = Share(donor.run_number, kept, **{"reopened": (), "values": (), "chained": (), **shared}, next_seq=20, token=1)  # type: ignore[arg-type]
+    share = Share(
+        donor.run_number, kept, **{"reopened": (), "values": (), "chained": (), **shared}, next_seq=20, token=1
+    )  # type: ignore[arg-type]
     assert store.create_run(new_run("fork"), None, share) is None
     return store.claim("fork", ME, dead)
 
