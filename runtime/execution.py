@@ -76,6 +76,8 @@ class Executor:
             mode = run.mode
             if mode == "call":
                 result = copy_context().run(self._call, function, run)
+                if isinstance(result, bytes):
+                    return Expanded(run.id, started_at, time.time(), [], result)
                 return Done(run.id, started_at, time.time(), result)
             if mode == "expand":
                 calls = copy_context().run(self._expand, function, run)
@@ -131,7 +133,8 @@ class Executor:
     def _arguments(self, run: Run) -> Any:
         return decode(run.call, [self._host.open(given) for given in run.inputs] if run.inputs else ())
 
-    def _call(self, function: Function, run: Run) -> Written:
+    def _call(self, function: Function, run: Run) -> Written | bytes:
+        """What the function returned; as bytes: the calls that it returned to be made after it."""
         self._enter(run)
         call = function.resolved()
         args, kwargs = self._arguments(run)
@@ -140,7 +143,12 @@ class Executor:
             import asyncio
 
             value = asyncio.run(value)
-        return self.written(encode(value, f"the result of {function.name}", "result"), run)
+        encoded = encode(value, f"the result of {function.name}", "result")
+        if encoded.placeholders:
+            from dagengine.runtime.growth import grown
+
+            return grown(value, encoded, run, function.name)
+        return self.written(encoded, run)
 
     def _stream(self, function: Function, run: Run) -> Written:
         from dagengine.runtime.streams import stream
@@ -177,6 +185,10 @@ class Executor:
         """What a call of the actor's has returned, and if wanted the state that it has left."""
         what = f"the result of {actor.name}.{run.method}" if run.method else f"the result of {actor.name}"
         result = encode(value, what, "result")
+        if result.placeholders:
+            from dagengine.runtime.growth import refuse_grown
+
+            refuse_grown(what)
         if not run.save_state:
             return result, None
         return result, encode(actor.state(), f"the state of {actor.name}", "state")

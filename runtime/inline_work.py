@@ -22,6 +22,7 @@ from dagengine.runtime import current
 from dagengine.runtime.actors import Actor
 from dagengine.runtime.execution import Function
 from dagengine.runtime.failures import describe_failure
+from dagengine.runtime.growth import grown, refuse_grown
 from dagengine.runtime.inputs import Inputs
 from dagengine.runtime.protocol import (
     ActorId,
@@ -100,6 +101,7 @@ class Work:
     def _begin(self, spec: TaskSpec, started_at: float) -> RuntimeEvent | Stream:
         context = copy_context()
         context.run(current.context.set, spec.context or None)
+        context.run(current.task.set, spec.id)
         name = self.functions[spec.function].name
         if spec.mode == "expand":
             calls = context.run(self._expand, spec)
@@ -110,18 +112,23 @@ class Work:
             return self._act(spec, context, started_at)
         if spec.mode != "call":
             raise InternalError(f"task {spec.id} has mode {spec.mode!r}, which there is not")
-        return self.succeeded(spec, started_at, context.run(self._value, spec, name))
+        made = context.run(self._value, spec, name)
+        if isinstance(made, bytes):
+            return Succeeded(spec.id, WORKER, started_at, time.time(), "", 0, grown=made)
+        return self.succeeded(spec, started_at, made)
 
     def _call(self, spec: TaskSpec) -> Any:
         call = self.functions[spec.function].resolved()
         args, kwargs = self._arguments(spec.call, spec.inputs)
         return call(*args, **kwargs)
 
-    def _value(self, spec: TaskSpec, name: str) -> Encoded:
+    def _value(self, spec: TaskSpec, name: str) -> Encoded | bytes:
+        """What the function returned; as bytes: the calls that it returned to be made after it."""
         value = self._call(spec)
         if type(value) is CoroutineType:
             value = asyncio.run(value)
-        return encode(value, f"the result of {name}", "result")
+        encoded = encode(value, f"the result of {name}", "result")
+        return grown(value, encoded, spec, name) if encoded.placeholders else encoded
 
     def _arguments(self, call: bytes, inputs: tuple[TaskInput, ...]) -> Any:
         return decode(call, [self.open(given) for given in inputs])
@@ -212,6 +219,8 @@ class Work:
         assert spec.actor is not None
         method = f".{spec.actor.method}" if spec.actor.method else ""
         encoded = encode(value, f"the result of {actor.name}{method}", "result")
+        if encoded.placeholders:
+            refuse_grown(f"the result of {actor.name}{method}")
         if not spec.actor.save_state:
             return encoded, None
         return encoded, encode(actor.state(), f"the state of {actor.name}", "state")
