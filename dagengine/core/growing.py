@@ -26,6 +26,9 @@ KEY_LENGTH = 240
 """Characters of a key below which keys are still spelled out: what a screen's line or two can show. Without a limit, a
 recursion n deep would write n² of them."""
 
+KEY_START = 120
+"""Characters of the start of a long key that the keys below it begin with."""
+
 
 class Growing(Ephemerals):
     """Ephemeral values, and steps that grow the run."""
@@ -80,7 +83,7 @@ class Growing(Ephemerals):
                     f"{step.key} defers {call.name}, {depth:,} deferred calls deep; max_depth={most:,} is the limit."
                     f" Let it end, or allow more: {call.name}.options(max_depth=...)."
                 )
-                return Failure("error", "dagengine.errors.TooDeep", message, retriable=False)
+                return Failure("depth", "dagengine.errors.TooDeep", message, retriable=False)
         if len(set(keys)) < len(keys):
             twice = next(key for place, key in enumerate(keys) if key in keys[:place])
             message = f"two deferred calls have the key {twice}. Give each a key of its own."
@@ -115,7 +118,8 @@ class Growing(Ephemerals):
 def grown_keys(above: str, seq: int, calls: list[GrownCall]) -> list[str]:
     """The keys of the steps that step `seq`, of the key `above`, has grown."""
     if len(above) > KEY_LENGTH:
-        above = f"{above.partition('/@')[0][:KEY_LENGTH].rpartition('/')[0] or 'step'}/@{seq}"
+        start = above.partition("/@")[0]
+        above = f"{start if len(start) <= KEY_START else start[:KEY_START].rpartition('/')[0] or start[:KEY_START]}/@{seq}"
     ordinals: dict[str, int] = {}
     keys = []
     for call in calls:
