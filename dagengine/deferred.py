@@ -50,13 +50,15 @@ def defer(task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if current.context.get() is None:
         return task.function(*args, **kwargs)
     task.check_arguments(args, kwargs)
-    reference = _references.get(task.function)
-    if reference is None:
-        reference = _references[task.function] = refer(task).to_json()
+    if task.function not in _known:
+        from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever defers nothing
+
+        _known[task.function] = (refer(task).to_json(), fingerprint(task))
+    reference, code = _known[task.function]
     encoded = encode((args, kwargs), f"the call {task.name}.defer", "arguments")
-    function = LaterFunction(task.name, reference, task.settings.to_json())
+    function = LaterFunction(task.name, reference, task.settings.to_json(), code)
     return Deferred(current.task.get(), function, encoded, task.settings.key)
 
 
-_references: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-"""By function: one that travels by value is pickled once, however often it is deferred."""
+_known: WeakKeyDictionary[Any, tuple[dict[str, Any], str]] = WeakKeyDictionary()
+"""By function: its reference and fingerprint. One that travels by value is pickled once, however often it is deferred."""

@@ -1,6 +1,7 @@
 """The functions of a run under their numbers: each is recorded once, with its options, and steps name the number.
 
-Numbers are given on the body's thread, and on the engine's to what tasks defer. May import model and functions.
+Numbers are given on the body's thread, and on the engine's to what tasks defer. May import model, functions and
+fingerprints.
 """
 
 from __future__ import annotations
@@ -51,15 +52,17 @@ class Definitions:
         number = self._numbers_of.get(called)
         if number is not None:
             return number, None
+        from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
+
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
-        new = Definition(-1, called.name, reference, called.settings.to_json())
+        new = Definition(-1, called.name, reference, called.settings.to_json(), fingerprint(called))
         new, is_new = self._number(new)
         self._numbers_of[called] = new.number
         return new.number, new if is_new else None
 
-    def grown(self, name: str, reference: dict[str, Any], options: dict[str, Any]) -> Definition:
-        """The definition of a function that a task has deferred a call of."""
-        return self._number(Definition(-1, name, reference, options))[0]
+    def grown(self, found: Definition) -> Definition:
+        """The definition of a function that a task has deferred a call of, under its number."""
+        return self._number(found)[0]
 
     def _number(self, found: Definition) -> tuple[Definition, bool]:
         """The definition under its number, and whether the run did not have it."""
@@ -74,4 +77,5 @@ class Definitions:
 
 
 def _text(definition: Definition) -> str:
-    return json.dumps([definition.name, definition.reference, definition.options], sort_keys=True)
+    fields = [definition.name, definition.reference, definition.options, definition.fingerprint]
+    return json.dumps(fields, sort_keys=True)

@@ -7,6 +7,7 @@
     │   ├── BadArguments           a call that does not fit the signature
     │   ├── TooDeep                deferred calls go deeper than max_depth
     │   ├── LoadError              a workflow's file, module or name can't be loaded
+    │   ├── CodeNotPacked          the project's modules that a workflow reaches can't be kept with its run
     │   └── Unpicklable            a value can't be sent to another process (names the path to it)
     ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
     │   ├── StepFailed             stands in for an exception that can't be brought back
@@ -88,6 +89,10 @@ class TooDeep(DefinitionError, RecursionError):
 
 class LoadError(DefinitionError, ImportError):
     """A workflow's file, module or name can't be loaded."""
+
+
+class CodeNotPacked(DefinitionError):
+    """The project's modules that a workflow reaches can't be kept with its run: too many, too large, unreadable."""
 
 
 class Unpicklable(DefinitionError, TypeError):

@@ -43,7 +43,7 @@ def _define(function: LaterFunction, lasts: bool, definitions: Definitions) -> D
     options = function.options
     if lasts:
         options = {name: option for name, option in options.items() if name != "checkpoint"}
-    return definitions.grown(function.name, function.reference, options)
+    return definitions.grown(Definition(-1, function.name, function.reference, options, function.fingerprint))
 
 
 def ended_last_values(frontier: Frontier, store: Store, run_number: int) -> dict[int, Value]:

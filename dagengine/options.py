@@ -39,6 +39,7 @@ class Options:
     checkpoint: whether the value is recorded. If not, it lives in the memory for objects (or spilled), and is made
         again from its recorded inputs if it is lost
     max_depth: how deep the call may be among calls that were deferred by deferred ones
+    version: part of the function's fingerprint: another one says that its results are others, though its code may not
     name: in step keys instead of the function's name
     key: in place of the ordinal, for one call
     """
@@ -60,6 +61,7 @@ class Options:
     grace: float = 2.0
     checkpoint: bool = True
     max_depth: int = 1_000
+    version: str | None = None
     name: str | None = None
     key: str | None = None
 
@@ -86,6 +88,7 @@ class Options:
         if not isinstance(self.checkpoint, bool):
             raise BadOption(f"checkpoint={self.checkpoint!r} has to be True or False.")
         _integer("max_depth", self.max_depth, 1)
+        _label("version", self.version)
         _label("name", self.name)
         _label("key", self.key)
         if self.key is not None and self.key.isdigit():

@@ -47,6 +47,7 @@ class Changes(TypedDict, total=False):
     grace: float
     checkpoint: bool
     max_depth: int
+    version: str | None
     name: str | None
     key: str | None
 

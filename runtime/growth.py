@@ -26,6 +26,7 @@ class LaterFunction(msgspec.Struct, array_like=True):
     name: str
     reference: dict[str, Any]
     options: dict[str, Any]
+    fingerprint: str = ""
 
 
 class Later(Placeholder):
@@ -72,6 +73,9 @@ class _Attempt(Protocol):
     def id(self) -> Any: ...
 
     @property
+    def mode(self) -> str: ...
+
+    @property
     def output(self) -> Any: ...
 
 
@@ -92,6 +96,8 @@ def later_of(placeholders: Iterable[Placeholder], attempt: Any) -> list[Later]:
 
 def grown(value: Any, encoded: Encoded, attempt: _Attempt, name: str) -> bytes:
     """The packed `Growth` of what `name` returned. Raises DefinitionError."""
+    if attempt.mode != "call":
+        refuse_grown(f"the result of {name}")
     returned = later_of(encoded.placeholders, attempt.id)
     if attempt.output is not None:
         raise DefinitionError(

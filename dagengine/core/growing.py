@@ -87,7 +87,7 @@ class Growing(Ephemerals):
         if len(set(keys)) < len(keys):
             twice = next(key for place, key in enumerate(keys) if key in keys[:place])
             message = f"two deferred calls have the key {twice}. Give each a key of its own."
-            return Failure("error", "dagengine.errors.DefinitionError", message, retriable=False)
+            return Failure("definition", "dagengine.errors.DefinitionError", message, retriable=False)
         return None
 
     def _forget(self, step: Step) -> None:
@@ -119,7 +119,9 @@ def grown_keys(above: str, seq: int, calls: list[GrownCall]) -> list[str]:
     """The keys of the steps that step `seq`, of the key `above`, has grown."""
     if len(above) > KEY_LENGTH:
         start = above.partition("/@")[0]
-        above = f"{start if len(start) <= KEY_START else start[:KEY_START].rpartition('/')[0] or start[:KEY_START]}/@{seq}"
+        above = (
+            f"{start if len(start) <= KEY_START else start[:KEY_START].rpartition('/')[0] or start[:KEY_START]}/@{seq}"
+        )
     ordinals: dict[str, int] = {}
     keys = []
     for call in calls:
