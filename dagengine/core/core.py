@@ -40,9 +40,11 @@ from dagengine.core.events import (
     InputsLost,
     InstanceLetGo,
     InterruptRequested,
+    OutsideEnded,
     PatienceOver,
     Recorded,
     RefsDropped,
+    StepKnown,
     StepsCalled,
     TimeIsUp,
     ValueKept,
@@ -250,6 +252,8 @@ class RunCore(Growing):
 
 _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     StepsCalled: RunCore._steps_called,
+    StepKnown: RunCore._step_known,
+    OutsideEnded: RunCore._outside_ended,
     Recorded: RunCore._recorded,
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import AttemptGrown, GrownCall
 from dagengine.core.ledger import cancelled
+from dagengine.core.outside import Outside
 from dagengine.core.states import Phase, Stop
 from dagengine.core.step import Step
-from dagengine.model import Definition, Failure, NewStep, PendingStep, StepInput, StepKind, StepState, Value
+from dagengine.model import Failure, NewStep, PendingStep, StepInput, StepKind, StepState, Value
 from dagengine.storage.interface import ExpandStep
 
 KEY_LENGTH = 240
@@ -30,19 +30,13 @@ KEY_START = 120
 """Characters of the start of a long key that the keys below it begin with."""
 
 
-class Growing(Ephemerals):
-    """Ephemeral values, and steps that grow the run."""
+class Growing(Outside):
+    """Steps some of which grow the run."""
 
     def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:
         super().__init__(window, host, token)
         self._depths: dict[int, int] = {}  # by step: how many growths deep it is; of others, none
         self.last_values: dict[int, Value] = {}  # by step: its value, if that is recorded and an expanded one's, too
-
-    def _define_new(self, definitions: Iterable[Definition]) -> list[Definition]:
-        """Take up those that are not known yet, which are to be recorded: the body and a growth may bring the same one."""
-        new = [definition for definition in definitions if definition.number not in self.options]
-        self._define(new)
-        return new
 
     def _attempt_grown(self, event: AttemptGrown, now: float) -> None:
         step = self._current(event.seq, event.number)

@@ -73,6 +73,12 @@ class Ledger:
             self.every[definition.number] = options.pop("checkpoint_every", 1)
             self.options[definition.number] = Options.from_json(options)
 
+    def _define_new(self, definitions: Iterable[Definition]) -> list[Definition]:
+        """Take up those that are not known yet, which are to be recorded: the body and a growth may bring the same one."""
+        new = [definition for definition in definitions if definition.number not in self.options]
+        self._define(new)
+        return new
+
     def _record(self, definitions: Iterable[Definition], steps: list[NewStep], now: float) -> None:
         self._actions.writes.append(RecordSteps(tuple(definitions), tuple(steps), now))
         for step in [self._add(new) for new in steps]:
@@ -153,6 +159,10 @@ class Ledger:
                 self._want(step.place.instance, now)
             return
         if step.phase is Phase.WAITING:
+            if step.kind.is_outside:
+                self._go(step, Phase.OUTSIDE)
+                self._actions.outside.append(step.seq)
+                return
             if step.kind is StepKind.CREATE and step.place is not None and not step.place.instance.wanted:
                 return  # an object is made when there is something for it to do: it may hold a device
             self._go(step, Phase.READY)
