@@ -27,12 +27,14 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
+    StepKnown,
     StepsCalled,
     TimeIsUp,
 )
 from dagengine.core.states import STATE_OF, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
+from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.model import (
     Claim,
@@ -151,6 +153,7 @@ class Driver:
             self.engine.after(float(timeout), self, TimeIsUp(float(timeout)))
         if self._frontier is not None:
             closed, result = self.record.body_closed, self.record.result_inputs
+            self._core.last_values = ended_last_values(self._frontier, self.engine.store, self.claim.run_number)
             self._act(self._core.load(self._frontier, closed, time.time(), result))
             self._frontier = None
             self._note("run.resumed", None, {})
@@ -277,6 +280,8 @@ class Driver:
             if not isinstance(item, tuple):
                 called = None
                 events.append(item)
+                if type(item) is StepKnown:
+                    self._tally.of(self.definitions[item.step.definition].name).total += 1
             elif isinstance(item[1], NewStep):
                 if called is None:
                     called = StepsCalled([], [])
