@@ -39,6 +39,7 @@ from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import (
     ActorLost,
     ActorWork,
+    Asked,
     Dropped,
     Failed,
     Lost,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     from dagengine.engine import Engine
 
 
-RuntimeNews = Started | Yielded | Succeeded | Failed | TimedOut | Lost | Dropped | ActorLost | ObjectLost
+RuntimeNews = Started | Yielded | Asked | Succeeded | Failed | TimedOut | Lost | Dropped | ActorLost | ObjectLost
 """Events of the runtime that are of one run."""
 
 READERS = 16
@@ -240,10 +241,12 @@ class Attempts:
         if isinstance(event, ActorLost):
             return ActorGone(event.actor[1], event.actor[2], event.failure, time.time())
         if isinstance(event, ObjectLost):
-            _, seq, made = event.object
+            _, seq, made, *further = event.object
+            if further:
+                return None  # what came with a question
             return ValueLost(((seq, made),))
-        if isinstance(event, Yielded):
-            raise AssertionError(event)  # no task of a run is a stream
+        if isinstance(event, Yielded | Asked):
+            raise AssertionError(event)  # no task of a run is a stream; questions go to `Questions`
         if event.id[2] < 0:
             return self._rebuilt(event)
         if isinstance(event, Started):

@@ -1,6 +1,6 @@
 """The functions of a run under their numbers: each is recorded once, with its options, and steps name the number.
 
-Numbers are given on the body's thread, and read by the engine's. May import model and functions.
+Numbers are given on the body's thread, and read by the engine's. May import model, functions and fingerprints.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ class Definitions:
         number = self._numbers_of.get(called)
         if number is not None:
             return number, None
+        from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
+
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
-        new = Definition(len(self._by_number), called.name, reference, called.settings.to_json())
+        code = fingerprint(called)
+        new = Definition(len(self._by_number), called.name, reference, called.settings.to_json(), code)
         number = self._numbers_of[called] = self._numbers.get(_text(new), new.number)
         if number != new.number:
             return number, None
@@ -58,4 +61,5 @@ class Definitions:
 
 
 def _text(definition: Definition) -> str:
-    return json.dumps([definition.name, definition.reference, definition.options], sort_keys=True)
+    fields = [definition.name, definition.reference, definition.options, definition.fingerprint]
+    return json.dumps(fields, sort_keys=True)

@@ -47,6 +47,7 @@ from dagengine.model import (
     StepState,
 )
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
+from dagengine.questions import Questions
 from dagengine.reading import Reader
 from dagengine.runtime.protocol import (
     Succeeded,
@@ -115,6 +116,7 @@ class Driver:
             tally=self._tally,
             take_seqs=self.take_seqs,
         )
+        self.questions = Questions(self, self._core)
         self._flush_due = False
 
     # ---- begin (the caller's thread, before the engine knows the run) -------------------------
@@ -128,6 +130,7 @@ class Driver:
                 self._tally.of(definition.name)  # shown in the order in which they were called
             for (task, state), count in counts.items():
                 self._tally.take_over(task, state, count)
+            self.questions.take_over()
             self._frontier: Frontier | None = frontier
         else:
             self._frontier = None
@@ -304,6 +307,7 @@ class Driver:
         if actions.notices:
             actions.writes.extend(self._tell(notice) for notice in actions.notices)
         if actions.writes:
+            self.questions.settle(actions.writes)
             self._write(actions.writes)
         if actions.stop_body and self._body is not None:
             self._body.stop()
@@ -388,6 +392,7 @@ class Driver:
             self._room.notify_all()
         out = [(self.index, step.seq, step.attempt) for step in self._core.steps.values() if step.phase in _OUT]
         self.engine.runtime.cancel(out, force=True)
+        self.questions.end()
         self._attempts.release([(seq, incarnation, True) for seq, incarnation in self._core.actors()])
         self._holding.free_all()
         self.ended.set()

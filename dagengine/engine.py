@@ -47,8 +47,9 @@ from dagengine.functions import Reference, main_file, refer, resolve
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
 from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
+from dagengine.questions import unanswered
 from dagengine.run import Run
-from dagengine.runtime.protocol import Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.runtime.protocol import Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.workflows import Workflow
@@ -124,7 +125,7 @@ class Engine:
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
         self._indexes = itertools.count()
-        self._timers: list[tuple[float, int, Driver, Event]] = []
+        self._timers: list[tuple[float, int, Driver, Event | Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
         self._functions: dict[str, int] = {}
         self._verified: set[str] = set()
@@ -325,11 +326,11 @@ class Engine:
         self._inbox.put((driver, None))
 
     def tell(self, driver: Driver, what: Any) -> None:
-        """Hand an event, a list of events or an error to the driver's next turn."""
+        """Hand an event, a list of events, an error, or work for the engine's thread to the driver's next turn."""
         self._inbox.put((driver, what))
 
-    def after(self, delay: float, driver: Driver, event: Event) -> None:
-        """Hand the event over in `delay` seconds. On the engine's thread only."""
+    def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
+        """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), driver, event))
 
     def forget(self, driver: Driver) -> None:
@@ -355,8 +356,8 @@ class Engine:
         """Make a large result durable; then the driver is told."""
         self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
-    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Event]) -> None:
-        """Make what was read from the runtime durable; then the driver is told the event that `event` makes of it."""
+    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
+        """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
         digest = content.digest or None
         if content.data is not None:
             self.tell(driver, event(Value(digest or sha256(content.data).hexdigest(), content.size, content.data)))
@@ -364,7 +365,7 @@ class Engine:
         shared = content.shared
         assert shared is not None
 
-        def kept() -> Event:
+        def kept() -> Any:
             return event(Value(shared.digest, content.size))
 
         self._keepers.submit(self._keep, driver, [shared], kept)
@@ -447,7 +448,7 @@ class Engine:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             _, _, driver, event = heapq.heappop(self._timers)
-            turns.setdefault(driver, []).append(event)
+            self._sort(driver, event, turns)
         return True
 
     def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:
@@ -462,6 +463,8 @@ class Engine:
             events.extend(what)
         elif isinstance(what, Succeeded):
             events.append(driver.kept(what))
+        elif callable(what):
+            self._guarded(driver, what)
         elif isinstance(what, BaseException):
             driver.abandon(self._explained(driver, what))
         else:
@@ -483,6 +486,12 @@ class Engine:
                 self._runtime_broke(event)
                 continue
             driver = self._drivers.get(run_of(event))
+            if isinstance(event, Asked):
+                if driver is None:
+                    unanswered(self.runtime, event)
+                else:
+                    self._guarded(driver, partial(driver.questions.asked, event))
+                continue
             if driver is None:
                 if isinstance(event, Succeeded):
                     for _, _, shared in shared_parts(event):

@@ -6,6 +6,7 @@
     │   ├── BadOption              an option of a task or workflow is out of range or unknown
     │   ├── BadArguments           a call that does not fit the signature
     │   ├── LoadError              a workflow's file, module or name can't be loaded
+    │   ├── CodeNotPacked          the project's modules that a workflow reaches can't be kept with its run
     │   └── Unpicklable            a value can't be sent to another process (names the path to it)
     ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
     │   ├── StepFailed             stands in for an exception that can't be brought back
@@ -83,6 +84,10 @@ class BadArguments(DefinitionError, TypeError):
 
 class LoadError(DefinitionError, ImportError):
     """A workflow's file, module or name can't be loaded."""
+
+
+class CodeNotPacked(DefinitionError):
+    """The project's modules that a workflow reaches can't be kept with its run: too many, too large, unreadable."""
 
 
 class Unpicklable(DefinitionError, TypeError):

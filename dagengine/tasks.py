@@ -46,6 +46,7 @@ class Changes(TypedDict, total=False):
     node: str | None
     grace: float
     checkpoint: bool
+    version: str | None
     name: str | None
     key: str | None
 

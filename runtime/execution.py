@@ -45,8 +45,10 @@ class Function:
             found = resolve(self._reference)
             self.is_retriable = getattr(found, "is_retriable", None)
             # What a decorator has made is an object with the plain one inside; a plain class may have such a method.
-            plain = isinstance(found, (type, FunctionType))
-            self._call = found if plain else getattr(found, "function", found)
+            if isinstance(found, (type, FunctionType)):
+                self._call = found
+            else:
+                self._call = getattr(found, "in_attempt", None) or getattr(found, "function", found)
         return self._call
 
 
@@ -74,7 +76,7 @@ class Executor:
         started_at = time.time()
         try:
             mode = run.mode
-            if mode == "call":
+            if mode in ("call", "undo"):
                 result = copy_context().run(self._call, function, run)
                 return Done(run.id, started_at, time.time(), result)
             if mode == "expand":
@@ -131,10 +133,15 @@ class Executor:
     def _arguments(self, run: Run) -> Any:
         return decode(run.call, [self._host.open(given) for given in run.inputs] if run.inputs else ())
 
+    def _arguments_to_undo(self, run: Run) -> Any:
+        *inputs, result = [self._host.open(given) for given in run.inputs]
+        args, kwargs = decode(run.call, inputs)
+        return (result, *args), kwargs
+
     def _call(self, function: Function, run: Run) -> Written:
         self._enter(run)
         call = function.resolved()
-        args, kwargs = self._arguments(run)
+        args, kwargs = self._arguments(run) if run.mode == "call" else self._arguments_to_undo(run)
         value = call(*args, **kwargs)
         if type(value) is CoroutineType:
             import asyncio

@@ -23,7 +23,7 @@ May import nothing of ours but errors and model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -315,6 +315,35 @@ class Store(Protocol):
     def definitions(self, run_number: int) -> list[Definition]: ...
 
     def events(self, run_number: int) -> list[EventRecord]: ...
+
+    # ---- lifetime ---------------------------------------------------------------------------
+
+    def remove_run(self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float) -> None:
+        """The run is gone, in one short transaction. What else there was of it can't be reached; `clear_removed` frees
+        the room. Raises RunNotFound; RunOwned while a live process works on it."""
+
+    def clear_removed(self) -> bool:
+        """Clear away some of what is left of removed runs, in a bounded transaction. False: nothing was left."""
+        ...
+
+    def expire_values(self, run_number: int, at: float) -> None:
+        """The run's values may go: from now on it keeps no artifact. `clear_expired` frees the room."""
+
+    def clear_expired(self) -> bool:
+        """Clear away what is left of one expired run's values, in bounded transactions. False: nothing was left."""
+        ...
+
+    def expired_runs(self) -> dict[int, float]:
+        """Numbers of the runs whose values may be gone, and since when."""
+        ...
+
+    def referenced(self, digests: Iterable[str]) -> set[str]:
+        """Those of `digests` that steps, calls or saved states name, and that have not expired."""
+        ...
+
+    def payloads(self) -> set[str]:
+        """The digests of all artifacts that are named elsewhere: by runs themselves, and by side tables."""
+        ...
 
     def check(self) -> dict[str, Any]:
         """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""

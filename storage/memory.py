@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from dagengine.model import (
     Failure,
     Frontier,
     NewRun,
+    PayloadInput,
     ProcessRecord,
     RecordedCall,
     RunRecord,
@@ -37,6 +38,14 @@ from dagengine.model import (
     Value,
 )
 from dagengine.storage.interface import RunFilter, SideWrite, Write
+from dagengine.storage.lifetime_notes import (
+    expired_runs,
+    forget_run,
+    next_expired,
+    note_cleared,
+    note_expired,
+    payloads_of_side_tables,
+)
 from dagengine.storage.lookup import (
     AMBIGUOUS_SHOWN,
     fenced,
@@ -67,6 +76,7 @@ class MemoryStore(Unleased):
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._by_number: dict[int, Run] = {}
+        self._last_number = 0
         self._side = MemorySide()
         self._writer = GroupWriter(self._commit, self.url)
 
@@ -81,7 +91,7 @@ class MemoryStore(Unleased):
             with self._lock:
                 if run.id in self._runs:
                     raise run_exists(run.id)
-                number = len(self._runs) + 1
+                self._last_number = number = self._last_number + 1  # never given twice
                 created = self._runs[run.id] = self._by_number[number] = Run(new_record(number, run, process))
                 return None if process is None else created.claim()
 
@@ -313,6 +323,59 @@ class MemoryStore(Unleased):
         with self._reading():
             run = self._by_number.get(run_number)
             return list(run.events) if run else []
+
+    # ---- lifetime -----------------------------------------------------------------------
+
+    def remove_run(self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float) -> None:
+        def remove() -> None:
+            with self._lock:
+                run = self._whole(run_id).record
+                if run.state is RunState.RUNNING and run.owner is not None and alive(run.owner):
+                    raise run_owned(run_id, run.owner)
+                del self._runs[run_id], self._by_number[run.number]
+                forget_run(self, run.number)
+
+        self._writer.call(remove)
+
+    def clear_removed(self) -> bool:
+        return False
+
+    def expire_values(self, run_number: int, at: float) -> None:
+        note_expired(self, run_number, at)
+
+    def clear_expired(self) -> bool:
+        found = next_expired(self)
+        if found is None:
+            return False
+        with self._reading():
+            run = self._by_number.get(found)
+            for step in run.steps.values() if run else ():
+                if step.value is not None:
+                    step.value = step.value._replace(inline=None)
+        note_cleared(self, found)
+        return True
+
+    def expired_runs(self) -> dict[int, float]:
+        return expired_runs(self)
+
+    def referenced(self, digests: Iterable[str]) -> set[str]:
+        expired = self.expired_runs()
+        with self._reading():
+            runs = [run for number, run in self._by_number.items() if number not in expired]
+            named = {digest for run in runs for digest in run.artifacts()}
+        return named.intersection(digests)
+
+    def payloads(self) -> set[str]:
+        expired = self.expired_runs()
+        with self._reading():
+            records = [run.record for number, run in self._by_number.items() if number not in expired]
+        named = {
+            part.digest
+            for run in records
+            for part in (*run.inputs, *run.result_inputs)
+            if isinstance(part, PayloadInput)
+        }
+        return named | payloads_of_side_tables(self)
 
     def check(self) -> dict[str, Any]:
         with self._reading():

@@ -29,6 +29,7 @@ from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
 from dagengine.storage import statements
 from dagengine.storage.interface import Write
+from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.postgres_connections import Link, connect
 from dagengine.storage.postgres_errors import Unsuitable, translate
@@ -87,7 +88,7 @@ _SIZE = """
 """
 
 
-class PostgresStore(PostgresReads):
+class PostgresStore(PostgresReads, SqlLifetime):
     """A `Store` at a `postgresql:` URL, whose tables are made if they are not there.
 
     `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.

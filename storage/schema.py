@@ -138,6 +138,7 @@ STEP = Table(
         "seq",
         **_where("state IN ('failed', 'skipped', 'cancelled')"),
     ),
+    Index("step_artifact", "value_digest", **_where("value IS NULL AND length(value_digest) = 32")),
     sqlite_with_rowid=False,
 )
 
@@ -151,6 +152,7 @@ EDGE = Table(
     Column("digest", LargeBinary),  # the large argument that is read
     Column("size", BigInteger),
     PrimaryKeyConstraint("run", "child", "position", name="edge_pk"),
+    Index("edge_artifact", "digest", **_where("digest IS NOT NULL")),
     sqlite_with_rowid=False,
 )
 

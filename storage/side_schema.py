@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Integer, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import BigInteger, Column, Float, Integer, LargeBinary, PrimaryKeyConstraint, Table, Text
 
 from dagengine.storage.schema import METADATA
+
+RECORD = tuple(METADATA.sorted_tables)
+"""The tables of the record itself."""
 
 # ---- where a step's value came from, if it was not computed in its run ------------------------
 
@@ -20,4 +23,85 @@ ORIGIN = Table(
     Column("source", Text, nullable=False),  # JSON: {"by": "fork" or "cache", "run": id, "seq": number}
     PrimaryKeyConstraint("run", "seq", name="origin_pk"),
     sqlite_with_rowid=False,
+)
+
+# ---- what attempts at a step have noted, until the step succeeds ------------------------------
+
+MEMO = Table(
+    "memo",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("name", Text, nullable=False),  # "once:…", "checkpoint", "external:…"
+    Column("at", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("value", LargeBinary),  # the encoded bytes, if they are few; else they are the artifact of this digest
+    PrimaryKeyConstraint("run", "seq", "name", name="memo_pk"),
+    sqlite_with_rowid=False,
+)
+
+BEAT = Table(
+    "beat",  # the last heartbeat of an attempt
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("progress", Text, nullable=False),  # JSON
+    PrimaryKeyConstraint("run", "seq", name="beat_pk"),
+    sqlite_with_rowid=False,
+)
+
+OUTBOX = Table(
+    "outbox",  # what transactional steps returned, committed with what they did to this database
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("value", LargeBinary),  # as a memo's
+    PrimaryKeyConstraint("run", "seq", name="outbox_pk"),
+    sqlite_with_rowid=False,
+)
+
+COMPENSATION = Table(
+    "compensation",  # runs whose steps are to be undone, and how such a run ends after that
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("failure", Text),  # JSON
+    PrimaryKeyConstraint("run", name="compensation_pk"),
+)
+
+# ---- runs that are gone, or whose values are, and runs to be kept -----------------------------
+
+REMOVED = Table(
+    "removed",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("run", name="removed_pk"),
+)
+
+EXPIRED = Table(
+    "expired",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("cleared", Integer, nullable=False),  # 1: nothing of its values is left
+    PrimaryKeyConstraint("run", name="expired_pk"),
+)
+
+PIN = Table(
+    "pin",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("by", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    PrimaryKeyConstraint("run", name="pin_pk"),
 )

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
 from dagengine.storage import statements
 from dagengine.storage.interface import Write
+from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.reads import Reads
 from dagengine.storage.revisions import CURRENT
@@ -62,7 +63,7 @@ _REQUEST_CANCEL = "UPDATE run SET cancel_requested_at = coalesce(cancel_requeste
 _CANCEL_RUN = "UPDATE run SET state = 'cancelled', finished_at = ? WHERE number = ?"
 
 
-class SqliteStore(Reads, Unleased):
+class SqliteStore(Reads, Unleased, SqlLifetime):
     """A `Store` in the file at `path`, which is made if it is not there.
 
     `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.

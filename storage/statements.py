@@ -63,6 +63,9 @@ _BY_OPEN = (ATTEMPT, "INDEXED BY attempt_open", "sqlite")
 class Cursor(Protocol):
     """What every driver's cursor can do."""
 
+    @property
+    def rowcount(self) -> int: ...
+
     def fetchone(self) -> Any: ...
 
     def fetchall(self) -> list[Any]: ...

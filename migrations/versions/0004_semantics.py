@@ -5,6 +5,8 @@ Only adds tables and a column that may be empty, so it may be applied before or 
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,6 +14,10 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
 
 
 def upgrade() -> None:
@@ -24,4 +30,76 @@ def upgrade() -> None:
         sa.Column("source", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("run", "seq", name="origin_pk"),
         sqlite_with_rowid=False,
+    )
+    _effects()
+    op.create_table(
+        "removed",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.PrimaryKeyConstraint("run", name="removed_pk"),
+    )
+    op.create_table(
+        "expired",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("cleared", sa.Integer, nullable=False),
+        sa.PrimaryKeyConstraint("run", name="expired_pk"),
+    )
+    op.create_table(
+        "pin",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("by", sa.Text, nullable=False),
+        sa.Column("why", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("run", name="pin_pk"),
+    )
+    artifact = "value IS NULL AND length(value_digest) = 32"
+    op.create_index("step_artifact", "step", ["value_digest"], **_where(artifact))
+    op.create_index("edge_artifact", "edge", ["digest"], **_where("digest IS NOT NULL"))
+
+
+def _effects() -> None:
+    def run_and_seq() -> list[sa.Column[int]]:
+        return [sa.Column("run", sa.Integer, nullable=False), sa.Column("seq", sa.Integer, nullable=False)]
+
+    def value() -> list[sa.Column[Any]]:
+        return [
+            sa.Column("at", sa.Float, nullable=False),
+            sa.Column("size", sa.BigInteger, nullable=False),
+            sa.Column("digest", sa.Text, nullable=False),
+            sa.Column("value", sa.LargeBinary),
+        ]
+
+    op.create_table(
+        "memo",
+        *run_and_seq(),
+        sa.Column("name", sa.Text, nullable=False),
+        *value(),
+        sa.PrimaryKeyConstraint("run", "seq", "name", name="memo_pk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "beat",
+        *run_and_seq(),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("progress", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("run", "seq", name="beat_pk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "outbox",
+        *run_and_seq(),
+        *value(),
+        sa.PrimaryKeyConstraint("run", "seq", name="outbox_pk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "compensation",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("failure", sa.Text),
+        sa.PrimaryKeyConstraint("run", name="compensation_pk"),
     )

@@ -1,0 +1,213 @@
+"""The end of runs in SQL: removed whole, or only their values; and which artifacts are still referred to.
+
+A run is gone when its row is: one short transaction, which notes its number among the `removed`. What else there is of it
+can't be reached any more, and is cleared away in bounded transactions, now or by the next `gc`, should this process be
+killed. Numbers are never given twice, so nothing of it can come to belong to another run.
+
+Values expire by a note, too: from then on nothing of the run keeps an artifact, and small values are cleared away.
+Nobody counts references: what a row names is looked up by its digest, in partial indexes of rows that name artifacts.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    LargeBinary,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.base import Executable
+
+from dagengine.model import PayloadInput, ProcessRecord, RunRecord, RunState
+from dagengine.storage import lifetime_notes as notes
+from dagengine.storage.lookup import no_run, run_owned
+from dagengine.storage.rows import inputs_of
+from dagengine.storage.schema import (
+    ATTEMPT,
+    DEFINITION,
+    EDGE,
+    EVENT,
+    RUN,
+    STATE_VERSION,
+    STEP,
+    UNSAVED_CALL,
+)
+from dagengine.storage.side_schema import EXPIRED
+from dagengine.storage.statements import Query
+
+T = TypeVar("T")
+
+SEQS = 5_000
+"""Steps whose rows are cleared away in one transaction: some tens of milliseconds, for which others wait."""
+
+_run = bindparam("run", type_=Integer)
+_first, _last = bindparam("first", type_=Integer), bindparam("last", type_=Integer)
+_digest = bindparam("digest", type_=LargeBinary)
+
+
+def _delete_run() -> Executable:
+    """Unless it was claimed since it was seen."""
+    return delete(RUN).where(RUN.c.number == _run, RUN.c.token == bindparam("token"), RUN.c.state == bindparam("state"))
+
+
+def _first_seq() -> Executable:
+    return select(func.min(STEP.c.seq)).where(STEP.c.run == _run)
+
+
+def _between(column: ColumnElement[int]) -> ColumnElement[bool]:
+    return column.between(_first, _last)
+
+
+_DELETE_BETWEEN = tuple(
+    Query(lambda table=table, seq=seq: delete(table).where(table.c.run == _run, _between(table.c[seq])))  # type: ignore[misc]
+    for table, seq in ((EDGE, "child"), (ATTEMPT, "seq"), (STEP, "seq"))
+)
+
+
+def _delete_events() -> Executable:
+    some = select(EVENT.c.number).where(EVENT.c.run == _run).limit(bindparam("limit"))
+    return delete(EVENT).where(EVENT.c.number.in_(some.scalar_subquery()))
+
+
+_DELETE_OF_RUN = tuple(
+    Query(lambda table=table: delete(table).where(table.c.run == _run))  # type: ignore[misc]
+    for table in (DEFINITION, STATE_VERSION, UNSAVED_CALL)
+)
+
+
+def _clear_values() -> Executable:
+    of = and_(STEP.c.run == _run, _between(STEP.c.seq), STEP.c.value.is_not(None))
+    return update(STEP).where(of).values(value=null())
+
+
+def _bounds() -> Executable:
+    return select(RUN.c.next_seq).where(RUN.c.number == _run)
+
+
+def _is_referenced() -> Executable:
+    """Whether a row names the artifact `digest`, of a run whose values have not expired."""
+    expired = select(EXPIRED.c.run)
+    step = exists().where(
+        STEP.c.value_digest == _digest,
+        STEP.c.value.is_(None),
+        func.length(STEP.c.value_digest) == literal_column("32"),
+        STEP.c.run.not_in(expired),
+    )
+    edge = exists().where(EDGE.c.digest == _digest, EDGE.c.digest.is_not(None), EDGE.c.run.not_in(expired))
+    state = exists().where(STATE_VERSION.c.digest == _digest, STATE_VERSION.c.run.not_in(expired))
+    return select(or_(step, edge, state))
+
+
+def _payloads_of_runs() -> Executable:
+    has = or_(RUN.c.inputs != literal_column("'[]'"), RUN.c.result_inputs.like(literal_column("'%\"%'")))
+    return select(RUN.c.inputs, RUN.c.result_inputs).where(has, RUN.c.number.not_in(select(EXPIRED.c.run)))
+
+
+_DELETE_RUN = Query(_delete_run)
+_FIRST_SEQ = Query(_first_seq)
+_DELETE_EVENTS = Query(_delete_events)
+_CLEAR_VALUES = Query(_clear_values)
+_BOUNDS = Query(_bounds)
+_IS_REFERENCED = Query(_is_referenced)
+_PAYLOADS_OF_RUNS = Query(_payloads_of_runs)
+
+
+class SqlLifetime:
+    """What a store in SQL does of the interface's section on lifetime."""
+
+    url: str
+
+    def side(self, work: Callable[[Any], T], write: bool = True) -> T:
+        raise NotImplementedError
+
+    def find_run(self, prefix: str) -> RunRecord:
+        raise NotImplementedError
+
+    def remove_run(self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float) -> None:
+        while True:
+            run = self.find_run(run_id)
+            if run.id != run_id:
+                raise no_run(run_id, self.url)
+            if run.owner is not None and run.state is RunState.RUNNING and alive(run.owner) and not run.lease_expired:
+                raise run_owned(run_id, run.owner)
+
+            def remove(connection: Any, run: RunRecord = run) -> bool:
+                if notes.REMOVED_ID(connection, id=run.id).fetchone() is not None:
+                    return True  # the answer to the first try was lost
+                seen = {"run": run.number, "token": run.token, "state": str(run.state)}
+                if _DELETE_RUN(connection, **seen).rowcount != 1:
+                    return False
+                notes.NOTE_REMOVED(connection, run=run.number, id=run.id, at=at)
+                return True
+
+            if self.side(remove):
+                return
+
+    def clear_removed(self) -> bool:
+        def clear(connection: Any) -> bool:
+            found = notes.NEXT_REMOVED(connection).fetchone()
+            if found is None:
+                return False
+            (run,) = found
+            (first,) = _FIRST_SEQ(connection, run=run).fetchone()
+            if first is not None:
+                for query in _DELETE_BETWEEN:
+                    query(connection, run=run, first=first, last=first + SEQS - 1)
+            elif _DELETE_EVENTS(connection, run=run, limit=SEQS).rowcount == 0:
+                for query in (*_DELETE_OF_RUN, *notes.DELETE_OF_RUN):
+                    query(connection, run=run)
+                notes.FORGET_REMOVED(connection, run=run)
+            return True
+
+        return self.side(clear)
+
+    def expire_values(self, run_number: int, at: float) -> None:
+        notes.note_expired(self, run_number, at)
+
+    def clear_expired(self) -> bool:
+        run = notes.next_expired(self)
+        if run is None:
+            return False
+        (steps,) = self.side(lambda connection: _BOUNDS(connection, run=run).fetchone(), write=False) or (0,)
+        for first in range(0, steps, SEQS):
+            given = {"run": run, "first": first, "last": first + SEQS - 1}
+            self.side(lambda connection, given=given: _CLEAR_VALUES(connection, **given) and None)  # type: ignore[misc]
+        notes.note_cleared(self, run)
+        return True
+
+    def expired_runs(self) -> dict[int, float]:
+        return notes.expired_runs(self)
+
+    def referenced(self, digests: Iterable[str]) -> set[str]:
+        def ask(connection: Any) -> set[str]:
+            return {
+                digest for digest in digests if _IS_REFERENCED(connection, digest=bytes.fromhex(digest)).fetchone()[0]
+            }
+
+        return self.side(ask, write=False)
+
+    def payloads(self) -> set[str]:
+        def ask(connection: Any) -> set[str]:
+            return {
+                part.digest
+                for row in _PAYLOADS_OF_RUNS(connection)
+                for text in row
+                for part in inputs_of(text)
+                if isinstance(part, PayloadInput)
+            }
+
+        return self.side(ask, write=False) | notes.payloads_of_side_tables(self)

@@ -1,0 +1,153 @@
+"""What every store promises of the end of runs: removed whole, expired values, and which artifacts are still named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dagengine.errors import RunNotFound, RunOwned
+from dagengine.model import PayloadInput, RunState, StepInput, Value
+from dagengine.storage.interface import CloseBody, FinishRun, RunFilter, Store
+from dagengine.storage.lifetime_notes import pin, pins, unpin
+from dagengine.storage.origins import origin, origins
+from tests.storage.kit import (
+    DEFINITION,
+    ME,
+    NOW,
+    alive,
+    attempt,
+    begin,
+    changed,
+    dead,
+    digest_of,
+    event,
+    large,
+    new_run,
+    record,
+    recorded,
+    step,
+    succeed,
+)
+
+BIG = Value(digest_of(b"big"), 1_000_000)
+
+
+def clear(store: Store) -> int:
+    """Clear away all that is left of removed runs; how often there was something."""
+    times = 0
+    while store.clear_removed():
+        times += 1
+    return times
+
+
+def ended(store: Store, run_id: str = "7f3a") -> int:
+    """A run with a bit of everything in it, which has ended; its number."""
+    claim = begin(store, run_id)
+    recorded(
+        store,
+        claim,
+        record(step(0), step(1, 0, large()), definitions=(DEFINITION,)),
+        attempt(0),
+        succeed(0, 0, BIG),
+        origin(0, {"by": "cache"}),
+        changed(1, 1, 0, Value(digest_of(b"state"), 50_000)),
+        event("run.started"),
+        CloseBody(b"result", (StepInput(1), PayloadInput(digest_of(b"result"), 20_000))),
+        FinishRun(RunState.SUCCEEDED, NOW),
+    )
+    return claim.run_number
+
+
+def test_a_removed_run_is_gone_at_once(store: Store) -> None:
+    """It is not found, not listed, and can't be claimed; its id may be used again, and nothing of it comes back."""
+    number = ended(store)
+    store.remove_run("7f3a", alive, NOW)
+    assert store.runs(RunFilter()) == []
+    with pytest.raises(RunNotFound):
+        store.find_run("7f3a")
+    with pytest.raises(RunNotFound):
+        store.claim("7f3a", ME, dead)
+    again = begin(store)
+    assert again.run_number != number
+    assert store.steps(again.run_number) == []
+    clear(store)
+    assert store.find_run("7f3a").number == again.run_number
+
+
+def test_what_is_left_of_a_removed_run_is_cleared_away(store: Store) -> None:
+    """Steps, attempts, events and side rows; those of other runs stay."""
+    number, other = ended(store), ended(store, "8a11")
+    store.remove_run("7f3a", alive, NOW)
+    clear(store)
+    assert store.steps(number) == []
+    assert store.attempts(number) == []
+    assert store.events(number) == []
+    assert store.definitions(number) == []
+    assert list(store.edges(number)) == []
+    assert origins(store, number) == {}
+    assert len(store.steps(other)) == 2
+    assert origins(store, other) == {0: {"by": "cache"}}
+    assert store.clear_removed() is False
+
+
+def test_a_run_at_which_somebody_works_is_not_removed(store: Store) -> None:
+    """Its owner is named; once that is dead, the run can be removed, and what the owner still writes is refused."""
+    claim = begin(store)
+    with pytest.raises(RunOwned):
+        store.remove_run("7f3a", alive, NOW)
+    store.remove_run("7f3a", dead, NOW)
+    with pytest.raises(AssertionError, match="taken over"):
+        recorded(store, claim, record(step(0), definitions=(DEFINITION,)))
+
+
+def test_only_a_whole_id_removes(store: Store) -> None:
+    """A prefix is not enough, and a run that is not there is said not to be."""
+    ended(store)
+    for wrong in ("7f", "none"):
+        with pytest.raises(RunNotFound):
+            store.remove_run(wrong, alive, NOW)
+    assert store.find_run("7f3a").state is RunState.SUCCEEDED
+
+
+def test_artifacts_are_known_by_who_names_them(store: Store) -> None:
+    """Large values, arguments and states by rows; what runs themselves name, apart; what nobody names is not said."""
+    ended(store)
+    store.create_run(replace(new_run("9c00"), inputs=(PayloadInput(digest_of(b"argument"), 20_000),)), None)
+    asked = [digest_of(name) for name in (b"big", b"large", b"state", b"value", b"nobody's")]
+    assert store.referenced(asked) == {digest_of(b"big"), digest_of(b"large"), digest_of(b"state")}
+    assert store.payloads() == {digest_of(b"result"), digest_of(b"argument")}
+    store.remove_run("7f3a", alive, NOW)
+    clear(store)
+    assert store.referenced(asked) == set()
+    assert store.payloads() == {digest_of(b"argument")}
+
+
+def test_expired_values_keep_no_artifacts(store: Store) -> None:
+    """The record stays, with digests and sizes; small values are cleared away; other runs keep theirs."""
+    number, other = ended(store), begin(store, "8a11")
+    recorded(store, other, record(step(0), definitions=(DEFINITION,)), succeed(0, 0, BIG))
+    store.expire_values(number, NOW)
+    assert store.expired_runs() == {number: NOW}
+    asked = [digest_of(b"big"), digest_of(b"large")]
+    assert store.referenced(asked) == {digest_of(b"big")}
+    assert store.payloads() == set()
+    assert store.clear_expired() is True
+    assert store.clear_expired() is False
+    values = store.values(number, [0, 1])
+    assert all(value.inline is None and value.digest for value in values.values())
+    assert len(store.steps(number)) == 2
+
+
+def test_a_pin_is_kept_until_it_is_taken_off(store: Store) -> None:
+    """With who wants it and why; a second one replaces it; it goes with its run."""
+    number = ended(store)
+    pin(store, number, NOW, "ada", "the paper")
+    pin(store, number, NOW, "ada", "the thesis")
+    assert pins(store)[number].why == "the thesis"
+    unpin(store, number)
+    assert pins(store) == {}
+    pin(store, number, NOW, "ada", "")
+    store.remove_run("7f3a", alive, NOW)
+    clear(store)
+    assert pins(store) == {}
