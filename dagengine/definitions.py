@@ -34,6 +34,8 @@ class Definitions:
         self._by_number: dict[int, Definition] = {}
         self._numbers: dict[str, int] = {}
         self._numbers_of: dict[Defined, int] = {}
+        self._unrecorded: set[int] = set()
+        self._next = 0
 
     def __getitem__(self, number: int) -> Definition:
         return self._by_number[number]
@@ -42,21 +44,31 @@ class Definitions:
         """Take over a definition that is recorded."""
         self._by_number[definition.number] = definition
         self._numbers[_text(definition)] = definition.number
+        self._next = max(self._next, definition.number + 1)
+
+    def recording(self, definition: Definition) -> None:
+        """It goes with a step that is about to be recorded: none after that has to bring it."""
+        self._unrecorded.discard(definition.number)
 
     def of(self, called: Defined) -> tuple[int, Definition | None]:
-        """The number, and the definition if the run does not have it yet."""
+        """The number, and the definition if the run does not have it yet.
+
+        It does not have it before a step is recorded with it (`recording`). The first call of a function need not make
+        one: on replay a recorded step answers, under the definition that the function had when that was recorded.
+        """
         number = self._numbers_of.get(called)
         if number is not None:
-            return number, None
+            return number, self._by_number[number] if number in self._unrecorded else None
         from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
 
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
         code = fingerprint(called)
-        new = Definition(len(self._by_number), called.name, reference, called.settings.to_json(), code)
+        new = Definition(self._next, called.name, reference, called.settings.to_json(), code)
         number = self._numbers_of[called] = self._numbers.get(_text(new), new.number)
         if number != new.number:
             return number, None
         self.learn(new)
+        self._unrecorded.add(number)
         return number, new
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +29,7 @@ from dagengine.model import RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.reading import Reader
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import RunFilter, Store
-from dagengine.testing.mortal import Fate, MortalRuntime, MortalStore, ProcessDied
+from dagengine.testing.mortal import Fate, MortalRuntime, MortalStore, ProcessDied, passing_for_dead
 
 if TYPE_CHECKING:
     from dagengine.runtime.protocol import Runtime
@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 RUN_ID = "crash-test"
 """The same in all cases, so that what a workflow makes of its run's id is the same, too. Each has a store of its own."""
 
+MEMORY = "/dev/shm"
+"""Where the cases' files lie, if it is there: the process dies, not the machine, so that the disk adds only time."""
+
 ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.MISMATCH)
+
+Steps = dict[tuple[str, str], StepRecord]
+"""By run id and key."""
 
 World = Callable[[Engine, str], object]
 """Called with the engine and the run's id once the run is begun, and again in each life of the process: it gives what
@@ -70,11 +76,14 @@ class CrashReport:
     workflow: str
     writes: int  # of the plain run
     state: RunState
+    result: Any  # of the plain run; of one that failed, "type: message"
     crashes: tuple[Crash, ...]
     again: dict[str, int]
 
     def __str__(self) -> str:
-        lines = [f"{self.workflow} {self.state}, with {len(self.crashes)} crashes as without (at {self.writes} writes)."]
+        lines = [
+            f"{self.workflow} {self.state}, with {len(self.crashes)} crashes as without (at {self.writes} writes)."
+        ]
         if self.again:
             lines.append("Steps that began again, as the process died before their end was recorded:")
             lines += [f"  {key}: after {count} of the crashes" for key, count in self.again.items()]
@@ -88,6 +97,7 @@ class _End:
     state: RunState
     digest: str
     shown: str
+    value: Any = field(default=None, compare=False)
 
 
 @dataclass
@@ -103,7 +113,6 @@ class _Lives:
     options: Mapping[str, Any]
     world: World | None
     timeout: float
-    recorded: dict[tuple[str, str], StepRecord] = field(default_factory=dict)
 
     def live(self, fate: Fate) -> None:
         """Begin the run, or go on with it, until it ends or the process dies."""
@@ -114,8 +123,7 @@ class _Lives:
             runtime=cast("Runtime", MortalRuntime(self.runtime(), fate)),
             **self.options,
         )
-        # Nobody may take this process for alive once the engine is dead, though it is.
-        engine.process = replace(engine.process, start_time=-1.0)
+        engine.process = passing_for_dead(engine.process)
         fate.died = lambda: _end_all(engine)
         if fate.dead:
             fate.died()
@@ -123,10 +131,11 @@ class _Lives:
             try:
                 self._work(engine)
             except (Exception, ProcessDied) as error:
-                if not fate.dead or isinstance(error, CrashFailure):
+                if not fate.doomed or isinstance(error, CrashFailure):
                     raise  # else it is how the death looks from here
             finally:
-                if fate.dead:
+                if fate.doomed:
+                    fate.gone.wait(self.timeout)
                     _end_all(engine)
                     engine.close(force=True)
 
@@ -158,7 +167,7 @@ class _Lives:
         if record.state is not RunState.SUCCEEDED:
             failure = record.failure
             said = "" if failure is None else f"{failure.type}: {failure.message}"
-            return _End(record.state, said, f"it {record.state}{said and ' with '}{said}")
+            return _End(record.state, said, f"it {record.state}{said and ' with '}{said}", said)
         assert record.result_call is not None
         artifacts = open_artifacts(str(self.folder / "artifacts"))
         try:
@@ -167,9 +176,10 @@ class _Lives:
         finally:
             artifacts.close()
         text = repr(value)
-        return _End(record.state, canonical_digest(value), f"it returned {text if len(text) < 200 else text[:200] + '…'}")
+        text = text if len(text) < 200 else f"{text[:200]}…"
+        return _End(record.state, canonical_digest(value), f"it returned {text}", value)
 
-    def steps(self) -> dict[tuple[str, str], StepRecord]:
+    def steps(self) -> Steps:
         """By run id and key: the steps of all runs of the store."""
         self.store.side(_nothing)  # what was handed over by the process that died is written by now
         return {
@@ -223,7 +233,7 @@ def crash_everywhere(
 
     @contextmanager
     def case() -> Iterator[_Lives]:
-        with tempfile.TemporaryDirectory(prefix="dagengine-") as folder:
+        with tempfile.TemporaryDirectory(prefix="dagengine-", dir=MEMORY if Path(MEMORY).is_dir() else None) as folder:
             opened = store() if callable(store) else _open(store, folder)
             if before is not None:
                 before()
@@ -259,7 +269,7 @@ def crash_everywhere(
     for crash in crashes:
         for key in crash.again:
             again[key] = again.get(key, 0) + 1
-    return CrashReport(workflow.name, fate.writes, plain.state, tuple(crashes), again)
+    return CrashReport(workflow.name, fate.writes, plain.state, plain.value, tuple(crashes), again)
 
 
 def _open(url: str, folder: str) -> Store:
@@ -272,50 +282,44 @@ def _spread(count: int, limit: int) -> Iterable[int]:
     return sorted({1 + index * count // limit for index in range(limit)})
 
 
-def _crash(lives: _Lives, number: int, after: bool, plain: _End, forbidden: set[str]) -> Crash | None:
+def _crash(lives: _Lives, number: int, after: bool, plain: _End, once: set[str]) -> Crash | None:
     """One case; None if the run ended before that write (how writes are put together depends on the time)."""
     first, second = Fate(number, after), Fate()
     try:
         lives.live(first)
-        if not first.dead:
-            end = lives.end()
-            if end != plain:
-                raise CrashFailure(f"without a crash {plain.shown} once, and once {end.shown}")
+        if not first.doomed:
+            _same(lives.end(), plain)
             return None
         recorded = {at: step for at, step in lives.steps().items() if step.state is StepState.SUCCEEDED}
         lives.live(second)
-        again = _ran(first) & _ran(second)
-        crash = Crash(number, after, first.fatal, tuple(sorted({key for _, key, _ in again})))
-        _hold(lives, recorded, _ran(second), again, plain, forbidden)
+        _same(lives.end(), plain)
+        _kept(recorded, lives.steps(), second)
+        again = sorted(_ran(first) & _ran(second))
+        for _, key, task in again:
+            if task in once:
+                raise CrashFailure(f"step {key} ran twice, and {task} may not")
     except Exception as error:
-        where = Crash(number, after, first.fatal, ()) if first.dead else "no crash"
+        where = Crash(number, after, first.fatal, ()) if first.doomed else "no crash"
         raise CrashFailure(f"after {where}: {error if isinstance(error, CrashFailure) else repr(error)}") from error
-    return crash
+    return Crash(number, after, first.fatal, tuple(dict.fromkeys(key for _, key, _ in again)))
 
 
-def _hold(
-    lives: _Lives,
-    recorded: dict[tuple[str, str], StepRecord],
-    ran: set[tuple[str, str, str]],
-    again: set[tuple[str, str, str]],
-    plain: _End,
-    forbidden: set[str],
-) -> None:
-    """Hold the case against what was recorded when the process died, and against the plain run."""
-    end = lives.end()
+def _same(end: _End, plain: _End) -> None:
     if end != plain:
         raise CrashFailure(f"{end.shown}; without a crash {plain.shown}")
-    steps = lives.steps()
+
+
+def _kept(recorded: Steps, now: Steps, fate: Fate) -> None:
+    """What had succeeded when the process died is as it was, and did not run again."""
     for at, step in recorded.items():
-        if steps.get(at) != step:
-            raise CrashFailure(f"step {at[1]} was recorded as {step}, and is now {steps.get(at)}")
-    for run_id, key, task in ran:
+        if now.get(at) != step:
+            raise CrashFailure(f"step {at[1]} was recorded as {step}, and is now {now.get(at)}")
+    for run_id, key, _ in _ran(fate):
         known = recorded.get((run_id, key))
         if known is not None and known.value_digest and known.kind is not StepKind.MAP:
             raise CrashFailure(f"step {key} ran again though its end was recorded")
-        if (run_id, key, task) in again and task in forbidden:
-            raise CrashFailure(f"step {key} ran twice, and {task} may not")
 
 
 def _ran(fate: Fate) -> set[tuple[str, str, str]]:
+    """(run id, key, task) of each step that has begun."""
     return {(ran.run_id, ran.key, ran.task) for ran in fate.ran.values()}

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from dagengine.errors import InternalError, StoreError
-from dagengine.model import Claim
-from dagengine.runtime.protocol import Lost, Runtime, RuntimeEvent, Started, Succeeded, TaskId, TaskSpec, TimedOut
+from dagengine.model import Claim, ProcessRecord
 from dagengine.runtime.protocol import Failed as TaskFailed
+from dagengine.runtime.protocol import Lost, Runtime, RuntimeEvent, Started, Succeeded, TaskId, TaskSpec, TimedOut
 from dagengine.storage.interface import Store, Write
 
 T = TypeVar("T")
@@ -31,8 +31,8 @@ Refusal = StoreError | InternalError
 WRITES = ("create_run", "claim", "request_cancel")
 """Methods of a store, beside `write` and `side`, that write and answer when it is durable."""
 
-HARMLESS = ("close", "hurry", "wake", "listen", "renew")
-"""What a dying engine still calls to end its threads. It is not passed on."""
+THREADS_OWN = ("wake", "listen")
+"""What the thread of the heartbeat waits with; it ends with the engine, also with one that is dead."""
 
 
 class ProcessDied(SystemExit):
@@ -57,14 +57,15 @@ class Fate:
     after: bool = False
     writes: int = 0
     dead: bool = False
+    doomed: bool = False  # the fatal write is on its way: none may follow it
     fatal: str = ""
     died: Callable[[], None] = lambda: None  # told once, on whatever thread it happens
     ran: dict[tuple[TaskId, str], Ran] = field(default_factory=dict)
-    _passing: bool = False  # the fatal write is on its way: none may follow it
+    gone: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self) -> None:
-        if self.dead or self._passing:
+        if self.doomed:
             raise ProcessDied("the process is dead")
 
     def count(self, what: str) -> bool:
@@ -75,7 +76,7 @@ class Fate:
             if self.writes != self.at:
                 return False
             self.fatal = what
-            self._passing = True
+            self.doomed = True
         if not self.after:
             self.die()
             raise ProcessDied("the process is dead")
@@ -87,6 +88,12 @@ class Fate:
                 return
             self.dead = True
         self.died()
+        self.gone.set()
+
+
+def passing_for_dead(process: ProcessRecord) -> ProcessRecord:
+    """The process, as one that nobody takes for alive: this one is, when its engine is dead."""
+    return replace(process, start_time=-1.0)
 
 
 class MortalStore:
@@ -99,10 +106,8 @@ class MortalStore:
         self.lease = store.lease
 
     def __getattr__(self, name: str) -> Any:
-        if name in HARMLESS:
-            return self._nothing
         method = getattr(self._store, name)
-        if not callable(method):
+        if name in THREADS_OWN or not callable(method):
             return method
 
         def asked(*args: Any, **kwargs: Any) -> Any:
@@ -113,8 +118,12 @@ class MortalStore:
 
         return asked
 
-    def _nothing(self, *args: Any, **kwargs: Any) -> Any:
-        return {}
+    def close(self) -> None: ...
+
+    def hurry(self) -> None: ...
+
+    def renew(self, process: ProcessRecord) -> dict[int, bool]:
+        return {} if self._fate.dead else self._store.renew(passing_for_dead(process))
 
     def _written(self, what: str, work: Callable[[], T]) -> T:
         """A write whose caller waits for it."""
@@ -133,6 +142,8 @@ class MortalStore:
 
     def write(self, claim: Claim, batch: Sequence[Write], done: Callable[[Refusal | None], None]) -> None:
         fate = self._fate
+        if fate.doomed:
+            return
         last = fate.count(", ".join(dict.fromkeys(type(write).__name__ for write in batch))) if batch else False
 
         def answered(error: Refusal | None) -> None:
