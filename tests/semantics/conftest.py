@@ -10,14 +10,15 @@ can be given). A test that needs only one store says so: `everywhere(…, stores
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pytest
 
+from dagengine.engine import Engine
 from dagengine.storage.interface import Store
 from dagengine.storage.postgres import PostgresStore
-from dagengine.testing import CrashReport, crash_everywhere
+from dagengine.testing import CrashReport, crash_everywhere, memory_engine
 from dagengine.workflows import Workflow
 from tests.postgres.server import fresh_schema, shared
 
@@ -53,6 +54,13 @@ def emptied_postgres() -> Callable[[], Store]:
         return store
 
     return opened
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """A store in memory, tasks in this process."""
+    with memory_engine() as opened:
+        yield opened
 
 
 @pytest.fixture
