@@ -61,17 +61,19 @@ class Definitions:
         one: on replay a recorded step answers, under the definition that the function had when that was recorded.
         """
         number = self._numbers_of.get(called)
-        if number is not None:
-            return number, self._by_number[number] if number in self._unrecorded else None
+        if number is None:
+            number = self._numbers_of[called] = self._found(called)
+        return number, self._by_number[number] if number in self._unrecorded else None
+
+    def _found(self, called: Defined) -> int:
         from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
 
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
         new = Definition(-1, called.name, reference, called.settings.to_json(), fingerprint(called))
         new, is_new = self._number(new)
-        self._numbers_of[called] = new.number
         if is_new:
             self._unrecorded.add(new.number)
-        return new.number, new if is_new else None
+        return new.number
 
     def grown(self, found: Definition) -> Definition:
         """The definition of a function that a task has deferred a call of, under its number."""
