@@ -18,7 +18,8 @@
     │   ├── RunFailed, RunCancelled, RunInterrupted
     │   ├── RunMismatch            the code called something else than what is recorded
     │   ├── RunNotFound, RunExists
-    │   └── RunOwned               another live process works on the run
+    │   ├── RunOwned               another live process works on the run
+    │   └── RunPinned              somebody wants to keep the run
     ├── TaskError                the author of a task that was called without a workflow (dagengine.runtime)
     │   ├── TaskFailed             stands in for an exception that can't be brought back
     │   ├── TaskTimeout            the task ran past its timeout
@@ -218,6 +219,12 @@ class RunOwned(RunError):
 
     exit_status = 4
     owner: str
+
+
+class RunPinned(RunError):
+    """Somebody wants to keep the run that is to be removed."""
+
+    exit_status = 4
 
 
 # ---- the machine --------------------------------------------------------------------------

@@ -264,6 +264,7 @@ class MemoryStore(Unleased):
                 if (not which.states or run.record.state in which.states)
                 and (which.name is None or run.record.workflow == which.name)
                 and (which.since is None or run.record.created_at >= which.since)
+                and (which.before is None or run.record.created_at < which.before)
             ]
         found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
         return found[: which.limit]
