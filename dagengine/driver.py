@@ -175,6 +175,8 @@ class Driver:
         if len(self._posted) >= POSTED_MAX:
             with self._room:
                 self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
+        if definition is not None:
+            self.definitions.recording(definition)
         self._posted.append((definition, step))
         self._notify()
 
