@@ -27,6 +27,7 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
+    SharedDropped,
     StepKnown,
     StepsCalled,
     TimeIsUp,
@@ -282,6 +283,8 @@ class Driver:
             if not isinstance(item, tuple):
                 called = None
                 events.append(item)
+                if isinstance(item, SharedDropped):
+                    self._tally.dropped(item.tasks)
                 if type(item) is StepKnown:
                     self._tally.of(self.definitions[item.step.definition].name).total += 1
             elif isinstance(item[1], NewStep):

@@ -31,6 +31,10 @@ VERBS: dict[str, dict[str, str]] = {
         "wait": "Wait until a run has ended.",
         "cancel": "Ask runs to stop.",
     },
+    "Change": {
+        "fork": "Begin a new run that shares what a change does not reach.",
+        "rerun": "Begin a new run with the arguments of another one.",
+    },
     "Look": {
         "ls": "List runs, the newest first.",
         "show": "Show a run: its state, tasks, failures.",
@@ -53,6 +57,10 @@ VERBS: dict[str, dict[str, str]] = {
         "completion": "Print the completion script of a shell.",
     },
 }
+
+
+ALIASES = {"clear": "rerun", "reset": "fork", "rewind": "fork"}
+"""Words that other tools have for our verbs."""
 
 
 @dataclass(slots=True)
@@ -103,6 +111,7 @@ class VerbGroup(click.Group):
         return [name for section in VERBS.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in self.list_commands(ctx):
             return None
         command = importlib.import_module(f"dagengine.cli.{cmd_name}").command

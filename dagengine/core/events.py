@@ -256,10 +256,11 @@ class FailuresHandled:
 
 @dataclass(slots=True)
 class SharedDropped:
-    """The body did not call these steps, which the run shares with another one, as they are recorded. `chained`: as in
-    `storage.interface.DropSteps`."""
+    """The body did not call these steps, which the run shares with another one, as they are recorded. `tasks`: their
+    functions; `chained`: as in `storage.interface.DropSteps`."""
 
     seqs: tuple[int, ...]
+    tasks: tuple[str, ...]
     chained: tuple[tuple[int, int], ...]
 
 
