@@ -54,6 +54,7 @@ from dagengine.runtime.protocol import (
 )
 from dagengine.storage.interface import AddEvent, Write
 from dagengine.supply import Supply
+from dagengine.taking_over import vanished_attempts
 from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ class Driver:
             self.engine.after(float(timeout), self, TimeIsUp(float(timeout)))
         if self._frontier is not None:
             closed, result = self.record.body_closed, self.record.result_inputs
-            self._act(self._core.load(self._frontier, closed, time.time(), result))
+            vanished = vanished_attempts(self.engine.store, self.claim.run_number, self._frontier)
+            self._act(self._core.load(self._frontier, closed, time.time(), result, vanished))
             self._frontier = None
             self._note("run.resumed", None, {})
         else:

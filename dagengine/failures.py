@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import pickle
 
-from dagengine.errors import StepCancelled, StepFailed, StepSkipped, StepTimeout, WorkerLost
+from dagengine.errors import StepCancelled, StepFailed, StepSkipped, StepTimeout, StepUnknown, WorkerLost
 from dagengine.model import Failure
 
-_BY_KIND = {"timeout": StepTimeout, "lost": WorkerLost, "skipped": StepSkipped, "cancelled": StepCancelled}
+_BY_KIND = {
+    "timeout": StepTimeout,
+    "lost": WorkerLost,
+    "skipped": StepSkipped,
+    "cancelled": StepCancelled,
+    "unknown": StepUnknown,
+}
 
 
 class StepTraceback(Exception):

@@ -13,7 +13,8 @@ May import model, options, errors and the store's vocabulary of writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dagengine.core.actions import Actions
@@ -53,7 +54,7 @@ from dagengine.core.ledger import cancelled
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
-from dagengine.model import Failure, Frontier, Input, RunState, StepState
+from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
@@ -62,8 +63,19 @@ class RunCore(Ephemerals):
 
     # ---- in and out -------------------------------------------------------------------------
 
-    def load(self, frontier: Frontier, body_closed: bool, now: float, result_inputs: Iterable[Input] = ()) -> Actions:
-        """Take over what is left of a recorded run. `result_inputs`: what its body returned, if it has."""
+    def load(
+        self,
+        frontier: Frontier,
+        body_closed: bool,
+        now: float,
+        result_inputs: Iterable[Input] = (),
+        vanished: Mapping[int, AttemptRecord] = MappingProxyType({}),
+    ) -> Actions:
+        """Take over what is left of a recorded run.
+
+        result_inputs: what its body returned, if it has
+        vanished: the last attempts of cautious steps, where it is not known how they ended
+        """
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
         self.ended_before = frontier.ended_inputs
         self._define(frontier.definitions)
@@ -81,6 +93,7 @@ class RunCore(Ephemerals):
         self._keep_results(result_inputs)
         for step in unfinished:
             self._link(step, now)
+        self._load_vanished(vanished, now)
         for step in unfinished:
             self._consider(step, now)
         return self._conclude(now)
@@ -143,6 +156,7 @@ class RunCore(Ephemerals):
             self._forget(step)
         self._remade_recorded(batch.remade, now)
         self._kept_recorded(batch.kept)
+        self._announced(batch.announced, now)
         if batch.finished is not None:
             self._actions.finished = batch.finished
 
