@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from dagengine.runtime.protocol import Runtime
+    from dagengine.submission import Submission
 
 Answer = TypeVar("Answer")
 
@@ -216,8 +217,18 @@ class Engine:
         driver.load(None, {})
         return self._add(driver)
 
-    def resume(self, run_id: str, takeover: bool = False) -> Run[Any]:
+    def submit(
+        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], how: Submission | None = None
+    ) -> str:
+        """Record a run, leave it to whoever serves the store, and return its id (of one with the same `dedup`, maybe)."""
+        from dagengine.submission import Submission, submit
+
+        how = Submission() if how is None else how
+        return submit(self.store, self.artifacts, self._control_folder, (workflow, args, kwargs), how)[0]
+
+    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True) -> Run[Any]:
         """Go on with the run whose id begins with `run_id`. With `takeover`, also if its owner may live: it writes no more.
+        Without `reopen`, what has failed stays as it is, and a request to cancel is heard: nobody has asked to go on.
 
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded.
@@ -231,12 +242,15 @@ class Engine:
             workflow = found
         self._open()
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
-        claim = self.store.claim(record.id, self.process, works)
+        claim = self.store.claim(record.id, self.process, works, reopen)
         record = self.store.find_run(record.id)
         frontier = self.store.frontier(claim.run_number)
         driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
         driver.load(frontier, self.store.counts(claim.run_number))
-        return self._add(driver)
+        run = self._add(driver)
+        if not reopen and record.cancel_requested_at is not None:
+            self.tell(driver, [CancelRequested()])
+        return run
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""

@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Any
 
 from dagengine.core.actions import Actions
-from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -41,9 +40,11 @@ from dagengine.core.events import (
     InputsLost,
     InstanceLetGo,
     InterruptRequested,
+    OutsideEnded,
     PatienceOver,
     Recorded,
     RefsDropped,
+    StepKnown,
     StepsCalled,
     TimeIsUp,
     ValueKept,
@@ -51,6 +52,7 @@ from dagengine.core.events import (
     ValueWanted,
 )
 from dagengine.core.ledger import cancelled
+from dagengine.core.outside import Outside
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
@@ -58,7 +60,7 @@ from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, S
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Ephemerals):
+class RunCore(Outside):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -260,6 +262,8 @@ class RunCore(Ephemerals):
 
 _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     StepsCalled: RunCore._steps_called,
+    StepKnown: RunCore._step_known,
+    OutsideEnded: RunCore._outside_ended,
     Recorded: RunCore._recorded,
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,

@@ -103,3 +103,42 @@ def _effects() -> None:
         sa.Column("failure", sa.Text),
         sa.PrimaryKeyConstraint("run", name="compensation_pk"),
     )
+    op.create_table(
+        "queue",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("tokens", sa.Float),
+        sa.Column("filled_at", sa.Float),
+    )
+    op.create_table(
+        "queued",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("queue", sa.Text, nullable=False),
+        sa.Column("state", sa.Integer, nullable=False),
+        sa.Column("rank", sa.Integer, nullable=False),
+        sa.Column("key", sa.Text),
+        sa.Column("dedup", sa.Text),
+        sa.Column("submitted_at", sa.Float, nullable=False),
+        sa.Column("not_before", sa.Float, nullable=False),
+        sa.Column("started_at", sa.Float),
+        sa.Column("server", sa.Text),
+    )
+    op.create_index("queued_next", "queued", ["queue", "state", "rank", "submitted_at", "id"])
+    op.create_index("queued_due", "queued", ["state", "not_before"])
+    op.create_index("queued_dedup", "queued", ["queue", "dedup", "state"])
+    op.create_table(
+        "schedule",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("call", sa.Text, nullable=False),
+        sa.Column("paused", sa.Boolean, nullable=False),
+        sa.Column("next_at", sa.Float),
+    )
+    op.create_index("schedule_next", "schedule", ["next_at"])
+    op.create_table(
+        "server",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("process", sa.Text, nullable=False),
+        sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("seen_at", sa.Float, nullable=False),
+    )
