@@ -52,12 +52,31 @@ class Definitions:
 
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
         code = fingerprint(called)
-        new = Definition(len(self._by_number), called.name, reference, called.settings.to_json(), code)
+        options = called.settings.to_json()
+        undo = getattr(called.settings, "undo", None)
+        if undo is not None:
+            options["undo"] = {
+                "name": undo.name,
+                "reference": refer(undo).to_json(),
+                "options": undo.settings.to_json(),
+            }
+        new = Definition(len(self._by_number), called.name, reference, options, code)
         number = self._numbers_of[called] = self._numbers.get(_text(new), new.number)
         if number != new.number:
             return number, None
         self.learn(new)
         return number, new
+
+    def of_undo(self, number: int) -> tuple[int, Definition | None]:
+        """The number of the task that undoes what the definition's steps do, and its definition if it is new."""
+        undo = self._by_number[number].options["undo"]
+        options = {name: value for name, value in undo["options"].items() if name != "checkpoint"}
+        new = Definition(len(self._by_number), undo["name"], undo["reference"], options)
+        known = self._numbers.get(_text(new))
+        if known is not None:
+            return known, None
+        self.learn(new)
+        return new.number, new
 
 
 def _text(definition: Definition) -> str:

@@ -6,6 +6,7 @@ May import model, options, the pure core's words and the store's interface.
 from __future__ import annotations
 
 from dagengine.core.cautious import UNKNOWN
+from dagengine.core.compensation import Ending
 from dagengine.model import AttemptRecord, Frontier, StepKind
 from dagengine.storage.interface import Store
 
@@ -22,3 +23,12 @@ def vanished_attempts(store: Store, run_number: int, frontier: Frontier) -> dict
             if attempts and attempts[-1].outcome in (None, UNKNOWN):
                 vanished[step.seq] = attempts[-1]
     return vanished
+
+
+def compensation_of(store: Store, run_number: int, frontier: Frontier) -> Ending | None:
+    """How the run ends when it is compensated; None: it is not being compensated."""
+    if not any("undo" in found.options for found in frontier.definitions):
+        return None
+    from dagengine.storage.compensation import requested
+
+    return requested(store, run_number)

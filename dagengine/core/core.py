@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from dagengine.core.actions import Actions
+from dagengine.core.compensation import Compensation, Ending
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -47,12 +48,12 @@ from dagengine.core.events import (
     StepKnown,
     StepsCalled,
     TimeIsUp,
+    UndoFound,
     ValueKept,
     ValueLost,
     ValueWanted,
 )
 from dagengine.core.ledger import cancelled
-from dagengine.core.outside import Outside
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
@@ -60,7 +61,7 @@ from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, S
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Outside):
+class RunCore(Compensation):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -71,12 +72,15 @@ class RunCore(Outside):
         body_closed: bool,
         now: float,
         result_inputs: Iterable[Input] = (),
+        *,
         vanished: Mapping[int, AttemptRecord] = MappingProxyType({}),
+        compensating: Ending | None = None,
     ) -> Actions:
         """Take over what is left of a recorded run.
 
         result_inputs: what its body returned, if it has
         vanished: the last attempts of cautious steps, where it is not known how they ended
+        compensating: it is being compensated; how it ends after that
         """
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
         self.ended_before = frontier.ended_inputs
@@ -96,6 +100,8 @@ class RunCore(Outside):
         for step in unfinished:
             self._link(step, now)
         self._load_vanished(vanished, now)
+        if compensating is not None:
+            self._begin_compensation(compensating, now)
         for step in unfinished:
             self._consider(step, now)
         return self._conclude(now)
@@ -201,6 +207,8 @@ class RunCore(Outside):
         self._stop(Stop.INTERRUPT, force=event.force)
 
     def _cancel_requested(self, event: CancelRequested, now: float) -> None:
+        if self.compensating is not None:
+            return  # it is what the run does already; told again until the run has ended
         self._stop(Stop.CANCEL, force=True)
         for step in list(self.steps.values()):
             if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
@@ -232,6 +240,8 @@ class RunCore(Outside):
         if self.stop == Stop.NO and (self.unfinished or self.keeping):
             return
         state, failure = self._verdict()
+        if self._undo_first(state, now):
+            return
         self.finish_asked = True
         self._batch.finished = state
         self._actions.writes.append(FinishRun(state, now, failure))
@@ -245,6 +255,8 @@ class RunCore(Outside):
             return RunState.FAILED, self.failure
         if self.stop == Stop.INTERRUPT:
             return RunState.INTERRUPTED, None
+        if self.compensating is not None:
+            return self._compensated(self.compensating)
         if self.failure is not None:
             return RunState.FAILED, self.failure
         if self.unhandled:
@@ -290,5 +302,6 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     InterruptRequested: RunCore._interrupt_requested,
     CancelRequested: RunCore._cancel_requested,
     TimeIsUp: RunCore._time_is_up,
+    UndoFound: RunCore._undo_found,
     FlushAttempts: RunCore._flush_attempts,
 }

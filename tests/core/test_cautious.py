@@ -129,7 +129,7 @@ def test_an_attempt_that_vanished_with_its_owner_is_not_made_again() -> None:
     pending = PendingStep(0, "w/f[0]", StepKind.TASK, 0, b"", (), 1, None)
     core = RunCore()
     vanished = {0: AttemptRecord(0, 1, 3, 77, "here", 5.0)}
-    actions = core.load(Frontier((pending,), {}, 1, (ONCE,)), True, 9.0, (), vanished)
+    actions = core.load(Frontier((pending,), {}, 1, (ONCE,)), True, 9.0, vanished=vanished)
     assert actions.submit == []
     assert ends(actions) == {0: StepState.FAILED}
     assert "process 77 on here" in failure_of(actions.writes).message
