@@ -36,6 +36,7 @@ from dagengine.core.events import (
 from dagengine.core.states import STATE_OF, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
+from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.model import (
     Claim,
@@ -55,6 +56,7 @@ from dagengine.reading import Reader
 from dagengine.runtime.protocol import (
     Succeeded,
 )
+from dagengine.shared_steps import SharedSteps, fork_facts
 from dagengine.storage.interface import AddEvent, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
@@ -103,6 +105,7 @@ class Driver:
         self._next_seq = 0
         self._seq_lock = threading.Lock()
         self._ended_before: dict[int, StepState] = {}
+        self.shared: SharedSteps | None = None  # what a fork has in common with its donor
         self.ephemeral: set[int] = set()  # steps that the body called, and whose values are not recorded
         # the engine's side
         self._waiters: dict[int, list[Waiting]] = {}
@@ -143,6 +146,8 @@ class Driver:
         if not self.record.body_closed and self._compensating is None:
             recorded = None
             if frontier is not None and frontier.next_seq:
+                if fork_facts(self.record) is not None:
+                    self.shared = SharedSteps(self.engine.store, self.record, frontier, self.post)
                 recorded = self.engine.store.recorded_calls(self.claim.run_number)
             self._body = Body(self, self._load_workflow(), recorded)
 
@@ -152,6 +157,7 @@ class Driver:
         if timeout is not None:
             self.engine.after(float(timeout), self, TimeIsUp(float(timeout)))
         if self._frontier is not None:
+            self._core.last_values = ended_last_values(self._frontier, self.engine.store, self.claim.run_number)
             vanished = vanished_attempts(self.engine.store, self.claim.run_number, self._frontier)
             self._act(
                 self._core.load(
@@ -183,6 +189,8 @@ class Driver:
         if len(self._posted) >= POSTED_MAX:
             with self._room:
                 self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
+        if definition is not None:
+            self.definitions.recording(definition)
         self._posted.append((definition, step))
         self._notify()
 

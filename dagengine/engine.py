@@ -20,7 +20,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -251,6 +251,46 @@ class Engine:
         if not reopen and record.cancel_requested_at is not None:
             self.tell(driver, [CancelRequested()])
         return run
+
+    def fork(
+        self,
+        run_id: str,
+        *,
+        from_: str | Iterable[str] = (),
+        params: Mapping[str, Any] | None = None,
+        set_: Mapping[str, Any] | None = None,
+        code: str | None = None,
+        new_id: str | None = None,
+    ) -> Run[Any]:
+        """Begin a new run that shares the results of another one, and runs only what a change reaches.
+
+        from_: keys of steps to run again, with everything after them; params: arguments of the workflow to change; set_:
+        values in the place of what steps returned; code="current": run again, too, the steps whose code has changed
+        since. The other run stays as it is. Raises RunNotFound, RunConflict, BadArguments.
+        """
+        from dagengine.forks import record_fork
+
+        names = [from_] if isinstance(from_, str) else list(from_)
+        donor = self.store.find_run(run_id)
+        return self.resume(
+            record_fork(
+                self.store,
+                self.artifacts,
+                donor,
+                from_=names,
+                params=params,
+                set_=set_,
+                code=code,
+                run_id=new_id,
+            )
+        )
+
+    def rerun(self, run_id: str, params: Mapping[str, Any] | None = None, code: str | None = None) -> Run[Any]:
+        """Begin a new run with the arguments of another one, some of them changed, that shares nothing of it."""
+        from dagengine.forks import record_rerun
+
+        donor = self.store.find_run(run_id)
+        return self.resume(record_rerun(self.store, self.artifacts, donor, params=params, code=code))
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""

@@ -5,6 +5,7 @@
     │   ├── RefMisuse              a ref was used as if it were the value
     │   ├── BadOption              an option of a task or workflow is out of range or unknown
     │   ├── BadArguments           a call that does not fit the signature
+    │   ├── TooDeep                deferred calls go deeper than max_depth
     │   ├── LoadError              a workflow's file, module or name can't be loaded
     │   ├── CodeNotPacked          the project's modules that a workflow reaches can't be kept with its run
     │   └── Unpicklable            a value can't be sent to another process (names the path to it)
@@ -18,7 +19,9 @@
     │   ├── RunFailed, RunCancelled, RunInterrupted
     │   ├── RunMismatch            the code called something else than what is recorded
     │   ├── RunNotFound, RunExists
-    │   └── RunOwned               another live process works on the run
+    │   ├── RunConflict            what was asked of a run or step does not fit its state
+    │   ├── RunOwned               another live process works on the run
+    │   └── RunPinned              somebody wants to keep the run
     ├── TaskError                the author of a task that was called without a workflow (dagengine.runtime)
     │   ├── TaskFailed             stands in for an exception that can't be brought back
     │   ├── TaskTimeout            the task ran past its timeout
@@ -81,6 +84,10 @@ class BadOption(DefinitionError, ValueError):
 
 class BadArguments(DefinitionError, TypeError):
     """A call's arguments do not fit the function's signature."""
+
+
+class TooDeep(DefinitionError, RecursionError):
+    """A task defers calls that defer calls, and so on, deeper than its option max_depth."""
 
 
 class LoadError(DefinitionError, ImportError):
@@ -215,11 +222,23 @@ class RunExists(RunError):
     exit_status = 4
 
 
+class RunConflict(RunError):
+    """What was asked of the run, or of one of its steps, does not fit the state that it is in."""
+
+    exit_status = 4
+
+
 class RunOwned(RunError):
     """Another live process works on the run. `owner` says which: host, pid, since."""
 
     exit_status = 4
     owner: str
+
+
+class RunPinned(RunError):
+    """Somebody wants to keep the run that is to be removed."""
+
+    exit_status = 4
 
 
 # ---- the machine --------------------------------------------------------------------------

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import pickle
 
-from dagengine.errors import StepCancelled, StepFailed, StepSkipped, StepTimeout, StepUnknown, WorkerLost
+from dagengine.errors import (
+    DefinitionError,
+    StepCancelled,
+    StepFailed,
+    StepSkipped,
+    StepTimeout,
+    StepUnknown,
+    TooDeep,
+    WorkerLost,
+)
 from dagengine.model import Failure
 
 _BY_KIND = {
@@ -16,6 +25,8 @@ _BY_KIND = {
     "skipped": StepSkipped,
     "cancelled": StepCancelled,
     "unknown": StepUnknown,
+    "depth": TooDeep,
+    "definition": DefinitionError,
 }
 
 

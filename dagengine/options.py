@@ -44,6 +44,7 @@ class Options:
     grace: seconds that an attempt has to end by itself, once it is asked to, before it is killed
     checkpoint: whether the value is recorded. If not, it lives in the memory for objects (or spilled), and is made
         again from its recorded inputs if it is lost
+    max_depth: how deep the call may be among calls that were deferred by deferred ones
     version: part of the function's fingerprint: another one says that its results are others, though its code may not
     at_most_once: start a step once, and never again by itself, even where nobody knows what it did
     heartbeat_timeout: seconds for which an attempt may be silent (`context().heartbeat()`) before it is ended, or None
@@ -74,6 +75,7 @@ class Options:
     heartbeat_timeout: float | None = None
     transactional: bool | str = False
     undo: Any = None
+    max_depth: int = 1_000
     version: str | None = None
     name: str | None = None
     key: str | None = None
@@ -99,6 +101,7 @@ class Options:
         _label("node", self.node)
         _number("grace", self.grace, 0)
         self._check_effects()
+        _integer("max_depth", self.max_depth, 1)
         _label("version", self.version)
         _label("name", self.name)
         _label("key", self.key)

@@ -21,8 +21,8 @@ from dataclasses import asdict
 from enum import Enum
 
 from dagengine.core.events import UndoFound
+from dagengine.core.growing import Growing
 from dagengine.core.ledger import cancelled
-from dagengine.core.outside import Outside
 from dagengine.core.states import BodyPhase, Stop
 from dagengine.model import Definition, Failure, NewStep, RunState, StepKind, StepState
 from dagengine.storage.interface import SideWrite
@@ -38,7 +38,7 @@ class Asking(Enum):
     UNWANTED = 3
 
 
-class Compensation(Outside):
+class Compensation(Growing):
     """Steps, of which some can be undone. `compensating`: how the run ends when that is done; None: it is not."""
 
     def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:

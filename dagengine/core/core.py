@@ -26,6 +26,7 @@ from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
     AttemptFailed,
+    AttemptGrown,
     AttemptLost,
     AttemptRefused,
     AttemptStarted,
@@ -45,6 +46,7 @@ from dagengine.core.events import (
     PatienceOver,
     Recorded,
     RefsDropped,
+    SharedDropped,
     StepKnown,
     StepsCalled,
     TimeIsUp,
@@ -58,7 +60,7 @@ from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
 from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, StepState
-from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
+from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
 class RunCore(Compensation):
@@ -91,6 +93,7 @@ class RunCore(Compensation):
             step.items = pending.items
             step.phase = Phase.WAITING if pending.items is None else Phase.EXPANDED
         unfinished = list(self.steps.values())
+        self._load_growth(frontier.steps)
         for pending in frontier.ephemeral:
             step = self._add(pending)
             step.attempt = pending.attempts
@@ -113,6 +116,7 @@ class RunCore(Compensation):
         return self._conclude(now)
 
     def _conclude(self, now: float) -> Actions:
+        self._end_whole(now)
         self._settle(now)
         if self.keeping and not self.stop:
             self._keep()
@@ -136,8 +140,8 @@ class RunCore(Compensation):
     def _steps_called(self, event: StepsCalled, now: float) -> None:
         if self.body is not BodyPhase.OPEN or self.stop:
             return  # called while the run was being stopped: not recorded, called again on resume
-        self._define(event.definitions)
-        self._record(event.definitions, event.steps, now)
+        definitions = self._define_new(event.definitions)
+        self._record(definitions, event.steps, now)
 
     def _recorded(self, event: Recorded, now: float) -> None:
         batch = self._batches.popleft()
@@ -159,8 +163,9 @@ class RunCore(Compensation):
             if state is StepState.SUCCEEDED:
                 for dependent_seq in step.readers():
                     dependent = self.steps[dependent_seq]
-                    dependent.missing -= 1
-                    self._consider(dependent, now)
+                    if dependent.items is None:  # what waits for its items was told when they ended
+                        dependent.missing -= 1
+                        self._consider(dependent, now)
             self._forget(step)
         self._remade_recorded(batch.remade, now)
         self._kept_recorded(batch.kept)
@@ -180,6 +185,10 @@ class RunCore(Compensation):
         for seq in event.seqs:
             self.unhandled.pop(seq, None)
         self._actions.writes.append(HandleFailures(tuple(event.seqs)))
+
+    def _shared_dropped(self, event: SharedDropped, now: float) -> None:
+        if not self.stop:
+            self._actions.writes.append(DropSteps(event.seqs, event.chained))
 
     def _body_returned(self, event: BodyReturned, now: float) -> None:
         if self.body is BodyPhase.OPEN and not self.stop:
@@ -280,6 +289,7 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,
     AttemptExpanded: RunCore._attempt_expanded,
+    AttemptGrown: RunCore._attempt_grown,
     AttemptFailed: RunCore._attempt_failed,
     AttemptLost: RunCore._attempt_lost,
     AttemptDropped: RunCore._attempt_dropped,
@@ -296,6 +306,7 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     PatienceOver: RunCore._patience_over,
     DelayOver: RunCore._delay_over,
     FailuresHandled: RunCore._failures_handled,
+    SharedDropped: RunCore._shared_dropped,
     BodyReturned: RunCore._body_returned,
     BodyRaised: RunCore._body_raised,
     BodyMismatched: RunCore._body_mismatched,
