@@ -82,7 +82,7 @@ def record_fork(
         _check_settable(donor, graph.steps[seq])
     if code == CURRENT:
         anew += changed_steps(store, donor, graph.steps.values())
-    values = {seq: _kept(artifacts, value, graph.steps[seq].key) for seq, value in given.items()}
+    values = {seq: keep_value(artifacts, value, graph.steps[seq].key) for seq, value in given.items()}
     unchanged = {seq for seq, value in values.items() if _is_value(graph.steps[seq], value)}
     for seq in unchanged:
         del values[seq]
@@ -210,7 +210,7 @@ def _check_reached(donor: RunRecord, graph: Sharing, seq: int, dropped: set[int]
         )
 
 
-def _kept(artifacts: ArtifactStore, value: Any, key: str) -> Value:
+def keep_value(artifacts: ArtifactStore, value: Any, key: str) -> Value:
     """The value, encoded, and durable if it is large."""
     encoded = encode(value, f"the value of {key}")
     if encoded.placeholders:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dagengine.model import Definition, Failure, Input, NewStep, StepState, Value
+from dagengine.model import Definition, EventRecord, Failure, Input, NewStep, StepState, Value
 from dagengine.storage.interface import Write
 
 
@@ -285,9 +285,22 @@ class BodyMismatched:
 
 @dataclass(slots=True)
 class InterruptRequested:
-    """Drain. With `force`, end what runs."""
+    """Drain. With `force`, end what runs. With `pause`, nobody goes on before a person says so."""
 
     force: bool = False
+    pause: bool = False
+
+
+@dataclass(slots=True)
+class StepMarked:
+    """A person has decided how an unfinished step ends. `note`: who, and why."""
+
+    seq: int
+    state: StepState
+    at: float
+    note: EventRecord
+    value: Value | None = None
+    failure: Failure | None = None
 
 
 @dataclass(slots=True)
@@ -346,6 +359,7 @@ Event = (
     | BodyRaised
     | BodyMismatched
     | InterruptRequested
+    | StepMarked
     | CancelRequested
     | TimeIsUp
     | UndoFound
