@@ -65,6 +65,10 @@ def retry(
     To go on: `Engine.resume(run.id, reopen=False)`, which leaves other failures as they are. Raises RunNotFound,
     RunConflict for a step that has not failed or whose failure the workflow has handled, RunOwned.
     """
+    if run.state is RunState.CANCELLED:
+        raise RunConflict(
+            f"run {run.id[:8]} was cancelled: go on with all of it: dagengine resume {run.id[:8]}", run_id=run.id
+        )
     chosen = [find_step(store, run, name) for name in names]
     for step in chosen:
         if step.state is not StepState.FAILED:
@@ -86,7 +90,7 @@ def retry(
     ]
     data = {"steps": [step.key for step in chosen], **_note(by, why)}
     reopened = ReopenSteps(tuple(sorted({*seqs, *skipped})))
-    _change(store, run, lambda claim: [reopened, *lost, _event("step.retry", None, data)], RunState.INTERRUPTED)
+    _change(store, run, lambda claim: [reopened, *lost, _event("step.retry", None, data)], _changed(run))
     return chosen
 
 
@@ -145,7 +149,7 @@ def mark(
         event = _event("step.marked", step.seq, {"state": str(state), **_note(by, why)})
         return [*([ReopenSteps(reopened)] if reopened else []), end, *stays, event]
 
-    _change(store, run, writes, RunState.INTERRUPTED)
+    _change(store, run, writes, _changed(run))
     return step
 
 
@@ -238,17 +242,19 @@ def _event(kind: str, seq: int | None, data: dict[str, Any]) -> AddEvent:
 
 
 def _change(store: Store, run: RunRecord, writes: Callable[[Claim], Sequence[Write]], state: RunState) -> None:
-    """Claim the run, write, and let go of it in the same batch. A cancelled one stays so, what waits goes on to wait."""
+    """Claim the run, write, and let go of it in this state, in one batch."""
     claim = store.claim(run.id, this_process(), is_alive, reopen=False)
-    stays = state is RunState.INTERRUPTED and run.state in (
-        *(RunState.CANCELLED, RunState.PAUSED, RunState.WAITING, RunState.PENDING),
-    )
-    end = FinishRun(run.state if stays else state, run.finished_at if stays and run.finished_at else time.time())
     errors: SimpleQueue[Exception | None] = SimpleQueue()
-    store.write(claim, [*writes(claim), end], errors.put)
+    store.write(claim, [*writes(claim), FinishRun(state, time.time())], errors.put)
     error = errors.get()
     if error is not None:
         raise error
+
+
+def _changed(run: RunRecord) -> RunState:
+    """What a stopped run is after steps of it have changed: to be gone on with, where nothing else holds it."""
+    holds = (RunState.CANCELLED, RunState.PAUSED, RunState.WAITING, RunState.PENDING)
+    return run.state if run.state in holds else RunState.INTERRUPTED
 
 
 def _ask_owner(run: RunRecord, control: Path | None, request: dict[str, Any]) -> None:

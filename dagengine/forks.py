@@ -233,20 +233,19 @@ def parse_values(words: Sequence[str]) -> dict[str, Any]:
         key, text = _split(word)
         if key in found:
             raise BadArguments(f"{key} is set twice. Set it once.")
-        where = f"the value of {key}"
-        if text.startswith("@"):
-            where = f"{where} in {text[1:]}"
-            try:
-                text = Path(text[1:]).read_text()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not text"
-                raise BadArguments(f"{where} can't be read: {reason}. Say STEP=VALUE or STEP=@FILE.") from None
-        found[key] = parse_value(text, where)
+        found[key] = parse_text(text, f"the value of {key}")
     return found
 
 
-def parse_value(text: str, where: str) -> Any:
-    """The JSON value. Raises BadArguments."""
+def parse_text(text: str, where: str) -> Any:
+    """JSON, or the JSON in @FILE. Raises BadArguments."""
+    if text.startswith("@"):
+        where = f"{where} in {text[1:]}"
+        try:
+            text = Path(text[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise BadArguments(f"{where} can't be read: {reason}.") from None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

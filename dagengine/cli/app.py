@@ -34,6 +34,10 @@ VERBS: dict[str, dict[str, str]] = {
     "Change": {
         "fork": "Begin a new run that shares what a change does not reach.",
         "rerun": "Begin a new run with the arguments of another one.",
+        "retry": "Try failed steps of a run again, and go on.",
+        "mark": "Decide how a step ends that has not succeeded.",
+        "pause": "Stop a run until `unpause`.",
+        "unpause": "Let a paused run go on.",
     },
     "Look": {
         "ls": "List runs, the newest first.",
