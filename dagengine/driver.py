@@ -48,6 +48,7 @@ from dagengine.model import (
     RunState,
     StepState,
 )
+from dagengine.outside import Outside
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.questions import Questions
 from dagengine.reading import Reader
@@ -119,6 +120,7 @@ class Driver:
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
+        self.outside = Outside(self, self._core)
         self._flush_due = False
 
     # ---- begin (the caller's thread, before the engine knows the run) -------------------------
@@ -150,7 +152,7 @@ class Driver:
         if self._frontier is not None:
             closed, result = self.record.body_closed, self.record.result_inputs
             self._core.last_values = ended_last_values(self._frontier, self.engine.store, self.claim.run_number)
-            self._act(self._core.load(self._frontier, closed, time.time(), result))
+            self._act(self._core.load(self._frontier, closed, self.engine.clock.now(), result))
             self._frontier = None
             self._note("run.resumed", None, {})
         else:
@@ -168,11 +170,18 @@ class Driver:
         return first
 
     def post_step(self, definition: Definition | None, step: NewStep) -> None:
+        self._wait_for_room()
+        self._posted.append((definition, step))
+        self._notify()
+
+    def post_known(self, event: StepKnown) -> None:
+        self._wait_for_room()
+        self.post(event)
+
+    def _wait_for_room(self) -> None:
         if len(self._posted) >= POSTED_MAX:
             with self._room:
                 self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
-        self._posted.append((definition, step))
-        self._notify()
 
     def post(self, event: Event) -> None:
         self._posted.append(event)
@@ -262,7 +271,7 @@ class Driver:
         if events:
             if self._flush_due and any(type(event) is FlushAttempts for event in events):
                 self._flush_due = False
-            self._act(self._core.apply(events, time.time()))
+            self._act(self._core.apply(events, self.engine.clock.now()))
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
 
@@ -347,6 +356,9 @@ class Driver:
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
+            self.outside.ended(seq)
+        if actions.outside:
+            self.outside.arrange(actions.outside)
         if actions.finished is not None:
             self._finish(actions.finished)
 

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import pickle
 
-from dagengine.errors import DefinitionError, StepCancelled, StepFailed, StepSkipped, StepTimeout, TooDeep, WorkerLost
+from dagengine.errors import (
+    DefinitionError,
+    EventTimeout,
+    StepCancelled,
+    StepFailed,
+    StepSkipped,
+    StepTimeout,
+    TooDeep,
+    WorkerLost,
+)
 from dagengine.model import Failure
 
 _BY_KIND = {
@@ -17,6 +26,7 @@ _BY_KIND = {
     "cancelled": StepCancelled,
     "depth": TooDeep,
     "definition": DefinitionError,
+    "event": EventTimeout,
 }
 
 

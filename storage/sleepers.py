@@ -72,6 +72,8 @@ def _come() -> Any:
 COME = Query(_come)
 """Something came for the run: its row is locked, it is due, and the answer is the number of what came."""
 
+LATEST = Query(lambda: select(_S.latest).where(_S.run == _given("run", Integer)))
+
 _HELD = and_(_S.asleep == literal_column("1"), _S.wake_at.is_not(None))
 _COLUMNS = (_S.run, _S.id, _S.wake_at, _S.process)
 _DUE = Query(
@@ -84,6 +86,9 @@ _DUE = Query(
 )
 _NEXT = Query(lambda: select(func.min(_S.wake_at)).where(_HELD))
 _OF_RUN = Query(lambda: select(*_COLUMNS).where(_S.run == _given("run", Integer), _S.asleep == literal_column("1")))
+
+
+_NOTIFY = Query(lambda: select(func.pg_notify(_given("channel", Text), literal_column("''"))))
 
 
 def falls_asleep(run_id: str, wake_at: float | None, seen: int, process: str | None) -> SideWrite:
@@ -117,3 +122,10 @@ def sleeper(store: Store, run_number: int) -> Sleeper | None:
     """Until when the run waits without a process; None if it does not."""
     row = store.side(lambda connection: _OF_RUN(connection, run=run_number).fetchone(), write=False)
     return None if row is None else Sleeper(*row)
+
+
+def notify(store: Store, process: str) -> None:
+    """Tell the process that owns a run of this store, on whatever machine, to look. Where the database can do that."""
+    from dagengine.storage.postgres import channel_of
+
+    store.side(lambda connection: _NOTIFY(connection, channel=channel_of(process)) and None)

@@ -25,7 +25,7 @@ def test_signals_are_kept_in_their_order_and_taken_once(store: Store) -> None:
     """One with an id that was sent before is no second one; one that was taken stays with the step that took it."""
     claim = begin(store)
     for id_, name in (("1", "paid"), ("2", "sent"), ("1", "paid"), ("3", "paid")):
-        send(store, claim.run_number, claim.run_id, id=id_, name=name, value=payload(id_), at=1.0)
+        send(store, claim.run_number, claim.run_id, signal_id=id_, name=name, value=payload(id_), at=1.0)
     found = signals(store, claim.run_number)
     assert [(each.name, each.value, each.taken) for each in found] == [
         ("paid", payload("1"), None),
@@ -53,14 +53,14 @@ def test_a_run_that_waits_is_due_at_its_time(store: Store) -> None:
 def test_a_signal_makes_a_waiting_run_due(store: Store) -> None:
     """Whoever wakes it finds the signal."""
     number = asleep(store, "7f3a", None)
-    assert send(store, number, "7f3a", id="1", name="paid", value=payload("x"), at=1.0) is not None
+    assert send(store, number, "7f3a", signal_id="1", name="paid", value=payload("x"), at=1.0) is not None
     assert [each.id for each in due(store, 0.0)] == ["7f3a"]
 
 
 def test_a_signal_that_came_before_the_run_fell_asleep_is_not_slept_through(store: Store) -> None:
     """A run that has seen fewer signals than there are is due at once; one that has seen all is not."""
     claim = begin(store)
-    number = send(store, claim.run_number, claim.run_id, id="1", name="paid", value=payload("x"), at=1.0)
+    number = send(store, claim.run_number, claim.run_id, signal_id="1", name="paid", value=payload("x"), at=1.0)
     recorded(store, claim, falls_asleep(claim.run_id, 50.0, 0, "me"))
     assert [each.wake_at for each in due(store, 1.0)] == [0.0]
     assert number is not None
