@@ -27,6 +27,7 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
+    StepKnown,
     StepsCalled,
     TimeIsUp,
 )
@@ -273,6 +274,8 @@ class Driver:
             if not isinstance(item, tuple):
                 called = None
                 events.append(item)
+                if type(item) is StepKnown:
+                    self._tally.of(self.definitions[item.step.definition].name).total += 1
             elif isinstance(item[1], NewStep):
                 if called is None:
                     called = StepsCalled([], [])

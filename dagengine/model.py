@@ -70,6 +70,11 @@ class StepKind(StrEnum):
         """Whether it is a call on a stateful object: a step of its chain."""
         return self is StepKind.METHOD or self is StepKind.READONLY
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether it is ended by the world: it has no attempts."""
+        return self is StepKind.TIMER or self is StepKind.EVENT or self is StepKind.CHILD
+
 
 class Value(NamedTuple):
     """A recorded value: its bytes in the row (`inline`), under its digest among the artifacts, or as a list of steps.

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dagengine.core.actions import Actions
-from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -40,9 +39,11 @@ from dagengine.core.events import (
     InputsLost,
     InstanceLetGo,
     InterruptRequested,
+    OutsideEnded,
     PatienceOver,
     Recorded,
     RefsDropped,
+    StepKnown,
     StepsCalled,
     TimeIsUp,
     ValueKept,
@@ -50,6 +51,7 @@ from dagengine.core.events import (
     ValueWanted,
 )
 from dagengine.core.ledger import cancelled
+from dagengine.core.outside import Outside
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
@@ -57,7 +59,7 @@ from dagengine.model import Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Ephemerals):
+class RunCore(Outside):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -246,6 +248,8 @@ class RunCore(Ephemerals):
 
 _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     StepsCalled: RunCore._steps_called,
+    StepKnown: RunCore._step_known,
+    OutsideEnded: RunCore._outside_ended,
     Recorded: RunCore._recorded,
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dagengine.model import Definition, Failure, Input, NewStep, Value
+from dagengine.model import Definition, Failure, Input, NewStep, StepState, Value
+from dagengine.storage.interface import Write
 
 
 @dataclass(slots=True)
@@ -13,6 +14,28 @@ class StepsCalled:
 
     definitions: list[Definition]
     steps: list[NewStep]
+
+
+@dataclass(slots=True)
+class StepKnown:
+    """The body called something whose value is known: its record and its end are one batch, with what is written `also`."""
+
+    definition: Definition | None  # if it is a new one
+    step: NewStep
+    value: Value
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
+class OutsideEnded:
+    """What a step waited for outside of the run has come, or never will. `also` is written with the step's end."""
+
+    seq: int
+    state: StepState
+    at: float
+    value: Value | None = None
+    failure: Failure | None = None
+    also: tuple[Write, ...] = ()
 
 
 @dataclass(slots=True)
@@ -246,6 +269,8 @@ class FlushAttempts:
 
 Event = (
     StepsCalled
+    | StepKnown
+    | OutsideEnded
     | Recorded
     | AttemptStarted
     | AttemptSucceeded

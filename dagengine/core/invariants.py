@@ -13,6 +13,8 @@ I9  A call that may change a stateful object's state is alone with it: every cal
 I10 A call goes out to an actor that is up, and one that is parked waits for one that is being started.
 I11 A step that succeeded stays only if its value is ephemeral, and is held only then; what is remade is not held, and no
     value is held of which nobody can ask for any more.
+I12 A step waits for the world if and only if it is of a kind that does, is recorded, and misses no input; and it has no
+    attempt.
 """
 
 from __future__ import annotations
@@ -103,6 +105,10 @@ def _check_step(core: RunCore, step: Step) -> None:
     if step.place is not None and step.kind.is_call and not step.place.turn:
         missing += 1
     _demand(step.missing == missing, f"I2: {step.key} misses {missing} inputs, not {step.missing}")
+    if step.kind.is_outside:
+        _demand(step.phase not in _MAY_RUN and not step.attempt, f"I12: {step.key} is {step.phase.name}")
+    if step.phase is Phase.OUTSIDE:
+        _demand(step.kind.is_outside and missing == 0, f"I12: {step.key} is outside, and misses {missing} inputs")
     if step.phase in _MAY_RUN:
         _demand(missing == 0, f"I3: {step.key} is {step.phase.name} before its inputs are durable")
 

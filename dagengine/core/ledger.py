@@ -154,6 +154,10 @@ class Ledger:
                 self._want(step.place.instance, now)
             return
         if step.phase is Phase.WAITING:
+            if step.kind.is_outside:
+                self._go(step, Phase.OUTSIDE)
+                self._actions.outside.append(step.seq)
+                return
             if step.kind is StepKind.CREATE and step.place is not None and not step.place.instance.wanted:
                 return  # an object is made when there is something for it to do: it may hold a device
             self._go(step, Phase.READY)
