@@ -186,6 +186,7 @@ class Server:
         self._control.stop()
         self._hosts.kill()
         with contextlib.suppress(StoreError):
+            self._finish_dirty()
             servers.forget(self.store, self.process.id)
             servers.tell(self.store)  # what is left is for somebody else
         if self._ear is not None:
