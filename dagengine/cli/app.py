@@ -34,6 +34,7 @@ VERBS: dict[str, dict[str, str]] = {
     "Serve": {
         "serve": "Work on submitted, scheduled and waiting runs, until it is stopped.",
         "submit": "Leave a run to `dagengine serve`.",
+        "queue": "Look at queues, and set their limits.",
     },
     "Look": {
         "ls": "List runs, the newest first.",

@@ -72,7 +72,7 @@ def command(
     run_id: str | None,
     artifacts: str | None,
 ) -> int:
-    """Record a run, put it into a queue, and print its id. `dagengine serve` works on it.
+    """Leave a run to `dagengine serve`: it is recorded, waits in a queue, and its id is printed.
 
     \b
     dagengine submit nightly.py:nightly year=2013 --queue reports --in 10m
