@@ -14,6 +14,7 @@ from dagengine.errors import (
     StepFailed,
     StepSkipped,
     StepTimeout,
+    StepUnknown,
     TooDeep,
     WorkerLost,
 )
@@ -24,6 +25,7 @@ _BY_KIND = {
     "lost": WorkerLost,
     "skipped": StepSkipped,
     "cancelled": StepCancelled,
+    "unknown": StepUnknown,
     "depth": TooDeep,
     "definition": DefinitionError,
     "event": EventTimeout,
