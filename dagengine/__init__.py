@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dagengine import aio, errors
     from dagengine.contexts import Context, context
+    from dagengine.effects import Pending
     from dagengine.engine import Engine
     from dagengine.errors import DagengineError, RunFailed, StepFailed, StepSkipped, StepTimeout
     from dagengine.model import RunState, StepState
@@ -28,6 +29,7 @@ _HOME = {
     "errors": "",
     "Context": "contexts",
     "context": "contexts",
+    "Pending": "effects",
     "Engine": "engine",
     "DagengineError": "errors",
     "RunFailed": "errors",
@@ -60,6 +62,7 @@ __all__ = [
     "GiB",
     "KiB",
     "MiB",
+    "Pending",
     "Run",
     "RunFailed",
     "RunState",

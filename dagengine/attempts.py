@@ -31,6 +31,7 @@ from dagengine.core.events import (
 from dagengine.definitions import Definitions
 from dagengine.errors import DagengineError, RuntimeStopped, StoreUnavailable
 from dagengine.functions import Reference
+from dagengine.growing import growth_of
 from dagengine.holding import Holding
 from dagengine.model import Definition, Failure, RunRecord, SavedState, StepInput, StepKind, Value
 from dagengine.options import Options
@@ -39,6 +40,7 @@ from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import (
     ActorLost,
     ActorWork,
+    Asked,
     Dropped,
     Failed,
     Lost,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
     from dagengine.engine import Engine
 
 
-RuntimeNews = Started | Yielded | Succeeded | Failed | TimedOut | Lost | Dropped | ActorLost | ObjectLost
+RuntimeNews = Started | Yielded | Asked | Succeeded | Failed | TimedOut | Lost | Dropped | ActorLost | ObjectLost
 """Events of the runtime that are of one run."""
 
 READERS = 16
@@ -240,10 +242,12 @@ class Attempts:
         if isinstance(event, ActorLost):
             return ActorGone(event.actor[1], event.actor[2], event.failure, time.time())
         if isinstance(event, ObjectLost):
-            _, seq, made = event.object
+            _, seq, made, *further = event.object
+            if further:
+                return None  # what came with a question
             return ValueLost(((seq, made),))
-        if isinstance(event, Yielded):
-            raise AssertionError(event)  # no task of a run is a stream
+        if isinstance(event, Yielded | Asked):
+            raise AssertionError(event)  # no task of a run is a stream; questions go to `Questions`
         if event.id[2] < 0:
             return self._rebuilt(event)
         if isinstance(event, Started):
@@ -278,6 +282,12 @@ class Attempts:
 
     def _succeeded(self, event: Succeeded) -> Event | None:
         _, seq, number = event.id
+        if event.grown is not None:
+            grown = growth_of(event, self._definitions, self._take_seqs)
+            self._stopped(seq, event.finished_at - event.started_at)
+            for call in grown.calls:
+                self._tally.of(call.name).total += 1
+            return grown
         if event.calls is not None:
             self._tally.stopped(seq)
             self._tally.of(self.task_of(seq)).total += len(event.calls)

@@ -1,11 +1,14 @@
 """The functions of a run under their numbers: each is recorded once, with its options, and steps name the number.
 
-Numbers are given on the body's thread, and read by the engine's. May import model and functions.
+Numbers are given on the body's thread, and on the engine's to what tasks defer. May import model, functions and
+fingerprints.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from typing import Any, Protocol
 
 from dagengine.functions import refer
@@ -34,6 +37,7 @@ class Definitions:
         self._by_number: dict[int, Definition] = {}
         self._numbers: dict[str, int] = {}
         self._numbers_of: dict[Defined, int] = {}
+        self._lock = threading.Lock()  # the body's thread and the engine's both find new ones
 
     def __getitem__(self, number: int) -> Definition:
         return self._by_number[number]
@@ -48,14 +52,30 @@ class Definitions:
         number = self._numbers_of.get(called)
         if number is not None:
             return number, None
+        from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
+
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
-        new = Definition(len(self._by_number), called.name, reference, called.settings.to_json())
-        number = self._numbers_of[called] = self._numbers.get(_text(new), new.number)
-        if number != new.number:
-            return number, None
-        self.learn(new)
-        return number, new
+        new = Definition(-1, called.name, reference, called.settings.to_json(), fingerprint(called))
+        new, is_new = self._number(new)
+        self._numbers_of[called] = new.number
+        return new.number, new if is_new else None
+
+    def grown(self, found: Definition) -> Definition:
+        """The definition of a function that a task has deferred a call of, under its number."""
+        return self._number(found)[0]
+
+    def _number(self, found: Definition) -> tuple[Definition, bool]:
+        """The definition under its number, and whether the run did not have it."""
+        text = _text(found)
+        with self._lock:
+            known = self._numbers.get(text)
+            if known is not None:
+                return self._by_number[known], False
+            new = replace(found, number=len(self._by_number))
+            self.learn(new)
+        return new, True
 
 
 def _text(definition: Definition) -> str:
-    return json.dumps([definition.name, definition.reference, definition.options], sort_keys=True)
+    fields = [definition.name, definition.reference, definition.options, definition.fingerprint]
+    return json.dumps(fields, sort_keys=True)

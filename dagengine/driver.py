@@ -27,12 +27,14 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
+    StepKnown,
     StepsCalled,
     TimeIsUp,
 )
 from dagengine.core.states import STATE_OF, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
+from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.model import (
     Claim,
@@ -47,6 +49,7 @@ from dagengine.model import (
     StepState,
 )
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
+from dagengine.questions import Questions
 from dagengine.reading import Reader
 from dagengine.runtime.protocol import (
     Succeeded,
@@ -115,6 +118,7 @@ class Driver:
             tally=self._tally,
             take_seqs=self.take_seqs,
         )
+        self.questions = Questions(self, self._core)
         self._flush_due = False
 
     # ---- begin (the caller's thread, before the engine knows the run) -------------------------
@@ -128,6 +132,7 @@ class Driver:
                 self._tally.of(definition.name)  # shown in the order in which they were called
             for (task, state), count in counts.items():
                 self._tally.take_over(task, state, count)
+            self.questions.take_over()
             self._frontier: Frontier | None = frontier
         else:
             self._frontier = None
@@ -144,6 +149,7 @@ class Driver:
             self.engine.after(float(timeout), self, TimeIsUp(float(timeout)))
         if self._frontier is not None:
             closed, result = self.record.body_closed, self.record.result_inputs
+            self._core.last_values = ended_last_values(self._frontier, self.engine.store, self.claim.run_number)
             self._act(self._core.load(self._frontier, closed, time.time(), result))
             self._frontier = None
             self._note("run.resumed", None, {})
@@ -270,6 +276,8 @@ class Driver:
             if not isinstance(item, tuple):
                 called = None
                 events.append(item)
+                if type(item) is StepKnown:
+                    self._tally.of(self.definitions[item.step.definition].name).total += 1
             elif isinstance(item[1], NewStep):
                 if called is None:
                     called = StepsCalled([], [])
@@ -304,6 +312,7 @@ class Driver:
         if actions.notices:
             actions.writes.extend(self._tell(notice) for notice in actions.notices)
         if actions.writes:
+            self.questions.settle(actions.writes)
             self._write(actions.writes)
         if actions.stop_body and self._body is not None:
             self._body.stop()
@@ -388,6 +397,7 @@ class Driver:
             self._room.notify_all()
         out = [(self.index, step.seq, step.attempt) for step in self._core.steps.values() if step.phase in _OUT]
         self.engine.runtime.cancel(out, force=True)
+        self.questions.end()
         self._attempts.release([(seq, incarnation, True) for seq, incarnation in self._core.actors()])
         self._holding.free_all()
         self.ended.set()

@@ -47,8 +47,9 @@ from dagengine.functions import Reference, main_file, refer, resolve
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
 from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
+from dagengine.questions import unanswered
 from dagengine.run import Run
-from dagengine.runtime.protocol import Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.runtime.protocol import Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.workflows import Workflow
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from dagengine.runtime.protocol import Runtime
+    from dagengine.submission import Submission
 
 Answer = TypeVar("Answer")
 
@@ -124,7 +126,7 @@ class Engine:
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
         self._indexes = itertools.count()
-        self._timers: list[tuple[float, int, Driver, Event]] = []
+        self._timers: list[tuple[float, int, Driver, Event | Callable[[], None]]] = []
         self._timer_numbers = itertools.count()
         self._functions: dict[str, int] = {}
         self._verified: set[str] = set()
@@ -215,8 +217,18 @@ class Engine:
         driver.load(None, {})
         return self._add(driver)
 
-    def resume(self, run_id: str, takeover: bool = False) -> Run[Any]:
+    def submit(
+        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], how: Submission | None = None
+    ) -> str:
+        """Record a run, leave it to whoever serves the store, and return its id (of one with the same `dedup`, maybe)."""
+        from dagengine.submission import Submission, submit
+
+        how = Submission() if how is None else how
+        return submit(self.store, self.artifacts, self._control_folder, (workflow, args, kwargs), how)[0]
+
+    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True) -> Run[Any]:
         """Go on with the run whose id begins with `run_id`. With `takeover`, also if its owner may live: it writes no more.
+        Without `reopen`, what has failed stays as it is, and a request to cancel is heard: nobody has asked to go on.
 
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded.
@@ -230,12 +242,15 @@ class Engine:
             workflow = found
         self._open()
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
-        claim = self.store.claim(record.id, self.process, works)
+        claim = self.store.claim(record.id, self.process, works, reopen)
         record = self.store.find_run(record.id)
         frontier = self.store.frontier(claim.run_number)
         driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
         driver.load(frontier, self.store.counts(claim.run_number))
-        return self._add(driver)
+        run = self._add(driver)
+        if not reopen and record.cancel_requested_at is not None:
+            self.tell(driver, [CancelRequested()])
+        return run
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""
@@ -325,11 +340,11 @@ class Engine:
         self._inbox.put((driver, None))
 
     def tell(self, driver: Driver, what: Any) -> None:
-        """Hand an event, a list of events or an error to the driver's next turn."""
+        """Hand an event, a list of events, an error, or work for the engine's thread to the driver's next turn."""
         self._inbox.put((driver, what))
 
-    def after(self, delay: float, driver: Driver, event: Event) -> None:
-        """Hand the event over in `delay` seconds. On the engine's thread only."""
+    def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
+        """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), driver, event))
 
     def forget(self, driver: Driver) -> None:
@@ -355,8 +370,8 @@ class Engine:
         """Make a large result durable; then the driver is told."""
         self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
-    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Event]) -> None:
-        """Make what was read from the runtime durable; then the driver is told the event that `event` makes of it."""
+    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
+        """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
         digest = content.digest or None
         if content.data is not None:
             self.tell(driver, event(Value(digest or sha256(content.data).hexdigest(), content.size, content.data)))
@@ -364,7 +379,7 @@ class Engine:
         shared = content.shared
         assert shared is not None
 
-        def kept() -> Event:
+        def kept() -> Any:
             return event(Value(shared.digest, content.size))
 
         self._keepers.submit(self._keep, driver, [shared], kept)
@@ -447,7 +462,7 @@ class Engine:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             _, _, driver, event = heapq.heappop(self._timers)
-            turns.setdefault(driver, []).append(event)
+            self._sort(driver, event, turns)
         return True
 
     def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:
@@ -462,6 +477,8 @@ class Engine:
             events.extend(what)
         elif isinstance(what, Succeeded):
             events.append(driver.kept(what))
+        elif callable(what):
+            self._guarded(driver, what)
         elif isinstance(what, BaseException):
             driver.abandon(self._explained(driver, what))
         else:
@@ -483,6 +500,12 @@ class Engine:
                 self._runtime_broke(event)
                 continue
             driver = self._drivers.get(run_of(event))
+            if isinstance(event, Asked):
+                if driver is None:
+                    unanswered(self.runtime, event)
+                else:
+                    self._guarded(driver, partial(driver.questions.asked, event))
+                continue
             if driver is None:
                 if isinstance(event, Succeeded):
                     for _, _, shared in shared_parts(event):

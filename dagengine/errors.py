@@ -5,7 +5,9 @@
     │   ├── RefMisuse              a ref was used as if it were the value
     │   ├── BadOption              an option of a task or workflow is out of range or unknown
     │   ├── BadArguments           a call that does not fit the signature
+    │   ├── TooDeep                deferred calls go deeper than max_depth
     │   ├── LoadError              a workflow's file, module or name can't be loaded
+    │   ├── CodeNotPacked          the project's modules that a workflow reaches can't be kept with its run
     │   └── Unpicklable            a value can't be sent to another process (names the path to it)
     ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
     │   ├── StepFailed             stands in for an exception that can't be brought back
@@ -81,8 +83,16 @@ class BadArguments(DefinitionError, TypeError):
     """A call's arguments do not fit the function's signature."""
 
 
+class TooDeep(DefinitionError, RecursionError):
+    """A task defers calls that defer calls, and so on, deeper than its option max_depth."""
+
+
 class LoadError(DefinitionError, ImportError):
     """A workflow's file, module or name can't be loaded."""
+
+
+class CodeNotPacked(DefinitionError):
+    """The project's modules that a workflow reaches can't be kept with its run: too many, too large, unreadable."""
 
 
 class Unpicklable(DefinitionError, TypeError):

@@ -1,4 +1,9 @@
-"""Sizes as people say them: `memory=2 * GiB`. Imports nothing."""
+"""Sizes and durations as people say them: `memory=2 * GiB`, `"90s"`. Imports nothing of ours."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -41,3 +46,29 @@ def show_size(size: int) -> str:
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size} bytes"
+
+
+_SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|sec|s|min|m|h|d|w)\s*", re.ASCII)
+LONGEST = 100 * 366 * 86_400.0
+"""Seconds of a duration: a hundred years. What is longer was mistyped."""
+
+
+def parse_duration(given: str | float | timedelta) -> float:
+    """Seconds, of `"90s"`, `"1h30m"`, `"2d"`, `"1.5 h"`, a number of seconds, or a timedelta. Raises ValueError."""
+    if isinstance(given, timedelta):
+        seconds = given.total_seconds()
+    elif isinstance(given, str):
+        text = given.strip().lower()
+        parts = _PART.findall(text)
+        if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+            seconds = float(text)
+        elif parts and _PART.sub("", text) == "":
+            seconds = float(sum(float(number) * _SECONDS[unit] for number, unit in parts))
+        else:
+            raise ValueError(f"{given!r} is not a duration")
+    else:
+        seconds = float(given)
+    if not 0 <= seconds <= LONGEST:
+        raise ValueError(f"{given!r} is not a duration")
+    return seconds

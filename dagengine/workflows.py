@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from dagengine.errors import BadArguments, DefinitionError, LoadError
+from dagengine.errors import BadArguments, BadOption, DefinitionError, LoadError
 from dagengine.functions import load_file, load_module, named_by_itself
 from dagengine.scopes import Scope, current_scope
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from inspect import Signature
 
     from dagengine.run import Run
+    from dagengine.submission import Queued
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -82,6 +83,24 @@ class Workflow(Generic[P, R_co]):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Begin a run, wait for its end, and return its result."""
         return self.start(*args, **kwargs).result()
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Record a run, leave it to `dagengine serve`, and return its id at once."""
+        return self.queued().submit(*args, **kwargs)
+
+    def queued(self, **how: Any) -> Queued[P]:
+        """With a `submit` of its own: `nightly.queued(queue="reports", priority=5, delay="10m").submit(2013)`. What may be
+        said is in `dagengine.submission.Submission`."""
+        from dagengine.submission import Queued, Submission
+
+        try:
+            return Queued(self, Submission(**how))
+        except TypeError:
+            known = list(Submission.__dataclass_fields__)
+            unknown = next(name for name in how if name not in known)
+            near = difflib.get_close_matches(unknown, known, 1)
+            hint = f"Did you mean {near[0]}?" if near else f"There is: {', '.join(known)}."
+            raise BadOption(f"{self.name}.queued() does not take {unknown!r}. {hint}") from None
 
     @functools.cached_property
     def signature(self) -> Signature:

@@ -1,11 +1,12 @@
 """What the running task may know of itself, and ask of the runtime around it.
 
-The workflow layer reads `context` (`dagengine.contexts.context()`); runtime/client.py uses `link`. A module of its own, so
+The workflow layer reads `context` (`dagengine.contexts.context()`); runtime/client.py and owner.py use `link`. A module of its own, so
 that reading it costs no more than a context variable: it imports nothing of ours but what type checkers want.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +20,10 @@ context: ContextVar[dict[str, Any] | None] = ContextVar("dagengine_task", defaul
 
 task: ContextVar[TaskId | None] = ContextVar("dagengine_attempt", default=None)
 """The attempt that this code belongs to; None outside of attempts, and on threads that a task has started."""
+
+
+inline: ContextVar[Callable[[Any, Encoded | None, bool], Answer] | None] = ContextVar("dagengine_inline", default=None)
+"""What `owner` asks by where tasks run in the submitter's own process: (question, value, whether an answer is wanted)."""
 
 
 class Terminated(SystemExit):

@@ -45,8 +45,10 @@ class Function:
             found = resolve(self._reference)
             self.is_retriable = getattr(found, "is_retriable", None)
             # What a decorator has made is an object with the plain one inside; a plain class may have such a method.
-            plain = isinstance(found, (type, FunctionType))
-            self._call = found if plain else getattr(found, "function", found)
+            if isinstance(found, (type, FunctionType)):
+                self._call = found
+            else:
+                self._call = getattr(found, "in_attempt", None) or getattr(found, "function", found)
         return self._call
 
 
@@ -74,8 +76,10 @@ class Executor:
         started_at = time.time()
         try:
             mode = run.mode
-            if mode == "call":
+            if mode in ("call", "undo"):
                 result = copy_context().run(self._call, function, run)
+                if isinstance(result, bytes):
+                    return Expanded(run.id, started_at, time.time(), [], result)
                 return Done(run.id, started_at, time.time(), result)
             if mode == "expand":
                 calls = copy_context().run(self._expand, function, run)
@@ -131,16 +135,27 @@ class Executor:
     def _arguments(self, run: Run) -> Any:
         return decode(run.call, [self._host.open(given) for given in run.inputs] if run.inputs else ())
 
-    def _call(self, function: Function, run: Run) -> Written:
+    def _arguments_to_undo(self, run: Run) -> Any:
+        *inputs, result = [self._host.open(given) for given in run.inputs]
+        args, kwargs = decode(run.call, inputs)
+        return (result, *args), kwargs
+
+    def _call(self, function: Function, run: Run) -> Written | bytes:
+        """What the function returned; as bytes: the calls that it returned to be made after it."""
         self._enter(run)
         call = function.resolved()
-        args, kwargs = self._arguments(run)
+        args, kwargs = self._arguments(run) if run.mode == "call" else self._arguments_to_undo(run)
         value = call(*args, **kwargs)
         if type(value) is CoroutineType:
             import asyncio
 
             value = asyncio.run(value)
-        return self.written(encode(value, f"the result of {function.name}", "result"), run)
+        encoded = encode(value, f"the result of {function.name}", "result")
+        if encoded.placeholders:
+            from dagengine.runtime.growth import grown
+
+            return grown(value, encoded, run, function.name)
+        return self.written(encoded, run)
 
     def _stream(self, function: Function, run: Run) -> Written:
         from dagengine.runtime.streams import stream
@@ -177,6 +192,10 @@ class Executor:
         """What a call of the actor's has returned, and if wanted the state that it has left."""
         what = f"the result of {actor.name}.{run.method}" if run.method else f"the result of {actor.name}"
         result = encode(value, what, "result")
+        if result.placeholders:
+            from dagengine.runtime.growth import refuse_grown
+
+            refuse_grown(what)
         if not run.save_state:
             return result, None
         return result, encode(actor.state(), f"the state of {actor.name}", "state")

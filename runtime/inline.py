@@ -12,6 +12,7 @@ Of one actor's entries the first goes first. May import nothing of ours but erro
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -23,13 +24,15 @@ from typing import Any
 
 from dagengine.errors import Infeasible, InternalError, RuntimeStopped
 from dagengine.functions import Reference
-from dagengine.model import Failure
+from dagengine.model import INLINE_LIMIT, Failure
 from dagengine.runtime.inline_groups import Groups, misfit
 from dagengine.runtime.inline_objects import Found, Objects, read_by
 from dagengine.runtime.inline_work import WORKER, Stream, Work, content_of, lost_with_actor
 from dagengine.runtime.memory import memory_capacity
+from dagengine.runtime.messages import Answer
 from dagengine.runtime.protocol import (
     ActorId,
+    Asked,
     Content,
     Dropped,
     Failed,
@@ -44,6 +47,7 @@ from dagengine.runtime.protocol import (
     TaskSpec,
     Yielded,
 )
+from dagengine.runtime.raising import stopped
 from dagengine.values import Encoded, encode
 
 Sink = Callable[[list[RuntimeEvent]], None]
@@ -66,7 +70,10 @@ class InlineRuntime:
     def __init__(self, gpus: int = 0, gpu_memory: int = 0, custom: Mapping[str, float] | None = None) -> None:
         amounts = tuple(sorted((custom or {}).items()))
         self._capacity = Resources(float(os.cpu_count() or 1), memory_capacity(), gpus, gpu_memory, amounts)
-        self._work = Work(self._object)
+        self._work = Work(self._object, self._ask)
+        self._asked: dict[int, SimpleQueue[Answer]] = {}  # questions that wait for their answers
+        self._numbers = itertools.count()
+        self._forced = False
         self._objects = Objects()
         self._groups = Groups(self._capacity)
         self._changed = threading.Condition()
@@ -126,9 +133,21 @@ class InlineRuntime:
                 self._closed = True
                 self._drop(lambda entry: True)
                 self._changed.notify()
+            if force:
+                self._forced = True
+                for number in list(self._asked):
+                    self._answer(number, Answer(number, None, stopped()))
         if threading.current_thread() not in self._threads:
             for thread in self._threads:
                 thread.join()
+
+    def reply(self, asked: Asked, answer: Any = None, failure: Failure | None = None) -> None:
+        self._answer(asked.number, Answer(asked.number, answer, failure))
+
+    def _answer(self, number: int, answer: Answer) -> None:
+        waiting = self._asked.pop(number, None)
+        if waiting is not None:
+            waiting.put(answer)
 
     # ---- any thread: objects, actors, groups --------------------------------------------------
 
@@ -313,6 +332,24 @@ class InlineRuntime:
         for actor in list(self._work.actors):
             self._work.end_actor(actor)
         self._told.put(None)
+
+    def _ask(self, task: TaskId, question: Any, value: Encoded | None, wanted: bool) -> Answer:
+        """A task asks whoever submitted it, and waits for the answer if it is `wanted`."""
+        number = next(self._numbers) if wanted else -1
+        if self._forced:
+            return Answer(number, None, stopped())
+        asked = Asked(task, WORKER, number, question)
+        waiting: SimpleQueue[Answer] = SimpleQueue()
+        with self._changed:
+            if value is not None and value.size > INLINE_LIMIT:
+                asked.object = (*task, WORKER, number)
+                self._settle(asked.object, value.to_bytes())
+            elif value is not None:
+                asked.data = value.to_bytes()
+            if wanted:
+                self._asked[number] = waiting
+            self._emit(asked)
+        return waiting.get() if wanted else Answer(number)
 
     def _attempt(self, spec: TaskSpec) -> None:
         self._emit(Started(spec.id, WORKER, os.getpid(), time.time()))

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -22,7 +23,9 @@ from dagengine.runtime import current
 from dagengine.runtime.actors import Actor
 from dagengine.runtime.execution import Function
 from dagengine.runtime.failures import describe_failure
+from dagengine.runtime.growth import grown, refuse_grown
 from dagengine.runtime.inputs import Inputs
+from dagengine.runtime.messages import Answer
 from dagengine.runtime.protocol import (
     ActorId,
     Content,
@@ -34,6 +37,7 @@ from dagengine.runtime.protocol import (
     ObjectId,
     RuntimeEvent,
     Succeeded,
+    TaskId,
     TaskInput,
     TaskSpec,
 )
@@ -72,9 +76,18 @@ class Stream:
 
 
 class Work:
-    """Makes attempts, one at a time. `open_object`: the bytes of an object that is there, or why there are none."""
+    """Makes attempts, one at a time.
 
-    def __init__(self, open_object: Callable[[ObjectId], bytes | Failure]) -> None:
+    open_object: the bytes of an object that is there, or why there are none
+    ask: what an attempt asks whoever submitted it by (`current.inline`)
+    """
+
+    def __init__(
+        self,
+        open_object: Callable[[ObjectId], bytes | Failure],
+        ask: Callable[[TaskId, Any, Encoded | None, bool], Answer],
+    ) -> None:
+        self._ask = ask
         self.functions: dict[int, Function] = {}
         self.actors: dict[ActorId, Actor] = {}
         self._open_object = open_object
@@ -100,6 +113,8 @@ class Work:
     def _begin(self, spec: TaskSpec, started_at: float) -> RuntimeEvent | Stream:
         context = copy_context()
         context.run(current.context.set, spec.context or None)
+        context.run(current.task.set, spec.id)
+        context.run(current.inline.set, partial(self._ask, spec.id))
         name = self.functions[spec.function].name
         if spec.mode == "expand":
             calls = context.run(self._expand, spec)
@@ -108,20 +123,29 @@ class Work:
             return Stream(spec, items_of(context.run(self._call, spec), name), context, started_at)
         if spec.mode in ("create", "method"):
             return self._act(spec, context, started_at)
-        if spec.mode != "call":
+        if spec.mode not in ("call", "undo"):
             raise InternalError(f"task {spec.id} has mode {spec.mode!r}, which there is not")
-        return self.succeeded(spec, started_at, context.run(self._value, spec, name))
+        made = context.run(self._value, spec, name)
+        if isinstance(made, bytes):
+            return Succeeded(spec.id, WORKER, started_at, time.time(), "", 0, grown=made)
+        return self.succeeded(spec, started_at, made)
 
     def _call(self, spec: TaskSpec) -> Any:
         call = self.functions[spec.function].resolved()
-        args, kwargs = self._arguments(spec.call, spec.inputs)
+        if spec.mode == "undo":
+            args, kwargs = self._arguments(spec.call, spec.inputs[:-1])
+            args = (self.open(spec.inputs[-1]), *args)
+        else:
+            args, kwargs = self._arguments(spec.call, spec.inputs)
         return call(*args, **kwargs)
 
-    def _value(self, spec: TaskSpec, name: str) -> Encoded:
+    def _value(self, spec: TaskSpec, name: str) -> Encoded | bytes:
+        """What the function returned; as bytes: the calls that it returned to be made after it."""
         value = self._call(spec)
         if type(value) is CoroutineType:
             value = asyncio.run(value)
-        return encode(value, f"the result of {name}", "result")
+        encoded = encode(value, f"the result of {name}", "result")
+        return grown(value, encoded, spec, name) if encoded.placeholders else encoded
 
     def _arguments(self, call: bytes, inputs: tuple[TaskInput, ...]) -> Any:
         return decode(call, [self.open(given) for given in inputs])
@@ -212,6 +236,8 @@ class Work:
         assert spec.actor is not None
         method = f".{spec.actor.method}" if spec.actor.method else ""
         encoded = encode(value, f"the result of {actor.name}{method}", "result")
+        if encoded.placeholders:
+            refuse_grown(f"the result of {actor.name}{method}")
         if not spec.actor.save_state:
             return encoded, None
         return encoded, encode(actor.state(), f"the state of {actor.name}", "state")

@@ -56,6 +56,7 @@ from dagengine.runtime.objects import PAGE
 from dagengine.runtime.pressure import Watch
 from dagengine.runtime.protocol import (
     ActorId,
+    Asked,
     Content,
     GroupId,
     NodeFacts,
@@ -65,7 +66,8 @@ from dagengine.runtime.protocol import (
     TaskSpec,
 )
 from dagengine.runtime.putting import write_put
-from dagengine.runtime.shell import Asked, Errand, Shell
+from dagengine.runtime.shell import Asked as Serving
+from dagengine.runtime.shell import Errand, Shell
 from dagengine.runtime.spilling import SpillSpace
 from dagengine.values import Encoded
 
@@ -105,7 +107,7 @@ class ProcessRuntime:
     ) -> None:
         if workers < 1:
             raise ValueError(f"a runtime needs at least 1 worker, not {workers}")
-        self.serving: Asked | None = None
+        self.serving: Serving | None = None
         self._workers = workers
         self._scratch = scratch
         self._spill = tuple(spill) or (scratch or tempfile.gettempdir(),)
@@ -195,6 +197,11 @@ class ProcessRuntime:
     def answer(self, worker: int, answer: Answer) -> None:
         """Answer what a task has asked. For `serving`."""
         self._hand_over(lambda shell: shell.agent.talk.answer(worker, answer))
+
+    def reply(self, asked: Asked, answer: Any = None, failure: Failure | None = None) -> None:
+        if asked.number >= 0:
+            with contextlib.suppress(RuntimeStopped):  # and so nobody waits
+                self.answer(asked.worker, Answer(asked.number, answer, failure))
 
     # ---- any thread: objects ------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ on the task's *own* failures (retries, backoff); the runtime owns what is about 
 workers, timeouts.
 
     submit ──▶ (queued) ──▶ Started ──▶ Succeeded | Failed | TimedOut | Lost | Dropped
-                               Yielded*                every submitted attempt gets exactly one of these ends
+                               Yielded*, Asked*        every submitted attempt gets exactly one of these ends
 
 *Objects* are encoded values that the runtime holds for whoever submits: results of tasks that name an `output`, and
 what was `put`. They lie in the node's arena, or spilled; tasks read them by `ObjectInput`, also before they exist.
@@ -153,7 +153,8 @@ class TaskSpec:
         "stream": the function is a generator (or async generator); each item becomes an object `(*output, i)` that is
             told by Yielded at once; at most `ahead` of them that nobody has read or freed, then it waits. Its result
             is the number of items;
-        "create" and "method": see ActorWork
+        "create" and "method": see ActorWork;
+        "undo": the last input is a value that goes in front of the call's arguments
     output: keep the result as this object, large or small; None: hand it over with the event
     hashed: whether the result needs its digest (else "")
     expected: bytes that the result is thought to have, or None; room for it is set aside before the task starts
@@ -242,6 +243,7 @@ class Succeeded:
     """`data`: the encoded result if it is no larger than model.INLINE_LIMIT, else `shared`. Times: wall clock.
 
     `calls`: of an "expand" task, the encoded calls (then there is no data).
+    `grown`: of a "call" that returned calls to be made after it, these (runtime/growth.py; then there is no data).
     `state`: of an actor's task with `save_state`.
     `peak`: bytes of memory that the attempt is known to have had at the most; 0: not watched.
     A task that has an `output`: `data` if it is small, and the runtime keeps the object; large ones it only keeps.
@@ -258,6 +260,7 @@ class Succeeded:
     calls: list[bytes] | None = None
     state: Content | None = None
     peak: int = 0
+    grown: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -337,7 +340,27 @@ class ObjectLost:
     failure: Failure
 
 
-RuntimeEvent = Started | Yielded | Succeeded | Failed | TimedOut | Lost | Dropped | ActorLost | ObjectLost | Broken
+@dataclass(slots=True)
+class Asked:
+    """A running attempt has a question to whoever submitted it: to be answered with `Runtime.reply`, unless its number is
+    negative, which only tells something. Told before the attempt's end.
+
+    question: opaque to the runtime; what msgpack knows
+    data, object: an encoded value that came with it, in this message if it is small, else as an object of the runtime's,
+        which whoever is asked frees
+    """
+
+    id: TaskId
+    worker: int
+    number: int
+    question: Any
+    data: bytes | None = None
+    object: ObjectId | None = None
+
+
+RuntimeEvent = (
+    Started | Yielded | Asked | Succeeded | Failed | TimedOut | Lost | Dropped | ActorLost | ObjectLost | Broken
+)
 
 
 class Runtime(Protocol):
@@ -357,6 +380,9 @@ class Runtime(Protocol):
 
     def cancel(self, ids: Sequence[TaskId], force: bool = False) -> None:
         """Drop queued attempts. Running ones are left to end by themselves, or with `force` their workers are ended."""
+
+    def reply(self, asked: Asked, answer: Any = None, failure: Failure | None = None) -> None:
+        """Answer a question. An attempt that is over needs none; nor does a runtime that is closed."""
 
     def put(self, object_id: ObjectId, value: Encoded) -> None:
         """Keep an encoded value as an object. Waits while there is no room. Raises ObjectStoreFull if none comes."""

@@ -26,7 +26,7 @@ from dagengine.runtime.endings import lost_object
 from dagengine.runtime.messages import Answer, Ask, Written
 from dagengine.runtime.node import NodeAgent
 from dagengine.runtime.objects import AWAY, NODE, Lent, Place
-from dagengine.runtime.protocol import Content, GroupId, ObjectId
+from dagengine.runtime.protocol import Asked, Content, GroupId, ObjectId
 from dagengine.runtime.rooms import Room
 from dagengine.runtime.shared import LentFile, anonymous_file
 
@@ -223,6 +223,17 @@ class Requests:
             told(failure)
 
     # ---- asking -------------------------------------------------------------------------------
+
+    def handed_on(self, worker: int, ask: Ask) -> Asked:
+        """A question to whoever submitted the attempt. A large value that comes with it becomes an object."""
+        question, written = ask.body
+        task = ask.id or ()
+        if written is None or isinstance(written, bytes):
+            return Asked(task, worker, ask.number, question, written)
+        object_id = (*task, worker, ask.number)
+        digest, size, request, checksum = written
+        self.adopt(worker, object_id, Written(digest, size, None, request, checksum))
+        return Asked(task, worker, ask.number, question, None, object_id)
 
     def refuse(self, worker: int, ask: Ask) -> None:
         failure = Failure(

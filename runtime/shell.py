@@ -26,6 +26,7 @@ from dagengine.runtime.events import Sink
 from dagengine.runtime.messages import Ask
 from dagengine.runtime.node import NodeAgent
 from dagengine.runtime.objects import NODE
+from dagengine.runtime.owner import VERB
 from dagengine.runtime.protocol import (
     Broken,
     ObjectId,
@@ -232,6 +233,9 @@ class Shell:
         self.told.append(Yielded(spec.id, index, object_id, size))
 
     def asked(self, worker: int, ask: Ask) -> Sequence[ObjectId]:
+        if ask.verb == VERB and self._serving is None:
+            self.told.append(self.requests.handed_on(worker, ask))
+            return ()
         if self._serving is None:
             self.requests.refuse(worker, ask)
             return ()

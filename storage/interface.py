@@ -97,7 +97,10 @@ class FinishStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExpandStep:
-    """A map's items are the steps first … first + count - 1, recorded in the same batch. The map waits for them."""
+    """A step's value is the list of the values of the steps first … first + count - 1, for which it waits from now on: a
+    map's items, or calls that a task has returned, recorded in the same batch. `count` -1: it is the value of step `first`
+    alone, which is written with the step's end.
+    """
 
     seq: int
     first: int

@@ -206,7 +206,7 @@ class MemoryStore(Unleased):
             read = {part.seq for step in waiting for part in step.new.inputs if isinstance(part, StepInput)}
             for step in waiting:
                 if step.items is not None:
-                    read.update(range(step.items[0], sum(step.items)))
+                    read.update(range(step.items[0], step.items[0] + abs(step.items[1])))
             ended = {
                 seq: run.steps[seq].state
                 for seq in read

@@ -103,7 +103,7 @@ class Reads:
                 if step.items is not None:
                     first, count = step.items
                     states.update(
-                        statements.ended_between(connection, run=run_number, first=first, last=first + count - 1)
+                        statements.ended_between(connection, run=run_number, first=first, last=first + abs(count) - 1)
                     )
             definitions = tuple(map(definition_of, statements.definitions(connection, run=run_number)))
             ephemeral = _Lineage(connection, run_number, definitions).of(steps)

@@ -6,7 +6,18 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Integer, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
 
 from dagengine.storage.schema import METADATA
 
@@ -23,6 +34,57 @@ ORIGIN = Table(
     Column("source", Text, nullable=False),  # JSON: {"by": "fork" or "cache", "run": id, "seq": number}
     PrimaryKeyConstraint("run", "seq", name="origin_pk"),
     sqlite_with_rowid=False,
+)
+
+# ---- what attempts at a step have noted, until the step succeeds ------------------------------
+
+MEMO = Table(
+    "memo",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("name", Text, nullable=False),  # "once:…", "checkpoint", "external:…"
+    Column("at", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("value", LargeBinary),  # the encoded bytes, if they are few; else they are the artifact of this digest
+    PrimaryKeyConstraint("run", "seq", "name", name="memo_pk"),
+    sqlite_with_rowid=False,
+)
+
+BEAT = Table(
+    "beat",  # the last heartbeat of an attempt
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("progress", Text, nullable=False),  # JSON
+    PrimaryKeyConstraint("run", "seq", name="beat_pk"),
+    sqlite_with_rowid=False,
+)
+
+OUTBOX = Table(
+    "outbox",  # what transactional steps returned, committed with what they did to this database
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("value", LargeBinary),  # as a memo's
+    PrimaryKeyConstraint("run", "seq", name="outbox_pk"),
+    sqlite_with_rowid=False,
+)
+
+COMPENSATION = Table(
+    "compensation",  # runs whose steps are to be undone, and how such a run ends after that
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("failure", Text),  # JSON
+    PrimaryKeyConstraint("run", name="compensation_pk"),
 )
 
 # ---- runs that are gone, or whose values are, and runs to be kept -----------------------------
@@ -53,4 +115,53 @@ PIN = Table(
     Column("by", Text, nullable=False),
     Column("why", Text, nullable=False),
     PrimaryKeyConstraint("run", name="pin_pk"),
+)
+
+# ---- queues, schedules, and the processes that serve them ----------------------------------------
+
+QUEUE = Table(
+    "queue",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("settings", Text, nullable=False),  # JSON of queue_rules.QueueSettings
+    Column("tokens", Float),  # of its rate: how many runs may begin, as of `filled_at`
+    Column("filled_at", Float),
+)
+
+QUEUED = Table(
+    "queued",
+    METADATA,
+    Column("id", Text, primary_key=True),  # of the run, which is recorded after this row
+    Column("queue", Text, nullable=False),
+    Column("state", Integer, nullable=False),  # queues.RECORDING, WAITING, STARTED, DROPPED, OVER
+    Column("rank", Integer, nullable=False),  # the priority, less than zero: the least is the first
+    Column("key", Text),
+    Column("dedup", Text),
+    Column("submitted_at", Float, nullable=False),
+    Column("not_before", Float, nullable=False),
+    Column("started_at", Float),
+    Column("server", Text),  # server.id of who has it
+    Index("queued_next", "queue", "state", "rank", "submitted_at", "id"),
+    Index("queued_due", "state", "not_before"),
+    Index("queued_dedup", "queue", "dedup", "state"),
+)
+
+SCHEDULE = Table(
+    "schedule",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("settings", Text, nullable=False),  # JSON of schedules.Schedule
+    Column("call", Text, nullable=False),  # hex of the encoded arguments
+    Column("paused", Boolean, nullable=False),
+    Column("next_at", Float),  # the logical time of the next run; none: never again
+    Index("schedule_next", "next_at"),
+)
+
+SERVER = Table(
+    "server",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("process", Text, nullable=False),  # JSON of model.ProcessRecord
+    Column("settings", Text, nullable=False),  # JSON, for people
+    Column("seen_at", Float, nullable=False),
 )

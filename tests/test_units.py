@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from dagengine.units import GiB, MiB, parse_size, show_size
+from dagengine.units import GiB, MiB, parse_duration, parse_size, show_size
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,29 @@ def test_sizes_are_shown_in_the_unit_that_fits() -> None:
         "3.0 MiB",
         "1.5 GiB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("90s", 90),
+        ("1h30m", 5400),
+        ("1.5 h", 5400),
+        ("2d", 172_800),
+        ("250ms", 0.25),
+        ("1W", 604_800),
+        ("7", 7),
+        (3, 3),
+    ],
+)
+def test_durations_are_read_as_people_write_them(said: str | float, seconds: float) -> None:
+    """Parts add up; a number by itself is seconds."""
+    assert parse_duration(said) == seconds
+    assert parse_duration(timedelta(seconds=seconds)) == seconds
+
+
+@pytest.mark.parametrize("said", ["", "soon", "-1s", "5 parsecs", "1h x", -1, float("nan"), float("inf"), "9999999w"])
+def test_what_is_no_duration_is_refused(said: str | float) -> None:
+    """Also negative ones, and those of more than a hundred years."""
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(said)

@@ -31,6 +31,7 @@ class Actions:
     force_drop: the same, ending the workers that run them
     rebuild: (seq of the CREATE step, incarnation) of stateful objects whose state is to be rebuilt in an actor
     release: (seq of the CREATE step, incarnation, force) of actors that are to end
+    outside: seqs of steps that wait for the world from now on: to be answered with OutsideEnded
     timers: (seconds from now, seq, number) after which to send DelayOver
     ended: (seq, state, definition) of steps whose end is durable now, in the order of completion
     free: (seq, the attempt that made it) of ephemeral values that nobody needs any more, or that are gone
@@ -49,6 +50,7 @@ class Actions:
     force_drop: list[tuple[int, int]] = field(default_factory=list)
     rebuild: list[tuple[int, int]] = field(default_factory=list)
     release: list[tuple[int, int, bool]] = field(default_factory=list)
+    outside: list[int] = field(default_factory=list)
     timers: list[tuple[float, int, int]] = field(default_factory=list)
     ended: list[tuple[int, StepState, int]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dagengine.core.actions import Actions
-from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -25,6 +24,7 @@ from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
     AttemptFailed,
+    AttemptGrown,
     AttemptLost,
     AttemptRefused,
     AttemptStarted,
@@ -40,15 +40,18 @@ from dagengine.core.events import (
     InputsLost,
     InstanceLetGo,
     InterruptRequested,
+    OutsideEnded,
     PatienceOver,
     Recorded,
     RefsDropped,
+    StepKnown,
     StepsCalled,
     TimeIsUp,
     ValueKept,
     ValueLost,
     ValueWanted,
 )
+from dagengine.core.growing import Growing
 from dagengine.core.ledger import cancelled
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
@@ -57,7 +60,7 @@ from dagengine.model import Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Ephemerals):
+class RunCore(Growing):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -73,6 +76,7 @@ class RunCore(Ephemerals):
             step.items = pending.items
             step.phase = Phase.WAITING if pending.items is None else Phase.EXPANDED
         unfinished = list(self.steps.values())
+        self._load_growth(frontier.steps)
         for pending in frontier.ephemeral:
             step = self._add(pending)
             step.attempt = pending.attempts
@@ -92,6 +96,7 @@ class RunCore(Ephemerals):
         return self._conclude(now)
 
     def _conclude(self, now: float) -> Actions:
+        self._end_whole(now)
         self._settle(now)
         if self.keeping and not self.stop:
             self._keep()
@@ -115,8 +120,8 @@ class RunCore(Ephemerals):
     def _steps_called(self, event: StepsCalled, now: float) -> None:
         if self.body is not BodyPhase.OPEN or self.stop:
             return  # called while the run was being stopped: not recorded, called again on resume
-        self._define(event.definitions)
-        self._record(event.definitions, event.steps, now)
+        definitions = self._define_new(event.definitions)
+        self._record(definitions, event.steps, now)
 
     def _recorded(self, event: Recorded, now: float) -> None:
         batch = self._batches.popleft()
@@ -138,8 +143,9 @@ class RunCore(Ephemerals):
             if state is StepState.SUCCEEDED:
                 for dependent_seq in step.readers():
                     dependent = self.steps[dependent_seq]
-                    dependent.missing -= 1
-                    self._consider(dependent, now)
+                    if dependent.items is None:  # what waits for its items was told when they ended
+                        dependent.missing -= 1
+                        self._consider(dependent, now)
             self._forget(step)
         self._remade_recorded(batch.remade, now)
         self._kept_recorded(batch.kept)
@@ -246,10 +252,13 @@ class RunCore(Ephemerals):
 
 _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     StepsCalled: RunCore._steps_called,
+    StepKnown: RunCore._step_known,
+    OutsideEnded: RunCore._outside_ended,
     Recorded: RunCore._recorded,
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,
     AttemptExpanded: RunCore._attempt_expanded,
+    AttemptGrown: RunCore._attempt_grown,
     AttemptFailed: RunCore._attempt_failed,
     AttemptLost: RunCore._attempt_lost,
     AttemptDropped: RunCore._attempt_dropped,

@@ -257,7 +257,7 @@ class Ephemerals(Attempts):
                 self._not_remade(step, state, at, failure)
             return
         super()._end(step, state, at, value=value, failure=failure, changed=changed)
-        if state is StepState.SUCCEEDED and step.definition in self._ephemeral:
+        if state is StepState.SUCCEEDED and step.definition in self._ephemeral and step.seq not in self.kept:
             self.held[step.seq] = step.attempt if step.items is None else MAP
 
     def _remade(self, step: Step) -> None:

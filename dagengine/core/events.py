@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from dagengine.model import Definition, Failure, Input, NewStep, Value
+from dagengine.model import Definition, Failure, Input, NewStep, StepState, Value
+from dagengine.storage.interface import Write
 
 
 @dataclass(slots=True)
@@ -13,6 +15,28 @@ class StepsCalled:
 
     definitions: list[Definition]
     steps: list[NewStep]
+
+
+@dataclass(slots=True)
+class StepKnown:
+    """The body called something whose value is known: its record and its end are one batch, with what is written `also`."""
+
+    definition: Definition | None  # if it is a new one
+    step: NewStep
+    value: Value
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
+class OutsideEnded:
+    """What a step waited for outside of the run has come, or never will. `also` is written with the step's end."""
+
+    seq: int
+    state: StepState
+    at: float
+    value: Value | None = None
+    failure: Failure | None = None
+    also: tuple[Write, ...] = ()
 
 
 @dataclass(slots=True)
@@ -56,6 +80,35 @@ class AttemptExpanded:
     at: float
     calls: list[bytes]
     first: int
+
+
+class GrownCall(NamedTuple):
+    """`key`: in place of the ordinal. `reads`: the calls of the same growth that its inputs are, by their places."""
+
+    name: str
+    key: str | None
+    definition: int
+    call: bytes
+    reads: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class AttemptGrown:
+    """The attempt has returned calls to be made after it: the steps from `first` on, which the shell has set aside.
+
+    The step's value is that of the last of them; or, with `count`, the list of those of the last `count`.
+    `definitions`: what the core may not know yet.
+    """
+
+    seq: int
+    number: int
+    worker: int
+    started_at: float
+    at: float
+    definitions: list[Definition]
+    calls: list[GrownCall]
+    first: int
+    count: int | None
 
 
 @dataclass(slots=True)
@@ -246,10 +299,13 @@ class FlushAttempts:
 
 Event = (
     StepsCalled
+    | StepKnown
+    | OutsideEnded
     | Recorded
     | AttemptStarted
     | AttemptSucceeded
     | AttemptExpanded
+    | AttemptGrown
     | AttemptFailed
     | AttemptLost
     | AttemptDropped

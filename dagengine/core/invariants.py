@@ -1,7 +1,8 @@
 """What is true of a RunCore after each event. Checked by tests after each; too dear for every event of a real run.
 
 I1  A step is in the phase that its facts say: ended phases have an end, others have none.
-I2  `missing` is the number of distinct inputs (or items) whose end is not durable, unless the step has ended.
+I2  `missing` is the number of distinct inputs whose end is not durable, or of items that have none, unless the step has
+    ended.
 I3  A step that may run has its own record and all of its inputs durable and succeeded (output commit).
 I4  `in_flight` and `unfinished` are the counts that they claim to be; in_flight never exceeds the window.
 I5  Orders of completion are distinct, and below `next_order`.
@@ -13,6 +14,8 @@ I9  A call that may change a stateful object's state is alone with it: every cal
 I10 A call goes out to an actor that is up, and one that is parked waits for one that is being started.
 I11 A step that succeeded stays only if its value is ephemeral, and is held only then; what is remade is not held, and no
     value is held of which nobody can ask for any more.
+I12 A step waits for the world if and only if it is of a kind that does, is recorded, and misses no input; and it has no
+    attempt.
 """
 
 from __future__ import annotations
@@ -89,7 +92,10 @@ def _check_step(core: RunCore, step: Step) -> None:
             _demand(step.phase is ENDS[step.end], f"I1: {step.key} is {step.phase.name} with end {step.end}")
         return
     if step.items is not None:
-        read = set(range(step.items[0], step.items[0] + step.items[1]))
+        ended_now = {seq for batch in [*core._batches, core._batch] for seq in batch.ended}
+        read = {
+            seq for seq in step.item_seqs() if seq not in ended_now or core.steps[seq].end is not StepState.SUCCEEDED
+        }
     else:
         read = {item.seq for item in step.inputs if isinstance(item, StepInput)}
     missing = 0
@@ -103,6 +109,10 @@ def _check_step(core: RunCore, step: Step) -> None:
     if step.place is not None and step.kind.is_call and not step.place.turn:
         missing += 1
     _demand(step.missing == missing, f"I2: {step.key} misses {missing} inputs, not {step.missing}")
+    if step.kind.is_outside:
+        _demand(step.phase not in _MAY_RUN and not step.attempt, f"I12: {step.key} is {step.phase.name}")
+    if step.phase is Phase.OUTSIDE:
+        _demand(step.kind.is_outside and missing == 0, f"I12: {step.key} is outside, and misses {missing} inputs")
     if step.phase in _MAY_RUN:
         _demand(missing == 0, f"I3: {step.key} is {step.phase.name} before its inputs are durable")
 

@@ -8,8 +8,9 @@ NEW ──────────▶ WAITING ──────────▶ 
                    │                 │ └───────────── RETRYING ◀── failed, may retry
                    │                 │                                      │
                    │                 └─ (a map) ─▶ EXPANDED ◀── expanded ───┤
-                   │ an input did not succeed, or cancelled                 │ ended
-                   └──────────▶ ENDING ◀────────────────────────────────────┘
+                   ├─ (a timer, an event, a child run) ─▶ OUTSIDE ──┐       │ ended
+                   │ an input did not succeed, or cancelled         │ ended │
+                   └──────────▶ ENDING ◀────────────────────────────┴───────┘
                                   │ recorded
                                   ▼  SUCCEEDED · FAILED · SKIPPED · CANCELLED
 
@@ -17,6 +18,8 @@ Where values can be lost (core/ephemeral.py), a step goes back to WAITING from R
 is gone, and from SUCCEEDED when its own value is to be made again.
 A call on a stateful object is PARKED between READY and SUBMITTED while the object's state is being rebuilt; if that fails,
 it is RETRYING, or ends.
+
+A step whose value is known when it is called goes from NEW to ENDING.
 
 A step is NEW until its record is durable, and ENDING until its end is: nobody may build on either before.
 """
@@ -37,24 +40,26 @@ class Phase(IntEnum):
     RETRYING = 5  # waits for the delay before the next attempt
     EXPANDED = 6  # a map that waits for its items
     PARKED = 7  # a call that waits until the state of its object is rebuilt
-    ENDING = 8  # asked to record its end
-    SUCCEEDED = 9
-    FAILED = 10
-    SKIPPED = 11
-    CANCELLED = 12
+    OUTSIDE = 8  # waits for the world: its time, an event, a child run
+    ENDING = 9  # asked to record its end
+    SUCCEEDED = 10
+    FAILED = 11
+    SKIPPED = 12
+    CANCELLED = 13
 
 
 P = Phase
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     P.NEW: frozenset({P.WAITING, P.ENDING}),
-    P.WAITING: frozenset({P.READY, P.EXPANDED, P.ENDING}),
+    P.WAITING: frozenset({P.READY, P.EXPANDED, P.OUTSIDE, P.ENDING}),
     P.READY: frozenset({P.SUBMITTED, P.WAITING, P.PARKED, P.ENDING}),
     P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RUNNING: frozenset({P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RETRYING: frozenset({P.READY, P.ENDING}),
     P.EXPANDED: frozenset({P.ENDING}),
     P.PARKED: frozenset({P.READY, P.RETRYING, P.ENDING}),
+    P.OUTSIDE: frozenset({P.ENDING}),
     P.ENDING: frozenset({P.SUCCEEDED, P.FAILED, P.SKIPPED, P.CANCELLED}),
     P.SUCCEEDED: frozenset({P.WAITING, P.EXPANDED}),
     P.FAILED: frozenset(),
@@ -78,6 +83,7 @@ STATE_OF: dict[Phase, StepState] = {
     P.RETRYING: StepState.RETRYING,
     P.EXPANDED: StepState.WAITING,
     P.PARKED: StepState.READY,
+    P.OUTSIDE: StepState.WAITING,
     P.ENDING: StepState.RUNNING,
     P.SUCCEEDED: StepState.SUCCEEDED,
     P.FAILED: StepState.FAILED,

@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run", "seq", name="origin_pk"),
         sqlite_with_rowid=False,
     )
+    _effects()
     op.create_table(
         "removed",
         sa.Column("run", sa.Integer, nullable=False),
@@ -56,3 +57,88 @@ def upgrade() -> None:
     artifact = "value IS NULL AND length(value_digest) = 32"
     op.create_index("step_artifact", "step", ["value_digest"], **_where(artifact))
     op.create_index("edge_artifact", "edge", ["digest"], **_where("digest IS NOT NULL"))
+
+
+def _effects() -> None:
+    def run_and_seq() -> list[sa.Column[int]]:
+        return [sa.Column("run", sa.Integer, nullable=False), sa.Column("seq", sa.Integer, nullable=False)]
+
+    def value() -> list[sa.Column[Any]]:
+        return [
+            sa.Column("at", sa.Float, nullable=False),
+            sa.Column("size", sa.BigInteger, nullable=False),
+            sa.Column("digest", sa.Text, nullable=False),
+            sa.Column("value", sa.LargeBinary),
+        ]
+
+    op.create_table(
+        "memo",
+        *run_and_seq(),
+        sa.Column("name", sa.Text, nullable=False),
+        *value(),
+        sa.PrimaryKeyConstraint("run", "seq", "name", name="memo_pk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "beat",
+        *run_and_seq(),
+        sa.Column("attempt", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("progress", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("run", "seq", name="beat_pk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "outbox",
+        *run_and_seq(),
+        *value(),
+        sa.PrimaryKeyConstraint("run", "seq", name="outbox_pk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "compensation",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("failure", sa.Text),
+        sa.PrimaryKeyConstraint("run", name="compensation_pk"),
+    )
+    op.create_table(
+        "queue",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("tokens", sa.Float),
+        sa.Column("filled_at", sa.Float),
+    )
+    op.create_table(
+        "queued",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("queue", sa.Text, nullable=False),
+        sa.Column("state", sa.Integer, nullable=False),
+        sa.Column("rank", sa.Integer, nullable=False),
+        sa.Column("key", sa.Text),
+        sa.Column("dedup", sa.Text),
+        sa.Column("submitted_at", sa.Float, nullable=False),
+        sa.Column("not_before", sa.Float, nullable=False),
+        sa.Column("started_at", sa.Float),
+        sa.Column("server", sa.Text),
+    )
+    op.create_index("queued_next", "queued", ["queue", "state", "rank", "submitted_at", "id"])
+    op.create_index("queued_due", "queued", ["state", "not_before"])
+    op.create_index("queued_dedup", "queued", ["queue", "dedup", "state"])
+    op.create_table(
+        "schedule",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("call", sa.Text, nullable=False),
+        sa.Column("paused", sa.Boolean, nullable=False),
+        sa.Column("next_at", sa.Float),
+    )
+    op.create_index("schedule_next", "schedule", ["next_at"])
+    op.create_table(
+        "server",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("process", sa.Text, nullable=False),
+        sa.Column("settings", sa.Text, nullable=False),
+        sa.Column("seen_at", sa.Float, nullable=False),
+    )

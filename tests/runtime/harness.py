@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from dagengine.functions import Reference
 from dagengine.runtime.protocol import (
     ActorLost,
+    Asked,
     Broken,
     Dropped,
     Failed,
@@ -43,7 +44,7 @@ class Input(Placeholder):
 
 
 class Harness:
-    """`ends`: how each attempt ended. `close` checks that each ended exactly once, and was started before if it ran."""
+    """`ends`: how each attempt ended. `desk`: what is done with what attempts ask. `close` checks that each ended exactly once, and was started before if it ran."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -51,6 +52,7 @@ class Harness:
         self.ends: dict[TaskId, End] = {}
         self.broken: Broken | None = None
         self.problems: list[str] = []
+        self.desk: Callable[[Asked], None] = lambda asked: None
         self._submitted: set[TaskId] = set()
         self._started: set[TaskId] = set()
         self._numbers = itertools.count()
@@ -72,6 +74,7 @@ class Harness:
         assert not self.problems, self.problems
 
     def sink(self, events: list[RuntimeEvent]) -> None:
+        asked: list[Asked] = []
         with self._changed:
             for event in events:
                 self.events.append(event)
@@ -79,6 +82,8 @@ class Harness:
                     self.broken = event
                 elif isinstance(event, (Yielded, ActorLost, ObjectLost)):
                     continue
+                elif isinstance(event, Asked):
+                    asked.append(event)
                 elif isinstance(event, Started):
                     self._started.add(event.id)
                     if event.id in self.ends:
@@ -86,6 +91,8 @@ class Harness:
                 else:
                     self._end(event)
             self._changed.notify_all()
+        for question in asked:
+            self.desk(question)
 
     def _end(self, event: End) -> None:
         if event.id in self.ends:

@@ -535,3 +535,34 @@ def put_and_die(size: int) -> NoReturn:
     assert current.link is not None
     current.link.keep(encode(b"x" * size))
     kill_self(signal.SIGKILL)
+
+
+# ---- whoever submitted ----------------------------------------------------------------------
+
+
+def ask_owner(question: dict[str, Any], value: Any = None) -> Any:
+    from dagengine.runtime import owner
+    from dagengine.values import encode
+
+    return owner.ask(question, None if value is None else encode(value))
+
+
+def tell_owner(count: int) -> int:
+    from dagengine.runtime import owner
+
+    for number in range(count):
+        owner.tell({"number": number})
+    return count
+
+
+def is_within() -> list[bool]:
+    """Here, and on a thread of this task's own."""
+    import threading
+
+    from dagengine.runtime import owner
+
+    found = [owner.within()]
+    thread = threading.Thread(target=lambda: found.append(owner.within()))
+    thread.start()
+    thread.join()
+    return found

@@ -1,0 +1,51 @@
+"""Telling every `dagengine serve` of a store to look: a run was submitted, a signal came, a schedule was changed.
+
+A hint is never needed for anything to happen, only for it to happen at once: what a server acts on is in the store, and
+it looks there by itself, if seldom. On this machine servers are told over their control sockets, which have a name that
+says what they are; on PostgreSQL those of other machines are told by the database.
+
+May import nothing of ours but errors, control and modules of storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from dagengine.control import NoAnswer, ask
+from dagengine.errors import StoreError
+from dagengine.storage.interface import Store
+
+PREFIX = "serve-"
+"""What the names of the servers' sockets begin with, before the id of the process."""
+
+HINT_SECONDS = 1.0
+"""For a server to take a hint. One that is stopped is not waited for any longer."""
+
+
+def hint(store: Store, control: Path) -> int:
+    """Tell all servers to look; returns how many of this machine took it. `control`: the folder of the sockets."""
+    from dagengine.storage import servers
+
+    with contextlib.suppress(StoreError):
+        servers.tell(store)
+    return sum(ask_server(control, name, {"verb": "hint"}, HINT_SECONDS) is not None for name in names(control))
+
+
+def names(control: Path) -> list[str]:
+    """The servers of this machine, as names of sockets; also of some that are gone."""
+    try:
+        found = [entry.name.removesuffix(".sock") for entry in os.scandir(control)]
+    except OSError:
+        return []
+    return sorted(name for name in found if name.startswith(PREFIX))
+
+
+def ask_server(control: Path, name: str, request: dict[str, Any], seconds: float) -> dict[str, Any] | None:
+    """What it answers; None if it does not."""
+    try:
+        return ask(control, name, request, seconds)
+    except (NoAnswer, TimeoutError):
+        return None

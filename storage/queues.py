@@ -1,0 +1,400 @@
+"""Queues of runs, as rows: who waits, who is under way, and what each queue was told.
+
+A run that is submitted has a row in `queued`, which is written before the run is recorded and counts from when it is:
+
+    RECORDING ──▶ WAITING ──▶ STARTED ──▶ OVER
+                     └──────▶ DROPPED ─────┘      purged or replaced: its run is to be cancelled
+
+A row holds its place under the limits from STARTED to OVER, whichever process works on the run, or none: nothing is given
+back by the death of anybody. Whoever takes or adds holds the queue's own row in his transaction, so two that take at once
+take one after the other.
+
+May import nothing of ours but errors and modules of storage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, bindparam, delete, func, null, or_, select, update
+
+from dagengine.storage.interface import Store
+from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, choose
+from dagengine.storage.side import upsert
+from dagengine.storage.side_schema import QUEUE, QUEUED
+from dagengine.storage.statements import Query
+
+RECORDING, WAITING, STARTED, DROPPED, OVER = range(5)
+
+DEFAULT = "default"
+"""The queue that is always there."""
+
+PAGE = 256
+"""Rows looked at in one go for those that may begin."""
+
+_ROW = QUEUED.c
+
+
+class Entry(NamedTuple):
+    """A row of `queued`. The greatest priority goes first; `not_before`: not earlier than then."""
+
+    id: str
+    queue: str = DEFAULT
+    priority: int = 0
+    key: str | None = None
+    dedup: str | None = None
+    submitted_at: float = 0.0
+    not_before: float = 0.0
+    state: int = RECORDING
+    started_at: float | None = None
+    server: str | None = None
+
+
+class Taken(NamedTuple):
+    """runs: these are the server's now; again_at: when there may be more, by the queue's rate"""
+
+    runs: tuple[str, ...]
+    again_at: float | None = None
+
+
+_ADD_QUEUE = Query(upsert(QUEUE, ("name",), replace=False))
+_SET_QUEUE = Query(
+    lambda: update(QUEUE).where(QUEUE.c.name == bindparam("queue")).values(settings=bindparam("said"), tokens=null())
+)
+_LOCK = Query(lambda: update(QUEUE).where(QUEUE.c.name == bindparam("queue")).values(name=QUEUE.c.name))
+_ONE_QUEUE = Query(
+    lambda: select(QUEUE.c.settings, QUEUE.c.tokens, QUEUE.c.filled_at).where(QUEUE.c.name == bindparam("queue"))
+)
+_QUEUES = Query(lambda: select(QUEUE.c.name, QUEUE.c.settings).order_by(QUEUE.c.name))
+_FILL = Query(
+    lambda: (
+        update(QUEUE)
+        .where(QUEUE.c.name == bindparam("queue"))
+        .values(tokens=bindparam("left"), filled_at=bindparam("at"))
+    )
+)
+
+_ADD = Query(upsert(QUEUED, ("id",), replace=False))
+_COLUMNS = (
+    *(_ROW.id, _ROW.queue, _ROW.rank, _ROW.key, _ROW.dedup, _ROW.submitted_at, _ROW.not_before),
+    *(_ROW.state, _ROW.started_at, _ROW.server),
+)
+_BY_ID = Query(lambda: select(*_COLUMNS).where(_ROW.id == bindparam("id")))
+_IN_STATE = Query(
+    lambda: select(*_COLUMNS).where(_ROW.state == bindparam("state")).order_by(_ROW.not_before, _ROW.id).limit(100_000)
+)
+_IN_ORDER = Query(
+    lambda: (
+        select(*_COLUMNS)
+        .where(_ROW.queue == bindparam("queue"), _ROW.state == bindparam("state"))
+        .order_by(_ROW.rank, _ROW.submitted_at, _ROW.id)
+        .limit(bindparam("limit"))
+    )
+)
+_SAME = Query(
+    lambda: select(*_COLUMNS).where(
+        _ROW.queue == bindparam("queue"), _ROW.dedup == bindparam("dedup"), _ROW.state < DROPPED
+    )
+)
+_MOVE = Query(
+    lambda: (
+        update(QUEUED)
+        .where(_ROW.id == bindparam("id_"), _ROW.state == bindparam("before"))
+        .values(state=bindparam("after"))
+    )
+)
+_START = Query(
+    lambda: (
+        update(QUEUED)
+        .where(_ROW.id == bindparam("id_"))
+        .values(state=STARTED, started_at=bindparam("at"), server=bindparam("by"))
+    )
+)
+_HAND_OVER = Query(
+    lambda: (
+        update(QUEUED)
+        .where(_ROW.id == bindparam("id_"), _ROW.state == STARTED, _ROW.server == bindparam("before"))
+        .values(server=bindparam("by"))
+    )
+)
+_REMOVE = Query(lambda: delete(QUEUED).where(_ROW.id == bindparam("id_")))
+_LOAD = Query(
+    lambda: (
+        select(_ROW.key, _ROW.server, func.count())
+        .where(_ROW.queue == bindparam("queue"), _ROW.state == STARTED)
+        .group_by(_ROW.key, _ROW.server)
+    )
+)
+_COUNTS = Query(
+    lambda: (
+        select(_ROW.queue, _ROW.state, func.count())
+        .where(_ROW.state >= WAITING, _ROW.state <= STARTED)
+        .group_by(_ROW.queue, _ROW.state)
+    )
+)
+_DUE = Query(
+    lambda: (
+        select(_ROW.queue)
+        .where(_ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
+        .distinct()
+        .order_by(_ROW.queue)
+    )
+)
+_NEXT = Query(
+    lambda: select(func.min(_ROW.not_before)).where(_ROW.state == WAITING, _ROW.not_before > bindparam("now"))
+)
+_BEFORE = Query(
+    lambda: select(func.count()).where(
+        _ROW.queue == bindparam("queue"),
+        _ROW.state == WAITING,
+        or_(
+            _ROW.rank < bindparam("rank"),
+            and_(
+                _ROW.rank == bindparam("rank"),
+                or_(
+                    _ROW.submitted_at < bindparam("at"),
+                    and_(_ROW.submitted_at == bindparam("at"), _ROW.id < bindparam("id")),
+                ),
+            ),
+        ),
+    )
+)
+
+
+def _next_page(per_key: bool) -> Query:
+    """Those that may begin by time and key, in order."""
+
+    def build() -> Any:
+        found = select(_ROW.id, _ROW.key).where(
+            _ROW.queue == bindparam("queue"), _ROW.state == WAITING, _ROW.not_before <= bindparam("now")
+        )
+        if per_key:
+            full = (
+                select(_ROW.key)
+                .where(_ROW.queue == bindparam("queue"), _ROW.state == STARTED, _ROW.key.is_not(None))
+                .group_by(_ROW.key)
+                .having(func.count() >= bindparam("most"))
+            )
+            found = found.where(or_(_ROW.key.is_(None), _ROW.key.not_in(full)))
+        return found.order_by(_ROW.rank, _ROW.submitted_at, _ROW.id).limit(PAGE)
+
+    return Query(build)
+
+
+_PAGE = _next_page(per_key=False)
+_PAGE_BY_KEY = _next_page(per_key=True)
+
+
+def _entry(row: Any) -> Entry:
+    id_, queue, rank, key, dedup, submitted_at, not_before, state, started_at, server = row
+    return Entry(id_, queue, -rank, key, dedup, submitted_at, not_before, state, started_at, server)
+
+
+def _locked(connection: Any, queue: str) -> tuple[QueueSettings, Bucket | None] | None:
+    """What the queue was told, with nobody else at it until the transaction ends; None if there is none."""
+    if queue == DEFAULT:
+        _ADD_QUEUE(connection, name=DEFAULT, settings="{}", tokens=None, filled_at=None)
+    _LOCK(connection, queue=queue)
+    row = _ONE_QUEUE(connection, queue=queue).fetchone()
+    if row is None:
+        return None
+    said, tokens, filled_at = row
+    return QueueSettings.from_json(json.loads(said)), None if tokens is None else Bucket(tokens, filled_at)
+
+
+# ---- queues ---------------------------------------------------------------------------------
+
+
+def queues(store: Store) -> dict[str, QueueSettings]:
+    """All that there are, by name."""
+    rows = store.side(lambda connection: _QUEUES(connection).fetchall(), write=False)
+    return {DEFAULT: QueueSettings(), **{name: QueueSettings.from_json(json.loads(said)) for name, said in rows}}
+
+
+def save_queue(store: Store, name: str, settings: QueueSettings) -> None:
+    """Make the queue, or tell it something else. Its rate begins anew."""
+    said = json.dumps(settings.to_json())
+
+    def work(connection: Any) -> None:
+        _ADD_QUEUE(connection, name=name, settings=said, tokens=None, filled_at=None)
+        _SET_QUEUE(connection, queue=name, said=said)
+
+    store.side(work)
+
+
+def counts(store: Store) -> dict[str, tuple[int, int]]:
+    """By queue that has any: how many wait, and how many are under way."""
+    rows = store.side(lambda connection: _COUNTS(connection).fetchall(), write=False)
+    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for queue, state, count in rows:
+        found[queue][state - WAITING] = count
+    return {queue: (waiting, started) for queue, (waiting, started) in found.items()}
+
+
+# ---- adding -----------------------------------------------------------------------------------
+
+
+def add(store: Store, entry: Entry, replace: bool = False) -> Entry | None:
+    """Add a row, RECORDING. None: it was added; or the entry with the same `dedup` that stands against it.
+
+    With `replace`, one that only waits gives way: it is DROPPED. Raises KeyError if there is no such queue.
+    """
+
+    def work(connection: Any) -> Entry | None:
+        if _locked(connection, entry.queue) is None:
+            raise KeyError(entry.queue)
+        if entry.dedup is not None:
+            for row in _SAME(connection, queue=entry.queue, dedup=entry.dedup).fetchall():
+                other = _entry(row)
+                if other.id == entry.id:
+                    return None  # the answer was lost, and this is done again
+                if not replace:
+                    return other
+                if other.state == WAITING:
+                    _MOVE(connection, id_=other.id, before=WAITING, after=DROPPED)
+        fields = entry._asdict()
+        rank = -fields.pop("priority")
+        _ADD(connection, **fields, rank=rank)
+        return None
+
+    return store.side(work)
+
+
+def move(store: Store, runs: Sequence[str], before: int, after: int) -> None:
+    """Those of `runs` that are in state `before` are in `after` from now on."""
+
+    def work(connection: Any) -> None:
+        for run in runs:
+            _MOVE(connection, id_=run, before=before, after=after)
+
+    if runs:
+        store.side(work)
+
+
+def remove(store: Store, run: str) -> None:
+    """Forget a row whose run was not recorded."""
+    store.side(lambda connection: _REMOVE(connection, id_=run) and None)
+
+
+def drop_waiting(store: Store, queue: str) -> list[str]:
+    """All that wait in the queue are DROPPED; their ids."""
+
+    def work(connection: Any) -> list[str]:
+        _locked(connection, queue)
+        rows = _IN_ORDER(connection, queue=queue, state=WAITING, limit=1_000_000).fetchall()
+        for row in rows:
+            _MOVE(connection, id_=row[0], before=WAITING, after=DROPPED)
+        return [row[0] for row in rows]
+
+    return store.side(work)
+
+
+# ---- taking -----------------------------------------------------------------------------------
+
+
+def take(store: Store, queue: str, server: str, room: int, now: float) -> Taken:
+    """Those that begin now, at most `room`: they are STARTED, and the server's."""
+
+    def work(connection: Any) -> Taken:
+        told = _locked(connection, queue)
+        if told is None:
+            return Taken(())
+        settings, bucket = told
+        before = bucket
+        taken: list[str] = []
+        again_at = None
+        while len(taken) < room:
+            waiting = _waiting(connection, queue, settings, now)
+            load = _load(connection, queue, server)
+            runs, bucket, again_at = choose(settings, bucket, load, waiting, room=room - len(taken), now=now)
+            for run in runs:
+                _START(connection, id_=run, at=now, by=server)
+            taken += runs
+            if not runs or again_at is not None or len(waiting) < PAGE:
+                break
+        if bucket != before:
+            tokens, at = (None, None) if bucket is None else bucket
+            _FILL(connection, queue=queue, left=tokens, at=at)
+        return Taken(tuple(taken), again_at)
+
+    return store.side(work)
+
+
+def _waiting(connection: Any, queue: str, settings: QueueSettings, now: float) -> list[Waits]:
+    if settings.per_key is None:
+        rows = _PAGE(connection, queue=queue, now=now).fetchall()
+    else:
+        rows = _PAGE_BY_KEY(connection, queue=queue, now=now, most=settings.per_key).fetchall()
+    return [Waits(*row) for row in rows]
+
+
+def _load(connection: Any, queue: str, server: str) -> Load:
+    total = here = 0
+    by_key: dict[str, int] = defaultdict(int)
+    for key, with_whom, count in _LOAD(connection, queue=queue).fetchall():
+        total += count
+        if with_whom == server:
+            here += count
+        if key is not None:
+            by_key[key] += count
+    return Load(total, here, by_key)
+
+
+def hand_over(store: Store, run: str, before: str | None, to: str) -> bool:
+    """A run that a dead server had begun is the server's `to` now; False if somebody was quicker."""
+
+    def work(connection: Any) -> bool:
+        row = _BY_ID(connection, id=run).fetchone()
+        if row is None:
+            return False
+        entry = _entry(row)
+        if entry.state != STARTED or entry.server not in (before, to):
+            return False
+        _HAND_OVER(connection, id_=run, before=before, by=to)
+        return True
+
+    return store.side(work)
+
+
+# ---- looking ----------------------------------------------------------------------------------
+
+
+def entry_of(store: Store, run: str) -> Entry | None:
+    row = store.side(lambda connection: _BY_ID(connection, id=run).fetchone(), write=False)
+    return None if row is None else _entry(row)
+
+
+def entries(store: Store, state: int, queue: str | None = None, limit: int = 1_000) -> list[Entry]:
+    """Rows in that state: of one queue in the order in which they go, of all by their time."""
+
+    def ask(connection: Any) -> list[Any]:
+        if queue is None:
+            return list(_IN_STATE(connection, state=state).fetchall())
+        return list(_IN_ORDER(connection, queue=queue, state=state, limit=limit).fetchall())
+
+    return [_entry(row) for row in store.side(ask, write=False)]
+
+
+def place_of(store: Store, entry: Entry) -> int:
+    """How many go before it; 0: it is the next."""
+
+    def ask(connection: Any) -> int:
+        at, rank = entry.submitted_at, -entry.priority
+        row = _BEFORE(connection, queue=entry.queue, rank=rank, at=at, id=entry.id).fetchone()
+        return int(row[0])
+
+    return store.side(ask, write=False)
+
+
+def due_queues(store: Store, now: float) -> list[str]:
+    """Queues in which somebody waits who may begin by now. Writes nothing."""
+    return [row[0] for row in store.side(lambda connection: _DUE(connection, now=now).fetchall(), write=False)]
+
+
+def next_due(store: Store, now: float) -> float | None:
+    """When the first of those that wait for a time may begin."""
+    row = store.side(lambda connection: _NEXT(connection, now=now).fetchone(), write=False)
+    return None if row is None or row[0] is None else float(row[0])
