@@ -71,7 +71,7 @@ class Stalls:
         for node in waiting:
             core.rooms.let_nobody_wait(node, for_ever=True)
         stuck.sort(key=key_of)
-        for task in stuck[-max(1, self.ended) :]:
+        for task in reversed(stuck[-max(1, self.ended) :]):
             self.ended += 1
             self._end(task)
         self._arm(core.now + STALL_NEXT_SECONDS)
