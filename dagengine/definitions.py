@@ -37,6 +37,8 @@ class Definitions:
         self._by_number: dict[int, Definition] = {}
         self._numbers: dict[str, int] = {}
         self._numbers_of: dict[Defined, int] = {}
+        self._unrecorded: set[int] = set()  # of the body's; what a task defers brings its definitions itself
+        self._next = 0
         self._lock = threading.Lock()  # the body's thread and the engine's both find new ones
 
     def __getitem__(self, number: int) -> Definition:
@@ -46,19 +48,37 @@ class Definitions:
         """Take over a definition that is recorded."""
         self._by_number[definition.number] = definition
         self._numbers[_text(definition)] = definition.number
+        self._next = max(self._next, definition.number + 1)
+
+    def recording(self, definition: Definition) -> None:
+        """It goes with a step that is about to be recorded: none after that has to bring it."""
+        self._unrecorded.discard(definition.number)
 
     def of(self, called: Defined) -> tuple[int, Definition | None]:
-        """The number, and the definition if the run does not have it yet."""
+        """The number, and the definition if the run does not have it yet.
+
+        It does not have it before a step is recorded with it (`recording`). The first call of a function need not make
+        one: on replay a recorded step answers, under the definition that the function had when that was recorded.
+        """
         number = self._numbers_of.get(called)
-        if number is not None:
-            return number, None
+        if number is None:
+            number = self._numbers_of[called] = self._found(called)
+        return number, self._by_number[number] if number in self._unrecorded else None
+
+    def _found(self, called: Defined) -> int:
         from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
 
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
-        new = Definition(-1, called.name, reference, called.settings.to_json(), fingerprint(called))
+        options = called.settings.to_json()
+        undo = getattr(called.settings, "undo", None)
+        if undo is not None:
+            found = {"name": undo.name, "reference": refer(undo).to_json(), "options": undo.settings.to_json()}
+            options["undo"] = found
+        new = Definition(-1, called.name, reference, options, fingerprint(called))
         new, is_new = self._number(new)
-        self._numbers_of[called] = new.number
-        return new.number, new if is_new else None
+        if is_new:
+            self._unrecorded.add(new.number)
+        return new.number
 
     def grown(self, found: Definition) -> Definition:
         """The definition of a function that a task has deferred a call of, under its number."""
@@ -71,9 +91,16 @@ class Definitions:
             known = self._numbers.get(text)
             if known is not None:
                 return self._by_number[known], False
-            new = replace(found, number=len(self._by_number))
+            new = replace(found, number=self._next)
             self.learn(new)
         return new, True
+
+    def of_undo(self, number: int) -> tuple[int, Definition | None]:
+        """The number of the task that undoes what the definition's steps do, and its definition if it is new."""
+        undo = self._by_number[number].options["undo"]
+        options = {name: value for name, value in undo["options"].items() if name != "checkpoint"}
+        new, is_new = self._number(Definition(-1, undo["name"], undo["reference"], options))
+        return new.number, new if is_new else None
 
 
 def _text(definition: Definition) -> str:

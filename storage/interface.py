@@ -43,6 +43,7 @@ from dagengine.model import (
     RunRecord,
     RunState,
     SavedState,
+    Share,
     StepRecord,
     StepState,
     Value,
@@ -144,6 +145,18 @@ class FinishRun:
 
 
 @dataclass(frozen=True, slots=True)
+class DropSteps:
+    """These steps, which have ended, are not recorded any more, nor what they read, nor the states of objects after them.
+
+    Comes before all other writes of its batch. chained: (object, call) of calls that stay, and that changed the state of
+    an object: if the state that was saved is dropped, they are calls that are not saved.
+    """
+
+    seqs: tuple[int, ...]
+    chained: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AddEvent:
     event: EventRecord
 
@@ -169,18 +182,20 @@ Write = (
     | CloseBody
     | FinishRun
     | AddEvent
+    | DropSteps
     | SideWrite
 )
 
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list, newest first. `name`: of the workflow. `since`: created at or after."""
+    """Which runs to list, newest first. `name`: of the workflow. `since`: created at or after; `before`: before that."""
 
     states: tuple[RunState, ...] = ()  # CRASHED can't be asked for here: only the caller can prove a death
     name: str | None = None
     since: float | None = None
     limit: int = 50
+    before: float | None = None
 
 
 class Store(Protocol):
@@ -200,10 +215,13 @@ class Store(Protocol):
 
     # ---- begin and own ----------------------------------------------------------------------
 
-    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+    def create_run(
+        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
+    ) -> Claim | None:  # fmt: skip
         """Record the run, durable when this returns: RUNNING and owned by `process`, or PENDING if there is none.
 
-        Raises RunExists if the id is taken.
+        With `share`, which only a PENDING run can, it has from the beginning what it shares of another one; attempts and
+        failures are not shared. Raises RunExists if the id is taken.
         """
         ...
 
@@ -353,6 +371,14 @@ class Store(Protocol):
         ...
 
 
+class StoredArtifact(NamedTuple):
+    """`put_at`: when it was put last, also by somebody who found it there."""
+
+    digest: str
+    size: int
+    put_at: float
+
+
 class ArtifactStore(Protocol):
     """Bytes under their SHA-256. Writing the same bytes twice, also at once, is harmless."""
 
@@ -373,6 +399,15 @@ class ArtifactStore(Protocol):
 
     def sweep(self) -> int:
         """Remove temporary files whose writer is dead; returns their number."""
+        ...
+
+    def listed(self, shard: str) -> Iterator[StoredArtifact]:
+        """The artifacts whose digest begins with these two hex digits."""
+        ...
+
+    def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
+        """Remove the artifact, unless it was put since `before`, or is `wanted`: asked when nobody can put it in
+        between, or, where that can't be had, as long as `before` is far enough back. Returns the bytes that are freed."""
         ...
 
     def close(self) -> None: ...
