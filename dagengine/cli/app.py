@@ -32,6 +32,11 @@ VERBS: dict[str, dict[str, str]] = {
         "wait": "Wait until a run has ended.",
         "cancel": "Ask runs to stop.",
     },
+    "Serve": {
+        "serve": "Work on submitted, scheduled and waiting runs, until it is stopped.",
+        "submit": "Leave a run to `dagengine serve`.",
+        "queue": "Look at queues, and set their limits.",
+    },
     "Look": {
         "ls": "List runs, the newest first.",
         "show": "Show a run: its state, tasks, failures.",
