@@ -31,6 +31,7 @@ from dagengine.core.events import (
 from dagengine.definitions import Definitions
 from dagengine.errors import DagengineError, RuntimeStopped, StoreUnavailable
 from dagengine.functions import Reference
+from dagengine.growing import growth_of
 from dagengine.holding import Holding
 from dagengine.model import Definition, Failure, RunRecord, SavedState, StepInput, StepKind, Value
 from dagengine.options import Options
@@ -282,6 +283,12 @@ class Attempts:
 
     def _succeeded(self, event: Succeeded) -> Event | None:
         _, seq, number = event.id
+        if event.grown is not None:
+            grown = growth_of(event, self._definitions, self._take_seqs)
+            self._stopped(seq, event.finished_at - event.started_at)
+            for call in grown.calls:
+                self._tally.of(call.name).total += 1
+            return grown
         if event.calls is not None:
             self._tally.stopped(seq)
             self._tally.of(self.task_of(seq)).total += len(event.calls)

@@ -1,11 +1,14 @@
 """The functions of a run under their numbers: each is recorded once, with its options, and steps name the number.
 
-Numbers are given on the body's thread, and read by the engine's. May import model, functions and fingerprints.
+Numbers are given on the body's thread, and on the engine's to what tasks defer. May import model, functions and
+fingerprints.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from typing import Any, Protocol
 
 from dagengine.functions import refer
@@ -34,6 +37,9 @@ class Definitions:
         self._by_number: dict[int, Definition] = {}
         self._numbers: dict[str, int] = {}
         self._numbers_of: dict[Defined, int] = {}
+        self._unrecorded: set[int] = set()  # of the body's; what a task defers brings its definitions itself
+        self._next = 0
+        self._lock = threading.Lock()  # the body's thread and the engine's both find new ones
 
     def __getitem__(self, number: int) -> Definition:
         return self._by_number[number]
@@ -42,22 +48,47 @@ class Definitions:
         """Take over a definition that is recorded."""
         self._by_number[definition.number] = definition
         self._numbers[_text(definition)] = definition.number
+        self._next = max(self._next, definition.number + 1)
+
+    def recording(self, definition: Definition) -> None:
+        """It goes with a step that is about to be recorded: none after that has to bring it."""
+        self._unrecorded.discard(definition.number)
 
     def of(self, called: Defined) -> tuple[int, Definition | None]:
-        """The number, and the definition if the run does not have it yet."""
+        """The number, and the definition if the run does not have it yet.
+
+        It does not have it before a step is recorded with it (`recording`). The first call of a function need not make
+        one: on replay a recorded step answers, under the definition that the function had when that was recorded.
+        """
         number = self._numbers_of.get(called)
-        if number is not None:
-            return number, None
+        if number is None:
+            number = self._numbers_of[called] = self._found(called)
+        return number, self._by_number[number] if number in self._unrecorded else None
+
+    def _found(self, called: Defined) -> int:
         from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
 
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
-        code = fingerprint(called)
-        new = Definition(len(self._by_number), called.name, reference, called.settings.to_json(), code)
-        number = self._numbers_of[called] = self._numbers.get(_text(new), new.number)
-        if number != new.number:
-            return number, None
-        self.learn(new)
-        return number, new
+        new = Definition(-1, called.name, reference, called.settings.to_json(), fingerprint(called))
+        new, is_new = self._number(new)
+        if is_new:
+            self._unrecorded.add(new.number)
+        return new.number
+
+    def grown(self, found: Definition) -> Definition:
+        """The definition of a function that a task has deferred a call of, under its number."""
+        return self._number(found)[0]
+
+    def _number(self, found: Definition) -> tuple[Definition, bool]:
+        """The definition under its number, and whether the run did not have it."""
+        text = _text(found)
+        with self._lock:
+            known = self._numbers.get(text)
+            if known is not None:
+                return self._by_number[known], False
+            new = replace(found, number=self._next)
+            self.learn(new)
+        return new, True
 
 
 def _text(definition: Definition) -> str:

@@ -34,6 +34,7 @@ from dagengine.core.events import (
 from dagengine.core.states import STATE_OF, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
+from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.model import (
     Claim,
@@ -148,6 +149,7 @@ class Driver:
             self.engine.after(float(timeout), self, TimeIsUp(float(timeout)))
         if self._frontier is not None:
             closed, result = self.record.body_closed, self.record.result_inputs
+            self._core.last_values = ended_last_values(self._frontier, self.engine.store, self.claim.run_number)
             self._act(self._core.load(self._frontier, closed, time.time(), result))
             self._frontier = None
             self._note("run.resumed", None, {})
@@ -169,6 +171,8 @@ class Driver:
         if len(self._posted) >= POSTED_MAX:
             with self._room:
                 self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
+        if definition is not None:
+            self.definitions.recording(definition)
         self._posted.append((definition, step))
         self._notify()
 

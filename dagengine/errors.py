@@ -5,6 +5,7 @@
     │   ├── RefMisuse              a ref was used as if it were the value
     │   ├── BadOption              an option of a task or workflow is out of range or unknown
     │   ├── BadArguments           a call that does not fit the signature
+    │   ├── TooDeep                deferred calls go deeper than max_depth
     │   ├── LoadError              a workflow's file, module or name can't be loaded
     │   ├── CodeNotPacked          the project's modules that a workflow reaches can't be kept with its run
     │   └── Unpicklable            a value can't be sent to another process (names the path to it)
@@ -17,7 +18,8 @@
     │   ├── RunFailed, RunCancelled, RunInterrupted
     │   ├── RunMismatch            the code called something else than what is recorded
     │   ├── RunNotFound, RunExists
-    │   └── RunOwned               another live process works on the run
+    │   ├── RunOwned               another live process works on the run
+    │   └── RunPinned              somebody wants to keep the run
     ├── TaskError                the author of a task that was called without a workflow (dagengine.runtime)
     │   ├── TaskFailed             stands in for an exception that can't be brought back
     │   ├── TaskTimeout            the task ran past its timeout
@@ -80,6 +82,10 @@ class BadOption(DefinitionError, ValueError):
 
 class BadArguments(DefinitionError, TypeError):
     """A call's arguments do not fit the function's signature."""
+
+
+class TooDeep(DefinitionError, RecursionError):
+    """A task defers calls that defer calls, and so on, deeper than its option max_depth."""
 
 
 class LoadError(DefinitionError, ImportError):
@@ -213,6 +219,12 @@ class RunOwned(RunError):
 
     exit_status = 4
     owner: str
+
+
+class RunPinned(RunError):
+    """Somebody wants to keep the run that is to be removed."""
+
+    exit_status = 4
 
 
 # ---- the machine --------------------------------------------------------------------------

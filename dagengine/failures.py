@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import pickle
 
-from dagengine.errors import StepCancelled, StepFailed, StepSkipped, StepTimeout, WorkerLost
+from dagengine.errors import DefinitionError, StepCancelled, StepFailed, StepSkipped, StepTimeout, TooDeep, WorkerLost
 from dagengine.model import Failure
 
-_BY_KIND = {"timeout": StepTimeout, "lost": WorkerLost, "skipped": StepSkipped, "cancelled": StepCancelled}
+_BY_KIND = {
+    "timeout": StepTimeout,
+    "lost": WorkerLost,
+    "skipped": StepSkipped,
+    "cancelled": StepCancelled,
+    "depth": TooDeep,
+    "definition": DefinitionError,
+}
 
 
 class StepTraceback(Exception):

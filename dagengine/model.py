@@ -246,13 +246,13 @@ class PendingStep:
     call: bytes
     inputs: tuple[Input, ...]
     attempts: int  # the greatest number of an attempt so far, also of one that vanished: the next is one more
-    items: tuple[int, int] | None  # of a map that is already expanded
+    items: tuple[int, int] | None  # of one that is already expanded, as in ExpandStep
 
     def reads(self) -> set[int]:
         """Seqs of the steps that it is made from: its inputs, and the items of a map."""
         read = {item.seq for item in self.inputs if isinstance(item, StepInput)}
         if self.items is not None:
-            read.update(range(self.items[0], self.items[0] + self.items[1]))
+            read.update(range(self.items[0], self.items[0] + abs(self.items[1])))
         return read
 
 

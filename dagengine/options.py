@@ -38,6 +38,7 @@ class Options:
     grace: seconds that an attempt has to end by itself, once it is asked to, before it is killed
     checkpoint: whether the value is recorded. If not, it lives in the memory for objects (or spilled), and is made
         again from its recorded inputs if it is lost
+    max_depth: how deep the call may be among calls that were deferred by deferred ones
     version: part of the function's fingerprint: another one says that its results are others, though its code may not
     name: in step keys instead of the function's name
     key: in place of the ordinal, for one call
@@ -59,6 +60,7 @@ class Options:
     node: str | None = None
     grace: float = 2.0
     checkpoint: bool = True
+    max_depth: int = 1_000
     version: str | None = None
     name: str | None = None
     key: str | None = None
@@ -85,6 +87,7 @@ class Options:
         _number("grace", self.grace, 0)
         if not isinstance(self.checkpoint, bool):
             raise BadOption(f"checkpoint={self.checkpoint!r} has to be True or False.")
+        _integer("max_depth", self.max_depth, 1)
         _label("version", self.version)
         _label("name", self.name)
         _label("key", self.key)

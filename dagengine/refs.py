@@ -23,7 +23,24 @@ class _Misuse(RefMisuse, AttributeError):
     """RefMisuse by attribute access: also an AttributeError, so that `hasattr` answers False."""
 
 
-class Ref(Placeholder):
+class Misused:
+    """What stands for a value that is not there yet: each use of it as the value raises RefMisuse, with `_hint`."""
+
+    __slots__ = ()
+
+    def _hint(self, what: str) -> str:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # how Python itself asks what an object can do
+        raise _Misuse(self._hint(f"read its attribute {name}"))
+
+    def _misused(self, what: str, *_: object) -> NoReturn:
+        raise RefMisuse(self._hint(what))
+
+
+class Ref(Misused, Placeholder):
     """The value that step `_key` of `_body`'s run will have."""
 
     __slots__ = ("_body", "_input", "_key", "_seq")
@@ -49,19 +66,11 @@ class Ref(Placeholder):
             return self._seq == other._seq and self._body is other._body
         return self._misused("compare it")
 
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)  # how Python itself asks what an object can do
-        raise _Misuse(self._hint(f"read its attribute {name}"))
-
     def _hint(self, what: str) -> str:
         return (
             f"{self._key} has no value yet, so you can't {what}. "
             "Wait for it with get(...), or hand it to a task that does this."
         )
-
-    def _misused(self, what: str, *_: object) -> NoReturn:
-        raise RefMisuse(self._hint(what))
 
 
 class EphemeralRef(Ref):
@@ -87,7 +96,7 @@ def body_of(ref: Ref) -> Body:
 
 
 def _misuse(what: str) -> Any:
-    def method(self: Ref, *_: object, **__: object) -> NoReturn:
+    def method(self: Misused, *_: object, **__: object) -> NoReturn:
         self._misused(what)
 
     return method
@@ -131,4 +140,4 @@ for _what, _names in {
     ),
 }.items():
     for _name in _names:
-        setattr(Ref, f"__{_name}__", _misuse(_what))
+        setattr(Misused, f"__{_name}__", _misuse(_what))

@@ -46,6 +46,7 @@ class Changes(TypedDict, total=False):
     node: str | None
     grace: float
     checkpoint: bool
+    max_depth: int
     version: str | None
     name: str | None
     key: str | None
@@ -90,6 +91,14 @@ class Task(Generic[P, R_co]):
         if isinstance(items, Ref):
             return scope.body.map_later(scope, self, items, args, kwargs)
         return scope.body.map_now(scope, self, items, args, kwargs)
+
+    def defer(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Inside of a task: a call that is made after this task, which has to return it. It is recorded in one commit
+        with the task's completion. Outside of a run: the plain call.
+        """
+        from dagengine.deferred import defer
+
+        return cast(R_co, defer(self, args, kwargs))
 
     def options(self, **changes: Unpack[Changes]) -> Task[P, R_co]:
         """The same task with other options, for one call or more: `fetch.options(timeout=5)(url)`."""

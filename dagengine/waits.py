@@ -43,8 +43,7 @@ def _reason(core: RunCore, step: Step, index: int, runtime: Mapping[TaskId, str]
     if step.phase is Phase.WAITING:
         return f"for {_named(core, [item.seq for item in step.inputs if isinstance(item, StepInput)])}"
     if step.phase is Phase.EXPANDED:
-        first, count = step.items or (0, 0)
-        return f"for its items: {_named(core, range(first, first + count))}"
+        return f"for its items: {_named(core, step.item_seqs())}"
     if step.phase is Phase.RETRYING:
         return f"for the delay after attempt {step.attempt}"
     if step.phase is Phase.READY:

@@ -67,5 +67,7 @@ def result_event(
             result.peak,
         )
     if isinstance(result, Expanded):
-        return Succeeded(result.id, worker, result.started_at, result.finished_at, "", 0, calls=result.calls)
+        calls = result.calls if result.grown is None else None
+        times = (result.started_at, result.finished_at)
+        return Succeeded(result.id, worker, *times, "", 0, calls=calls, grown=result.grown)
     return Failed(result.id, worker, result.started_at, result.finished_at, result.failure)

@@ -82,6 +82,8 @@ class Executor:
             mode = run.mode
             if mode in ("call", "undo"):
                 result = copy_context().run(self._call, function, run)
+                if isinstance(result, bytes):
+                    return Expanded(run.id, started_at, time.time(), [], result)
                 return Done(run.id, started_at, time.time(), result)
             if mode == "expand":
                 calls = copy_context().run(self._expand, function, run)
@@ -142,7 +144,8 @@ class Executor:
         args, kwargs = decode(run.call, inputs)
         return (result, *args), kwargs
 
-    def _call(self, function: Function, run: Run) -> Written:
+    def _call(self, function: Function, run: Run) -> Written | bytes:
+        """What the function returned; as bytes: the calls that it returned to be made after it."""
         self._enter(run)
         call = function.resolved()
         args, kwargs = self._arguments(run) if run.mode == "call" else self._arguments_to_undo(run)
@@ -151,7 +154,12 @@ class Executor:
             import asyncio
 
             value = asyncio.run(value)
-        return self.written(encode(value, f"the result of {function.name}", "result"), run)
+        encoded = encode(value, f"the result of {function.name}", "result")
+        if encoded.placeholders:
+            from dagengine.runtime.growth import grown
+
+            return grown(value, encoded, run, function.name)
+        return self.written(encoded, run)
 
     def _stream(self, function: Function, run: Run) -> Written:
         from dagengine.runtime.streams import stream
@@ -188,6 +196,10 @@ class Executor:
         """What a call of the actor's has returned, and if wanted the state that it has left."""
         what = f"the result of {actor.name}.{run.method}" if run.method else f"the result of {actor.name}"
         result = encode(value, what, "result")
+        if result.placeholders:
+            from dagengine.runtime.growth import refuse_grown
+
+            refuse_grown(what)
         if not run.save_state:
             return result, None
         return result, encode(actor.state(), f"the state of {actor.name}", "state")

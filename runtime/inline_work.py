@@ -23,6 +23,7 @@ from dagengine.runtime import current
 from dagengine.runtime.actors import Actor
 from dagengine.runtime.execution import Function
 from dagengine.runtime.failures import describe_failure
+from dagengine.runtime.growth import grown, refuse_grown
 from dagengine.runtime.inputs import Inputs
 from dagengine.runtime.messages import Answer
 from dagengine.runtime.protocol import (
@@ -124,7 +125,10 @@ class Work:
             return self._act(spec, context, started_at)
         if spec.mode not in ("call", "undo"):
             raise InternalError(f"task {spec.id} has mode {spec.mode!r}, which there is not")
-        return self.succeeded(spec, started_at, context.run(self._value, spec, name))
+        made = context.run(self._value, spec, name)
+        if isinstance(made, bytes):
+            return Succeeded(spec.id, WORKER, started_at, time.time(), "", 0, grown=made)
+        return self.succeeded(spec, started_at, made)
 
     def _call(self, spec: TaskSpec) -> Any:
         call = self.functions[spec.function].resolved()
@@ -135,11 +139,13 @@ class Work:
             args, kwargs = self._arguments(spec.call, spec.inputs)
         return call(*args, **kwargs)
 
-    def _value(self, spec: TaskSpec, name: str) -> Encoded:
+    def _value(self, spec: TaskSpec, name: str) -> Encoded | bytes:
+        """What the function returned; as bytes: the calls that it returned to be made after it."""
         value = self._call(spec)
         if type(value) is CoroutineType:
             value = asyncio.run(value)
-        return encode(value, f"the result of {name}", "result")
+        encoded = encode(value, f"the result of {name}", "result")
+        return grown(value, encoded, spec, name) if encoded.placeholders else encoded
 
     def _arguments(self, call: bytes, inputs: tuple[TaskInput, ...]) -> Any:
         return decode(call, [self.open(given) for given in inputs])
@@ -230,6 +236,8 @@ class Work:
         assert spec.actor is not None
         method = f".{spec.actor.method}" if spec.actor.method else ""
         encoded = encode(value, f"the result of {actor.name}{method}", "result")
+        if encoded.placeholders:
+            refuse_grown(f"the result of {actor.name}{method}")
         if not spec.actor.save_state:
             return encoded, None
         return encoded, encode(actor.state(), f"the state of {actor.name}", "state")

@@ -148,10 +148,13 @@ class Done(msgspec.Struct, tag=5, array_like=True, gc=False):
 
 
 class Expanded(msgspec.Struct, tag=6, array_like=True):
+    """`grown`: instead of `calls`, what a "call" returned of calls to be made after it (runtime/growth.py)."""
+
     id: TaskId
     started_at: float
     finished_at: float
     calls: list[bytes]
+    grown: bytes | None = None
 
 
 class Erred(msgspec.Struct, tag=7, array_like=True):

@@ -250,6 +250,7 @@ class Succeeded:
     """`data`: the encoded result if it is no larger than model.INLINE_LIMIT, else `shared`. Times: wall clock.
 
     `calls`: of an "expand" task, the encoded calls (then there is no data).
+    `grown`: of a "call" that returned calls to be made after it, these (runtime/growth.py; then there is no data).
     `state`: of an actor's task with `save_state`.
     `peak`: bytes of memory that the attempt is known to have had at the most; 0: not watched.
     A task that has an `output`: `data` if it is small, and the runtime keeps the object; large ones it only keeps.
@@ -266,6 +267,7 @@ class Succeeded:
     calls: list[bytes] | None = None
     state: Content | None = None
     peak: int = 0
+    grown: bytes | None = None
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ Invariants:
 - A file under its digest is complete: a crash leaves temporary files only, and `sweep` removes those whose writer is
   dead. The name proves it: host, boot, pid and start time of the writer.
 - Room is allocated before it is written, so that a full disk is an error here, and not a signal to whoever maps it.
+- What is collected as garbage was not put again meanwhile: both lock the folder, and what is put again is dated anew.
 - Files are private (0600, in folders of 0700), whatever the umask.
 
 May import nothing of ours but errors, identity and the interface.
@@ -15,16 +16,18 @@ May import nothing of ours but errors, identity and the interface.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import itertools
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from dagengine import identity
 from dagengine.errors import ArtifactDamaged, ArtifactMissing, InternalError, StoreError, StoreFull, StoreUnavailable
+from dagengine.storage.interface import StoredArtifact
 
 CHUNK = 1 << 20
 """Bytes copied at a time, where the kernel can't copy by itself."""
@@ -53,21 +56,31 @@ class LocalArtifacts:
     def put(self, digest: str, size: int, source: bytes | int, offset: int = 0) -> None:
         place = self._place(digest)
         with _translated(place):
-            if _size_of(place) == size:
-                # Whoever wrote it may not have synced the folder yet, and may be dead by now.
-                self._sync_folders(place)
+            if self._put_again(place, size):
                 return
             make_private_folder(place.parent)
             temporary = self._temporary / f"{writer_mark()}-{next(self._names)}"
             try:
                 self._write(temporary, size, source, offset)
-                with self._step("rename"):
+                with self._step("rename"), _kept_from_removal(place.parent):
                     temporary.replace(place)
             except BaseException:
                 with suppress(OSError):
                     temporary.unlink()
                 raise
             self._sync_folders(place)
+
+    def _put_again(self, place: Path, size: int) -> bool:
+        """Whether it is there. Whoever collects what nobody needs sees that it was put now."""
+        if _size_of(place) != size:
+            return False
+        with _kept_from_removal(place.parent):
+            try:
+                os.utime(place)
+            except FileNotFoundError:
+                return False
+        self._sync_folders(place)  # whoever wrote it may not have synced the folder yet, and may be dead by now
+        return True
 
     def local_path(self, digest: str, size: int) -> str:
         place = self._place(digest)
@@ -89,6 +102,26 @@ class LocalArtifacts:
                         file.unlink()
                         removed += 1
         return removed
+
+    def listed(self, shard: str) -> Iterator[StoredArtifact]:
+        with _translated(self._root):
+            try:
+                entries = list(os.scandir(self._root / shard))
+            except FileNotFoundError:
+                return
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                facts = entry.stat(follow_symlinks=False)
+                yield StoredArtifact(shard + entry.name, facts.st_size, facts.st_mtime)
+
+    def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
+        place = self._place(digest)
+        with _translated(place), suppress(FileNotFoundError), _locked(place.parent, fcntl.LOCK_EX):
+            facts = place.stat()
+            if facts.st_mtime < before and not wanted():
+                place.unlink()
+                return facts.st_size
+        return 0
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -148,6 +181,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, how)  # goes with the process
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _kept_from_removal(folder: Path) -> AbstractContextManager[None]:
+    """Nobody removes an artifact from the folder until the end of the block; others may put theirs there."""
+    return _locked(folder, fcntl.LOCK_SH)
 
 
 def _size_of(path: Path) -> int | None:

@@ -97,7 +97,10 @@ class FinishStep(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ExpandStep:
-    """A map's items are the steps first … first + count - 1, recorded in the same batch. The map waits for them."""
+    """A step's value is the list of the values of the steps first … first + count - 1, for which it waits from now on: a
+    map's items, or calls that a task has returned, recorded in the same batch. `count` -1: it is the value of step `first`
+    alone, which is written with the step's end.
+    """
 
     seq: int
     first: int
@@ -172,12 +175,13 @@ Write = (
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list, newest first. `name`: of the workflow. `since`: created at or after."""
+    """Which runs to list, newest first. `name`: of the workflow. `since`: created at or after; `before`: before that."""
 
     states: tuple[RunState, ...] = ()  # CRASHED can't be asked for here: only the caller can prove a death
     name: str | None = None
     since: float | None = None
     limit: int = 50
+    before: float | None = None
 
 
 class Store(Protocol):
@@ -350,6 +354,14 @@ class Store(Protocol):
         ...
 
 
+class StoredArtifact(NamedTuple):
+    """`put_at`: when it was put last, also by somebody who found it there."""
+
+    digest: str
+    size: int
+    put_at: float
+
+
 class ArtifactStore(Protocol):
     """Bytes under their SHA-256. Writing the same bytes twice, also at once, is harmless."""
 
@@ -370,6 +382,15 @@ class ArtifactStore(Protocol):
 
     def sweep(self) -> int:
         """Remove temporary files whose writer is dead; returns their number."""
+        ...
+
+    def listed(self, shard: str) -> Iterator[StoredArtifact]:
+        """The artifacts whose digest begins with these two hex digits."""
+        ...
+
+    def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
+        """Remove the artifact, unless it was put since `before`, or is `wanted`: asked when nobody can put it in
+        between, or, where that can't be had, as long as `before` is far enough back. Returns the bytes that are freed."""
         ...
 
     def close(self) -> None: ...

@@ -206,7 +206,7 @@ class MemoryStore(Unleased):
             read = {part.seq for step in waiting for part in step.new.inputs if isinstance(part, StepInput)}
             for step in waiting:
                 if step.items is not None:
-                    read.update(range(step.items[0], sum(step.items)))
+                    read.update(range(step.items[0], step.items[0] + abs(step.items[1])))
             ended = {
                 seq: run.steps[seq].state
                 for seq in read
@@ -264,6 +264,7 @@ class MemoryStore(Unleased):
                 if (not which.states or run.record.state in which.states)
                 and (which.name is None or run.record.workflow == which.name)
                 and (which.since is None or run.record.created_at >= which.since)
+                and (which.before is None or run.record.created_at < which.before)
             ]
         found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
         return found[: which.limit]

@@ -45,6 +45,7 @@ from dagengine.storage.interface import (
     Write,
 )
 
+EXPANDABLE = (StepKind.MAP, StepKind.TASK)
 UNSUCCESSFUL = (StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED)
 
 Undo = list[Callable[[], object]]
@@ -111,8 +112,8 @@ class Run:
                 self._finish_step(write, undo)
             case ExpandStep(seq, first, count):
                 step = self.steps.get(seq)
-                if step is None or step.state is not StepState.WAITING or step.new.kind is not StepKind.MAP:
-                    raise Misfit("it expands a step that is not a waiting map")
+                if step is None or step.state is not StepState.WAITING or step.new.kind not in EXPANDABLE:
+                    raise Misfit("it expands a step that is not a waiting map or task")
                 _change(step, undo, items=(first, count))
             case KeepValue(seq, value):
                 step = self.steps.get(seq)
@@ -155,7 +156,7 @@ class Run:
         if value is not None:
             bytes.fromhex(value.digest)  # raises ValueError for what is no digest
             items = value.items or items
-            value = value._replace(items=items)
+            value = value._replace(items=items if items is not None and items[1] >= 0 else None)
         _change(
             step,
             undo,

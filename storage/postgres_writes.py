@@ -98,7 +98,7 @@ class Writes:
             "UPDATE step SET items_first = given.items_first, items_count = given.items_count",
             ("run, seq, items_first, items_count", "iiii"),
             _OF_STEP,
-            "one.state = 'waiting' AND one.kind = 'map'",
+            "one.state = 'waiting' AND one.kind IN ('map', 'task')",
             expected="cardinality($1)",
         )
         self._keep = self._change(

@@ -51,6 +51,7 @@ _PAGE = 1_000
 """Steps in one page of a long answer: a read transaction of a few milliseconds."""
 
 _ALL = 2**62  # a limit that is none
+_NEVER = 1e300  # after whatever a time is
 _AFTER_ANY = "\U0010ffff"  # sorts after whatever an id goes on with
 
 
@@ -103,7 +104,7 @@ class Reads:
                 if step.items is not None:
                     first, count = step.items
                     states.update(
-                        statements.ended_between(connection, run=run_number, first=first, last=first + count - 1)
+                        statements.ended_between(connection, run=run_number, first=first, last=first + abs(count) - 1)
                     )
             definitions = tuple(map(definition_of, statements.definitions(connection, run=run_number)))
             ephemeral = _Lineage(connection, run_number, definitions).of(steps)
@@ -167,11 +168,12 @@ class Reads:
     def runs(self, which: RunFilter) -> list[RunRecord]:
         asked = statements.runs_listed(bool(which.states), which.name is not None)
         since = 0.0 if which.since is None else which.since
+        before = _NEVER if which.before is None else which.before
         found = []
         with self._pool.reading() as connection:
             for state in dict.fromkeys(which.states) or [None]:
                 # One state at a time: then the newest of it are the first that its index gives.
-                rows = asked(connection, state=state, name=which.name, since=since, limit=which.limit)
+                rows = asked(connection, state=state, name=which.name, since=since, before=before, limit=which.limit)
                 found += [run_of(row) for row in rows]
         found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
         return found[: which.limit]

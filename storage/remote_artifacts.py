@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -25,6 +26,11 @@ from dagengine.storage.artifacts import (
     writer_is_dead,
     writer_mark,
 )
+from dagengine.storage.interface import StoredArtifact
+
+FRESH_SECONDS = 12 * 3600.0
+"""What was put longer ago is put again when it is named again. What is collected was put at least twice as long ago, so
+that there is half a day between the two, whatever the clocks say."""
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2"})
 
@@ -48,7 +54,7 @@ class FsspecArtifacts:
     def put(self, digest: str, size: int, source: bytes | int, offset: int = 0) -> None:
         place = self._place(digest)
         with self._translated():
-            if self._size_of(place) == size:
+            if self._size_of(place) == size and not self._is_old(place):
                 return
             if not self._moves:
                 self._upload(place, size, source, offset)
@@ -77,6 +83,38 @@ class FsspecArtifacts:
     def exists(self, digest: str) -> bool:
         with self._translated():
             return self._size_of(self._place(digest)) is not None
+
+    def _is_old(self, place: str) -> bool:
+        """Put so long ago that it may be collected as garbage while it is about to be named again: put it anew."""
+        return time.time() - self._put_at(place) > FRESH_SECONDS
+
+    def _put_at(self, place: str) -> float:
+        try:
+            return float(self._files.modified(place).timestamp())
+        except NotImplementedError:
+            return time.time()  # not known: never collected
+
+    def listed(self, shard: str) -> Iterator[StoredArtifact]:
+        with self._translated():
+            self._files.invalidate_cache()
+            try:
+                names = self._files.ls(f"{self._root}/{shard}", detail=False)
+            except FileNotFoundError:
+                return
+            for name in names:
+                with suppress(FileNotFoundError):
+                    size = int(self._files.info(name)["size"])
+                    yield StoredArtifact(shard + str(name).rpartition("/")[2], size, self._put_at(name))
+
+    def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
+        """Others are not kept from putting it again meanwhile; but they put anew what is old (`FRESH_SECONDS`)."""
+        place = self._place(digest)
+        with self._translated(), suppress(FileNotFoundError):
+            if self._put_at(place) < min(before, time.time() - 2 * FRESH_SECONDS) and not wanted():
+                size = int(self._files.info(place)["size"])
+                self._files.rm_file(place)
+                return size
+        return 0
 
     def sweep(self) -> int:
         removed = self._cache.sweep()

@@ -83,7 +83,7 @@ def edge_input(parent: int | None, digest: bytes | None, size: int | None) -> In
 def value_of(
     digest: bytes | None, size: int | None, inline: bytes | None, first: int | None, count: int | None
 ) -> Value | None:
-    items = None if first is None or count is None else (first, count)
+    items = None if first is None or count is None or count < 0 else (first, count)
     if digest is None and items is None:
         return None
     return Value((digest or b"").hex(), size or 0, inline, items)

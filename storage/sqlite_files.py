@@ -86,6 +86,32 @@ def upgrade(path: str) -> tuple[str, str]:
         return before, CURRENT
 
 
+def backup(path: str, target: str) -> int:
+    """Copy a store, as it is at one moment, to the file `target`, which must not be there; returns its size in bytes.
+
+    Whole or not at all: it is written under another name, synced, and renamed. Raises StoreUnavailable or StoreFull.
+    """
+    unfinished = f"{target}.part"
+    with translated(target):
+        Path(unfinished).unlink(missing_ok=True)
+        _make_file(unfinished)
+        source, copy = connect(path), sqlite3.connect(unfinished)
+        try:
+            source.backup(copy, pages=1_000)  # at a time, so that nobody waits long
+            copy.execute("PRAGMA journal_mode=DELETE")  # nothing is left beside the file
+        finally:
+            copy.close()
+            source.close()
+        descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.link(unfinished, target)  # unlike a rename, it replaces nothing
+        Path(unfinished).unlink()
+        return Path(target).stat().st_size
+
+
 # ---- knowing --------------------------------------------------------------------------------
 
 

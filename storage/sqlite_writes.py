@@ -100,7 +100,8 @@ _EXPAND_STEPS = Bulk(
     WITH expanded (run, seq, items_first, items_count) AS (VALUES {rows})
     UPDATE step SET items_first = expanded.items_first, items_count = expanded.items_count
     FROM expanded
-    WHERE step.run = expanded.run AND step.seq = expanded.seq AND step.state = 'waiting' AND step.kind = 'map'
+    WHERE step.run = expanded.run AND step.seq = expanded.seq AND step.state = 'waiting'
+        AND step.kind IN ('map', 'task')
     """,
     4,
 )
@@ -140,7 +141,7 @@ def apply(plan: Plan, connection: sqlite3.Connection) -> None:
         before = connection.total_changes
         _EXPAND_STEPS(connection, plan.expanded)
         if connection.total_changes - before != len(plan.expanded):
-            raise Refused("it expands a step that is not a waiting map")
+            raise Refused("it expands a step that is not a waiting map or task")
     if plan.finished:
         before = connection.total_changes
         _FINISH_STEPS(connection, plan.finished)

@@ -196,10 +196,10 @@ def runs_by_prefix() -> Executable:
 
 @cache
 def runs_listed(by_state: bool, by_name: bool) -> Query:
-    """Runs created since `since`, newest first, at most `limit`; of one `state` and one `name`, if asked for."""
+    """Runs created since `since` and before `before`, newest first, at most `limit`; of one `state` and one `name`, if asked for."""
 
     def build() -> Executable:
-        found = _runs().where(RUN.c.created_at >= bindparam("since"))
+        found = _runs().where(RUN.c.created_at >= bindparam("since"), RUN.c.created_at < bindparam("before"))
         if by_state:
             found = found.where(RUN.c.state == bindparam("state"))
         if by_name:

@@ -43,6 +43,10 @@ VERBS: dict[str, dict[str, str]] = {
         "explain": "Say why a step ran, waits, or was skipped.",
     },
     "Store and machine": {
+        "gc": "Collect what nobody needs any more: old runs, old values, artifacts without a row.",
+        "rm": "Remove runs, with all that is recorded of them.",
+        "pin": "Keep runs, and their values, from being collected.",
+        "unpin": "Let pinned runs be collected, as any other.",
         "db": "Check the store, or bring it up to date.",
         "doctor": "Look at this machine and the settings, and say what to fix.",
         "version": "Print the version.",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from dagengine.cli.app import Invocation, common
-from dagengine.cli.terminal import clean, mark, plural, print_json, size
+from dagengine.cli.terminal import clean, mark, number, plural, print_json, size
 from dagengine.config import store_path
 from dagengine.errors import StoreUnavailable
+from dagengine.views import run_state
 
 
 @click.group("db", no_args_is_help=False, short_help="Check the store, or bring it up to date.")
@@ -40,6 +43,58 @@ def check(invocation: Invocation) -> int:
         print(f"  {plural(found['runs'], 'run')} with {plural(found['steps'], 'step')}")
         print(f"  integrity: {clean(found['integrity'], 2000)}")
     return 0 if sound else 5
+
+
+@command.command("stats")
+@common
+@click.pass_obj
+def stats(invocation: Invocation) -> None:
+    """Count what is in the store, by state and workflow, and how much room it takes."""
+    from collections import Counter
+
+    from dagengine.storage.interface import RunFilter
+    from dagengine.storage.lifetime_notes import pins
+
+    with invocation.reading() as store:
+        found = store.check()
+        runs = store.runs(RunFilter(limit=10**9))
+        pinned, expired = len(pins(store)), len(store.expired_runs())
+    states = Counter(str(run_state(run)) for run in runs)
+    workflows = Counter(run.workflow for run in runs)
+    if invocation.json:
+        facts = {"states": states, "workflows": workflows, "pinned": pinned, "without_values": expired}
+        print_json({"store": store.url, **found, **facts})
+        return
+    print(clean(store.url, 500))
+    print(f"  schema {found['revision']}, {size(found['bytes'])}")
+    print(f"  {plural(found['runs'], 'run')} with {plural(found['steps'], 'step')}")
+    for name, counted in (("states", states), ("workflows", workflows)):
+        shown = ", ".join(f"{number(count)} {clean(word, 40)}" for word, count in counted.most_common(12))
+        print(f"  {name}: {shown or 'none'}")
+    print(f"  {number(pinned)} pinned, {number(expired)} without their values")
+
+
+@command.command("backup")
+@common
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.pass_obj
+def backup(invocation: Invocation, file: Path) -> None:
+    """Copy the store of one SQLite file to FILE, while others work with it. Artifacts are not part of it."""
+    from dagengine.storage.sqlite_files import backup as copy
+
+    place = invocation.settings().store.value
+    path = store_path(place)
+    if path is None:
+        raise StoreUnavailable("only a store in a file is copied like this: use pg_dump for PostgreSQL.", store=place)
+    if not path.exists():
+        raise StoreUnavailable(f"there is no store at {path}. The first run makes it.", store=place)
+    if file.exists():
+        raise StoreUnavailable(f"{file} is there already: name another file, or remove it.", store=str(file))
+    copied = copy(str(path), str(file))
+    if invocation.json:
+        print_json({"store": place, "file": str(file), "bytes": copied})
+    else:
+        print(f"{clean(place, 500)} copied to {file}: {size(copied)}")
 
 
 @command.command("upgrade")

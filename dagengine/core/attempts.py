@@ -11,6 +11,7 @@ from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
     AttemptFailed,
+    AttemptGrown,
     AttemptLost,
     AttemptRefused,
     AttemptStarted,
@@ -26,7 +27,7 @@ from dagengine.storage.interface import ExpandStep, RecordAttempt, StateChange
 HARMLESS = ("error", "unpicklable", "artifact")
 """Kinds of failures after which the process goes on: a read-only call that ends so leaves its object as it is."""
 
-Ended = AttemptSucceeded | AttemptExpanded | AttemptFailed | AttemptLost
+Ended = AttemptSucceeded | AttemptExpanded | AttemptGrown | AttemptFailed | AttemptLost
 
 
 class Attempts(Actors):

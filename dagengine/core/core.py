@@ -24,6 +24,7 @@ from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
     AttemptFailed,
+    AttemptGrown,
     AttemptLost,
     AttemptRefused,
     AttemptStarted,
@@ -50,8 +51,8 @@ from dagengine.core.events import (
     ValueLost,
     ValueWanted,
 )
+from dagengine.core.growing import Growing
 from dagengine.core.ledger import cancelled
-from dagengine.core.outside import Outside
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
@@ -59,7 +60,7 @@ from dagengine.model import Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Outside):
+class RunCore(Growing):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -75,6 +76,7 @@ class RunCore(Outside):
             step.items = pending.items
             step.phase = Phase.WAITING if pending.items is None else Phase.EXPANDED
         unfinished = list(self.steps.values())
+        self._load_growth(frontier.steps)
         for pending in frontier.ephemeral:
             step = self._add(pending)
             step.attempt = pending.attempts
@@ -94,6 +96,7 @@ class RunCore(Outside):
         return self._conclude(now)
 
     def _conclude(self, now: float) -> Actions:
+        self._end_whole(now)
         self._settle(now)
         if self.keeping and not self.stop:
             self._keep()
@@ -117,8 +120,8 @@ class RunCore(Outside):
     def _steps_called(self, event: StepsCalled, now: float) -> None:
         if self.body is not BodyPhase.OPEN or self.stop:
             return  # called while the run was being stopped: not recorded, called again on resume
-        self._define(event.definitions)
-        self._record(event.definitions, event.steps, now)
+        definitions = self._define_new(event.definitions)
+        self._record(definitions, event.steps, now)
 
     def _recorded(self, event: Recorded, now: float) -> None:
         batch = self._batches.popleft()
@@ -140,8 +143,9 @@ class RunCore(Outside):
             if state is StepState.SUCCEEDED:
                 for dependent_seq in step.readers():
                     dependent = self.steps[dependent_seq]
-                    dependent.missing -= 1
-                    self._consider(dependent, now)
+                    if dependent.items is None:  # what waits for its items was told when they ended
+                        dependent.missing -= 1
+                        self._consider(dependent, now)
             self._forget(step)
         self._remade_recorded(batch.remade, now)
         self._kept_recorded(batch.kept)
@@ -254,6 +258,7 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,
     AttemptExpanded: RunCore._attempt_expanded,
+    AttemptGrown: RunCore._attempt_grown,
     AttemptFailed: RunCore._attempt_failed,
     AttemptLost: RunCore._attempt_lost,
     AttemptDropped: RunCore._attempt_dropped,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dagengine.model import Definition, Failure, Input, NewStep, StepState, Value
 from dagengine.storage.interface import Write
@@ -79,6 +80,35 @@ class AttemptExpanded:
     at: float
     calls: list[bytes]
     first: int
+
+
+class GrownCall(NamedTuple):
+    """`key`: in place of the ordinal. `reads`: the calls of the same growth that its inputs are, by their places."""
+
+    name: str
+    key: str | None
+    definition: int
+    call: bytes
+    reads: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class AttemptGrown:
+    """The attempt has returned calls to be made after it: the steps from `first` on, which the shell has set aside.
+
+    The step's value is that of the last of them; or, with `count`, the list of those of the last `count`.
+    `definitions`: what the core may not know yet.
+    """
+
+    seq: int
+    number: int
+    worker: int
+    started_at: float
+    at: float
+    definitions: list[Definition]
+    calls: list[GrownCall]
+    first: int
+    count: int | None
 
 
 @dataclass(slots=True)
@@ -275,6 +305,7 @@ Event = (
     | AttemptStarted
     | AttemptSucceeded
     | AttemptExpanded
+    | AttemptGrown
     | AttemptFailed
     | AttemptLost
     | AttemptDropped

@@ -1,7 +1,8 @@
 """What is true of a RunCore after each event. Checked by tests after each; too dear for every event of a real run.
 
 I1  A step is in the phase that its facts say: ended phases have an end, others have none.
-I2  `missing` is the number of distinct inputs (or items) whose end is not durable, unless the step has ended.
+I2  `missing` is the number of distinct inputs whose end is not durable, or of items that have none, unless the step has
+    ended.
 I3  A step that may run has its own record and all of its inputs durable and succeeded (output commit).
 I4  `in_flight` and `unfinished` are the counts that they claim to be; in_flight never exceeds the window.
 I5  Orders of completion are distinct, and below `next_order`.
@@ -91,7 +92,10 @@ def _check_step(core: RunCore, step: Step) -> None:
             _demand(step.phase is ENDS[step.end], f"I1: {step.key} is {step.phase.name} with end {step.end}")
         return
     if step.items is not None:
-        read = set(range(step.items[0], step.items[0] + step.items[1]))
+        ended_now = {seq for batch in [*core._batches, core._batch] for seq in batch.ended}
+        read = {
+            seq for seq in step.item_seqs() if seq not in ended_now or core.steps[seq].end is not StepState.SUCCEEDED
+        }
     else:
         read = {item.seq for item in step.inputs if isinstance(item, StepInput)}
     missing = 0

@@ -62,6 +62,7 @@ class Ledger:
         self._to_write: dict[int, AttemptRecord] = {}  # started, not yet handed to the store
         self._waited: set[tuple[int, int]] = set()  # attempts that waited beside idle objects when that was looked at
         self._unsettled: dict[int, Instance] = {}  # objects that may have no more to do
+        self._whole: deque[Step] = deque()  # expanded steps whose last item has ended
         self._actions = Actions()
 
     # ---- steps come -------------------------------------------------------------------------
@@ -72,11 +73,16 @@ class Ledger:
             self.every[definition.number] = options.pop("checkpoint_every", 1)
             self.options[definition.number] = Options.from_json(options)
 
+    def _define_new(self, definitions: Iterable[Definition]) -> list[Definition]:
+        """Take up those that are not known yet, which are to be recorded: the body and a growth may bring the same one."""
+        new = [definition for definition in definitions if definition.number not in self.options]
+        self._define(new)
+        return new
+
     def _record(self, definitions: Iterable[Definition], steps: list[NewStep], now: float) -> None:
         self._actions.writes.append(RecordSteps(tuple(definitions), tuple(steps), now))
-        for new in steps:
-            step = self._add(new)
-            self._batch.new.append(new.seq)
+        for step in [self._add(new) for new in steps]:
+            self._batch.new.append(step.seq)
             self._link(step, now)
 
     def _add(self, recorded: NewStep | PendingStep) -> Step:
@@ -104,8 +110,7 @@ class Ledger:
     def _link(self, step: Step, now: float) -> None:
         """Make the step wait for what it reads; or end it, if that will never be there."""
         if step.items is not None:
-            first, count = step.items
-            read: Iterable[int] = range(first, first + count)
+            read: Iterable[int] = step.item_seqs()
         elif step.inputs:
             read = {item.seq for item in step.inputs if isinstance(item, StepInput)}
         else:
@@ -163,7 +168,25 @@ class Ledger:
             self._go(step, Phase.READY)
             self._ready.append(step.seq)
         elif step.phase is Phase.EXPANDED:
-            self._end(step, StepState.SUCCEEDED, now, value=Value("", 0, items=step.items))
+            value = step.value if step.items is not None and step.items[1] < 0 else Value("", 0, items=step.items)
+            self._end(step, StepState.SUCCEEDED, now, value=value)
+
+    def _tell_expanded(self, item: Step, value: Value | None) -> None:
+        """What waits for its items ends in the batch of the last one's end: a deep growth is one commit, not as many."""
+        for seq in item.readers():
+            reader = self.steps[seq]
+            if reader.items is not None:
+                reader.missing -= 1
+                reader.value = value
+                if not reader.missing:
+                    self._whole.append(reader)
+
+    def _end_whole(self, now: float) -> None:
+        """Iterative: growths may be as deep as their tasks allow."""
+        while self._whole:
+            step = self._whole.popleft()
+            if step.phase is Phase.EXPANDED:
+                self._consider(step, now)
 
     def _want(self, instance: Instance, now: float) -> None:
         """A call waits for no more than its object: this is when the object is made."""
@@ -193,6 +216,8 @@ class Ledger:
             self._actions.notices.append(Notice("step.failed", step.seq, step.key, failure))
         if state is not StepState.SUCCEEDED:
             self._skip_dependents(step, at)
+        else:
+            self._tell_expanded(step, value)
 
     def _skip_dependents(self, step: Step, at: float) -> None:
         """Iterative, by way of the list itself: a chain of 100,000 steps must not be a stack of as many frames."""

@@ -22,9 +22,8 @@ class Outside(Ephemerals):
     def _step_known(self, event: StepKnown, now: float) -> None:
         if self.body is not BodyPhase.OPEN or self.stop:
             return  # as with other calls: made again on resume
-        new = () if event.definition is None else (event.definition,)
-        self._define(new)
-        self._actions.writes.append(RecordSteps(new, (event.step,), now))
+        new = self._define_new(() if event.definition is None else (event.definition,))
+        self._actions.writes.append(RecordSteps(tuple(new), (event.step,), now))
         step = self._add(event.step)
         if step.definition in self._ephemeral:
             self.kept.add(step.seq)  # this value is recorded

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dagengine.core.chain import Place
 from dagengine.core.states import Phase
-from dagengine.model import NewStep, PendingStep, RunState, StepKind, StepState
+from dagengine.model import NewStep, PendingStep, RunState, StepKind, StepState, Value
 
 
 class Step:
@@ -35,6 +35,7 @@ class Step:
         "place",
         "root",
         "seq",
+        "value",
     )
 
     def __init__(self, recorded: NewStep | PendingStep) -> None:
@@ -52,10 +53,16 @@ class Step:
         self.attempt = 0  # number of the latest attempt
         self.failures = 0  # of the task's own, since the run was started or resumed
         self.losses = 0
-        self.items: tuple[int, int] | None = None
+        self.items: tuple[int, int] | None = None  # as PendingStep.items
+        self.value: Value | None = None  # of one whose value is that of another step, once that has ended
         self.end: StepState | None = None  # asked for, or recorded
         self.order = -1  # place in the run's order of completion
         self.root = seq  # of a skipped step: the step whose failure was the first cause
+
+    def item_seqs(self) -> range:
+        """The steps that an expanded one waits for."""
+        first, count = self.items or (0, 0)
+        return range(first, first + abs(count))
 
     @property
     def map(self) -> bool:

@@ -343,7 +343,7 @@ MISFITS: dict[str, list[Write]] = {
     "two ends of one step": [succeed(1, 2), fail(1, 3)],
     "a seq that is taken": [record(step(1))],
     "a definition that is there": [record(definitions=(DEFINITION,))],
-    "items of what is no map": [ExpandStep(1, 2, 0)],
+    "items of what is no map or task": [record(step(2, kind=StepKind.CREATE)), ExpandStep(2, 3, 0)],
     "items of a map that has ended": [record(step(2, kind=StepKind.MAP)), succeed(2, 2), ExpandStep(2, 3, 0)],
     "a failure to handle before it is there": [HandleFailures((1,)), fail(1, 2)],
     "a failure to handle where there is a value": [HandleFailures((0,))],

@@ -82,7 +82,7 @@ writes: st.SearchStrategy[Write] = st.one_of(
     ),
     st.builds(fail, seqs, orders, ended_badly),
     st.builds(attempt, seqs, st.integers(1, 2), st.sampled_from([None, "succeeded", "failed"])),
-    st.builds(lambda seq, count: ExpandStep(seq, seq + 1, count), seqs, st.integers(0, 2)),
+    st.builds(lambda seq, count: ExpandStep(seq, seq + 1, count), seqs, st.integers(-1, 2)),
     st.builds(HandleFailures, st.lists(seqs, max_size=2).map(tuple)),
     st.builds(lambda of: CloseBody(b"result", (large(), *step(0, *of).inputs)), inputs),
     st.builds(FinishRun, st.sampled_from([RunState.FAILED, RunState.INTERRUPTED, RunState.SUCCEEDED]), st.just(NOW)),
@@ -112,7 +112,7 @@ class Left:
         if self.unsuccessful:
             choices.append(st.builds(lambda seq: HandleFailures((seq,)), st.sampled_from(list(self.unsuccessful))))
         if self.maps:
-            choices.append(st.builds(ExpandStep, st.sampled_from(list(self.maps)), st.just(0), st.integers(0, 2)))
+            choices.append(st.builds(ExpandStep, st.sampled_from(list(self.maps)), st.just(0), st.integers(-1, 2)))
         return st.one_of(*choices, st.builds(attempt, seqs, st.integers(1, 2), st.sampled_from([None, "failed"])))
 
     def _record(self, count: int, is_map: bool, data: st.DataObject) -> Write:

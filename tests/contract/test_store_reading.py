@@ -142,6 +142,20 @@ def test_an_unfinished_map_reads_its_items(store: Store) -> None:
     assert frontier.ended_inputs == {0: StepState.SUCCEEDED, 2: StepState.SUCCEEDED, 4: StepState.FAILED}
 
 
+def test_a_step_may_have_the_value_of_one_that_it_has_grown(store: Store) -> None:
+    """It waits for that step, and its own end brings the value; what it grew stays on record."""
+    claim = begin(store)
+    recorded(store, claim, record(step(0), definitions=(DEFINITION,)))
+    recorded(store, claim, record(step(1), step(2, 1)), ExpandStep(0, 2, -1))
+    recorded(store, claim, succeed(1, 1), succeed(2, 2, value(b"the last")))
+    frontier = store.frontier(claim.run_number)
+    assert [(pending.seq, pending.items, pending.reads()) for pending in frontier.steps] == [(0, (2, -1), {2})]
+    assert frontier.ended_inputs == {2: StepState.SUCCEEDED}
+    recorded(store, claim, succeed(0, 3, value(b"the last")))
+    found = store.values(claim.run_number, [0, 2])
+    assert found[0] == found[2] == value(b"the last")
+
+
 def test_a_map_over_nothing_is_expanded(store: Store) -> None:
     """A map with no items is told from one that is not expanded yet."""
     claim = begin(store)

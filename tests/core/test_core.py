@@ -17,6 +17,7 @@ from dagengine.core.events import (
     AttemptDropped,
     AttemptExpanded,
     AttemptFailed,
+    AttemptGrown,
     AttemptLost,
     AttemptStarted,
     AttemptSucceeded,
@@ -25,6 +26,7 @@ from dagengine.core.events import (
     DelayOver,
     Event,
     FailuresHandled,
+    GrownCall,
     InterruptRequested,
     Recorded,
     StepsCalled,
@@ -211,7 +213,8 @@ def test_news_of_an_old_attempt_is_ignored() -> None:
 
 
 def test_a_map_records_its_items_and_ends_with_them() -> None:
-    """The items and the expansion are one batch; the map's value is the range of its items."""
+    """The items and the expansion are one batch, and so are the ends of the last item and of the map; the map's value is
+    the range of its items."""
     core = RunCore()
     go(core, called(new(0), NewStep(1, "w/f.map[0]", StepKind.MAP, 0, b"", (StepInput(0),)), new(2, 1)), returned())
     go(core, Recorded())
@@ -222,10 +225,10 @@ def test_a_map_records_its_items_and_ends_with_them() -> None:
     assert ExpandStep(1, 3, 2) in actions.writes
     assert go(core, Recorded()).submit == [(3, 1), (4, 1)]
     succeed(core, 3)
-    actions = succeed(core, 4)
-    map_end = [write for write in actions.writes if isinstance(write, FinishStep)]
-    assert map_end[0].seq == 1
-    assert map_end[0].value == Value("", 0, items=(3, 2))
+    actions = go(core, AttemptSucceeded(4, 1, 0, 0.0, 1.0, VALUE))
+    item_end, map_end = [write for write in actions.writes if isinstance(write, FinishStep)]
+    assert (item_end.seq, map_end.seq) == (4, 1)
+    assert map_end.value == Value("", 0, items=(3, 2))
     assert go(core, Recorded()).submit == [(2, 1)]
 
 
@@ -337,7 +340,10 @@ def test_a_resumed_map_waits_for_the_items_that_are_left() -> None:
     actions = core.load(Frontier(pending, {}, 4, tuple(DEFINITIONS)), True, 0.0)
     check(core)
     assert actions.submit == [(2, 1)]
-    assert ends(succeed(core, 2)) == {0: StepState.SUCCEEDED}
+    assert ends(go(core, AttemptSucceeded(2, core.steps[2].attempt, 0, 0.0, 1.0, VALUE))) == {
+        2: StepState.SUCCEEDED,
+        0: StepState.SUCCEEDED,
+    }
     assert go(core, Recorded()).finished is RunState.SUCCEEDED
 
 
@@ -388,11 +394,24 @@ class World:
             count = self.random.randrange(4)
             first, self.next_seq = self.next_seq, self.next_seq + count
             return AttemptExpanded(seq, number, 0, 0.0, 0.0, [b""] * count, first)
+        if roll < 0.15:
+            return self.growth(seq, number)
         if roll < 0.75:
             return AttemptSucceeded(seq, number, 0, 0.0, 0.0, VALUE)
         if roll < 0.9:
             return AttemptFailed(seq, number, 0, 0.0, 0.0, Failure("error", "E", "", retriable=roll < 0.85), roll)
         return AttemptLost(seq, number, 0, 0.0, 0.0, LOST, roll)
+
+    def growth(self, seq: int, number: int) -> Event:
+        """A task that has deferred a few calls, each of which reads some of those before it."""
+        count = self.random.randrange(1, 4)
+        first, self.next_seq = self.next_seq, self.next_seq + count
+        calls = [
+            GrownCall("f", None, 0, b"", tuple(self.random.sample(range(place), self.random.randrange(place + 1))))
+            for place in range(count)
+        ]
+        last = self.random.choice([None, 1])
+        return AttemptGrown(seq, number, 0, 0.0, 0.0, list(DEFINITIONS), calls, first, last)
 
     def step(self, event: Event) -> None:
         actions = self.core.apply([event], 0.0)

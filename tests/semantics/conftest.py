@@ -1,0 +1,88 @@
+"""Each feature once plain, and once with a crash before and after every write, on every store.
+
+    def test_an_approved_order_is_shipped(everywhere: Everywhere) -> None:
+        for report in everywhere(ship, 17, world=lambda engine, run_id: approve(run_id)).values():
+            assert report.result == "shipped 17"
+
+`everywhere` runs the plain case on each store, and on it the crashes (`dagengine.testing.crash_everywhere`; its options
+can be given). A test that needs only one store says so: `everywhere(…, stores=("memory",))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import pytest
+
+from dagengine.engine import Engine
+from dagengine.storage.interface import Store
+from dagengine.storage.postgres import PostgresStore
+from dagengine.testing import CrashReport, crash_everywhere, memory_engine
+from dagengine.workflows import Workflow
+from tests.postgres.server import fresh_schema, shared
+
+STORES = ("memory", "sqlite", "postgres")
+
+
+class Everywhere(Protocol):
+    def __call__(
+        self,
+        workflow: Workflow[..., Any],
+        /,
+        *args: Any,
+        stores: Sequence[str] = STORES,
+        limits: dict[str, int] = ...,
+        **options: Any,
+    ) -> dict[str, CrashReport]: ...
+
+
+def emptied_postgres() -> Callable[[], Store]:
+    """Opens the same store, with nothing in it: a schema of its own for each case would take most of the time."""
+    schema = fresh_schema()
+    server = shared()
+    tables = ""
+
+    def opened() -> Store:
+        nonlocal tables
+        if tables:
+            server.run(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+        store = PostgresStore(server.url(schema, lease="3600"))
+        if not tables:
+            asked = f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}' AND tablename <> 'alembic_version'"
+            tables = ", ".join(f'{schema}."{name}"' for (name,) in server.run(asked))
+        return store
+
+    return opened
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """A store in memory, tasks in this process."""
+    with memory_engine() as opened:
+        yield opened
+
+
+@pytest.fixture
+def everywhere() -> Everywhere:
+    """Crashes at every write: on the store in memory all of them, where a case takes longer at some writes of many."""
+
+    def run(
+        workflow: Workflow[..., Any],
+        /,
+        *args: Any,
+        stores: Sequence[str] = STORES,
+        limits: dict[str, int] | None = None,
+        **options: Any,
+    ) -> dict[str, CrashReport]:
+        most = {"memory": 100, "sqlite": 6, "postgres": 4, **(limits or {})}
+        opening: dict[str, Any] = {"memory": "memory:", "sqlite": "sqlite:"}
+        if "postgres" in stores:
+            opening["postgres"] = emptied_postgres()
+        return {
+            name: crash_everywhere(workflow, *args, store=opening[name], limit=most[name], **options)
+            for name in STORES
+            if name in stores
+        }
+
+    return run
