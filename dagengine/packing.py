@@ -5,7 +5,7 @@
 The same code is the same pack, whoever packs it: nothing is written that the store has. A pack names where its modules were,
 the interpreter's version and those of the installed packages that the modules import. Data beside modules is not packed.
 
-May import errors, functions, packs, project and storage.
+May import config, errors, functions, packs, project and storage.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from dagengine.config import create_private
 from dagengine.errors import CodeNotPacked, LoadError
 from dagengine.functions import Reference, main_file
 from dagengine.packs import FORMAT, Pack, importers
@@ -220,7 +221,7 @@ class Shelf:
         if pack is None:
             pack = load_pack(self._store, digest)
             try:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                create_private(self._folder)
                 pack.write_to(path)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()

@@ -19,6 +19,7 @@ import json
 import marshal
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -69,17 +70,9 @@ class Pack:
 
     def write_to(self, path: Path) -> None:
         """Make the file, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{id(self)}")
         header = self.text.encode()
-        try:
-            with temporary.open("wb") as file:
-                file.write(len(header).to_bytes(4, "big") + header)
-                for digest in _order(self.modules):
-                    file.write(self.read(digest))
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        parts = [len(header).to_bytes(4, "big"), header, *map(self.read, _order(self.modules))]
+        _write_private(path, b"".join(parts))
 
     @classmethod
     def of_file(cls, path: str) -> Pack:
@@ -105,6 +98,18 @@ class Pack:
             return data
 
         return cls(manifest, read)
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """A file for this user alone, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class _File:
@@ -238,11 +243,9 @@ def _compiled(kept: Path) -> CodeType | None:
 
 def _keep_compiled(kept: Path, code: CodeType) -> None:
     data = marshal.dumps(code)
-    temporary = kept.with_name(f".{kept.name}.{os.getpid()}")
     try:
         kept.parent.mkdir(mode=0o700, exist_ok=True)
-        temporary.write_bytes(hashlib.sha256(data).digest() + data)
-        temporary.replace(kept)
+        _write_private(kept, hashlib.sha256(data).digest() + data)
     except OSError:
         pass  # a full disk costs time here, nothing else
 
