@@ -203,6 +203,8 @@ class Body:
             result = self._call(args, kwargs)
             call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self)
             self._went_on()
+            if self.driver.shared is not None and self._replay is not None:
+                self.driver.shared.leave(self._replay.left())
             self.driver.post(BodyReturned(call, inputs))
         except _Mismatched as mismatch:
             self.driver.post(BodyMismatched(mismatch.failure))
@@ -291,8 +293,9 @@ class Body:
         self._went_on()
         if self._replay is not None:
             recorded = self._replay.find(key)
-            if recorded is not None:
-                self._hold_against(recorded, NewStep(recorded.seq, key, kind, definition, call, inputs))
+            if recorded is not None and self._stands(
+                recorded, NewStep(recorded.seq, key, kind, definition, call, inputs)
+            ):
                 if recorded.state.ended:
                     self.driver.ended_before(recorded)
                 return self._ref(recorded.seq, key, definition)
@@ -319,20 +322,31 @@ class Body:
         if not self._stopped:
             self.driver.post(RefsDropped((seq,)))
 
-    def _hold_against(self, recorded: RecordedCall, called: NewStep) -> None:
-        """Raises _Mismatched if the body calls something else than what is recorded under the same key."""
-        was, now = self.driver.definitions[recorded.definition].name, self.driver.definitions[called.definition].name
-        same_function = was == now and recorded.kind is called.kind
+    def _stands(self, recorded: RecordedCall, called: NewStep) -> bool:
+        """Whether the recorded step is what the body calls; False: it was shared, and is not any more.
+
+        Raises _Mismatched if the body calls something else than what is recorded in this run under the same key.
+        """
+        was, now = self.driver.definitions[recorded.definition], self.driver.definitions[called.definition]
         before, after = (recorded.call, recorded.inputs), (called.call, called.inputs)
+        same = was.name == now.name and recorded.kind is called.kind
         with outside():
-            if same_function and same_call(before, after, self.driver.reader.payload):
-                return
-        difference = f"- {show_call(was, before)}\n+ {show_call(now, after)}"
+            same = same and same_call(before, after, self.driver.reader.payload)
+        shared = self.driver.shared
+        if shared is not None and shared.has(recorded.seq):
+            code = {was.fingerprint, now.fingerprint} - {""}
+            return shared.stands(recorded, same and len(code) < 2)
+        if not same:
+            raise self._mismatch(called, show_call(was.name, before), show_call(now.name, after))
+        return True
+
+    def _mismatch(self, called: NewStep, before: str, after: str) -> _Mismatched:
+        difference = f"- {before}\n+ {after}"
         message = (
             f"{called.key} was recorded as another call than the code makes now; the record stands. "
             "Put the code back as it was, or start a new run."
         )
-        raise _Mismatched(
+        return _Mismatched(
             Failure(
                 "mismatch",
                 "dagengine.errors.RunMismatch",
@@ -433,6 +447,15 @@ class _Replay:
         for call in self._recorded:
             if call.key == key:
                 return call
-            if ".map[" not in call.key.rpartition("/")[0]:  # items of a map are not called by the body
+            if not _is_item(call):
                 self._passed[call.key] = call
         return None
+
+    def left(self) -> list[RecordedCall]:
+        """The calls that were not asked for."""
+        return [*self._passed.values(), *(call for call in self._recorded if not _is_item(call))]
+
+
+def _is_item(call: RecordedCall) -> bool:
+    """Items of a map are not called by the body."""
+    return ".map[" in call.key.rpartition("/")[0]

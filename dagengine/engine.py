@@ -20,14 +20,14 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from dagengine import config
+from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
 from dagengine.control import ControlServer
@@ -253,6 +253,46 @@ class Engine:
             self.tell(driver, [CancelRequested()])
         return run
 
+    def fork(
+        self,
+        run_id: str,
+        *,
+        from_: str | Iterable[str] = (),
+        params: Mapping[str, Any] | None = None,
+        set_: Mapping[str, Any] | None = None,
+        code: str | None = None,
+        new_id: str | None = None,
+    ) -> Run[Any]:
+        """Begin a new run that shares the results of another one, and runs only what a change reaches.
+
+        from_: keys of steps to run again, with everything after them; params: arguments of the workflow to change; set_:
+        values in the place of what steps returned; code="current": run again, too, the steps whose code has changed
+        since. The other run stays as it is. Raises RunNotFound, RunConflict, BadArguments.
+        """
+        from dagengine.forks import record_fork
+
+        names = [from_] if isinstance(from_, str) else list(from_)
+        donor = self.store.find_run(run_id)
+        return self.resume(
+            record_fork(
+                self.store,
+                self.artifacts,
+                donor,
+                from_=names,
+                params=params,
+                set_=set_,
+                code=code,
+                run_id=new_id,
+            )
+        )
+
+    def rerun(self, run_id: str, params: Mapping[str, Any] | None = None, code: str | None = None) -> Run[Any]:
+        """Begin a new run with the arguments of another one, some of them changed, that shares nothing of it."""
+        from dagengine.forks import record_rerun
+
+        donor = self.store.find_run(run_id)
+        return self.resume(record_rerun(self.store, self.artifacts, donor, params=params, code=code))
+
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""
         return run_id in self._by_id if owner.id == self.process.id else is_alive(owner)
@@ -269,9 +309,16 @@ class Engine:
         for driver in list(self._by_id.values()):
             self.tell(driver, [InterruptRequested(force)])
 
-    def cancel(self, run_id: str) -> None:
-        """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix."""
+    def cancel(self, run_id: str, compensate: bool = False) -> None:
+        """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix.
+
+        compensate: first run the `undo=` tasks of the steps that succeeded, newest first. A run on which nobody works is
+            taken up for that, also one that has failed or was cancelled before
+        """
         record = self.store.find_run(run_id)
+        if compensate:
+            compensating.request(self, record)
+            return
         self.store.request_cancel(record.id, time.time())
         driver = self._by_id.get(record.id)
         if driver is not None:
@@ -617,6 +664,8 @@ def _new_run(
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
+    if workflow.compensate:
+        facts["compensate"] = True
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 

@@ -12,12 +12,14 @@
     ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
     │   ├── StepFailed             stands in for an exception that can't be brought back
     │   ├── StepTimeout            an attempt ran past its timeout
+    │   ├── StepUnknown            a step that is started at most once, and nobody knows what it did
     │   ├── StepSkipped            not run, because a step it depends on failed
     │   └── StepCancelled          not run to its end, because the run was cancelled
     ├── RunError                 whoever started the run
     │   ├── RunFailed, RunCancelled, RunInterrupted
     │   ├── RunMismatch            the code called something else than what is recorded
     │   ├── RunNotFound, RunExists
+    │   ├── RunConflict            what was asked of a run or step does not fit its state
     │   ├── RunOwned               another live process works on the run
     │   └── RunPinned              somebody wants to keep the run
     ├── TaskError                the author of a task that was called without a workflow (dagengine.runtime)
@@ -131,6 +133,12 @@ class StepTimeout(StepError, TimeoutError):
     timeout: float
 
 
+class StepUnknown(StepError):
+    """The step is `at_most_once`, was started in `attempt`, and nobody knows whether it did anything."""
+
+    attempt: int
+
+
 class StepSkipped(StepError):
     """The step did not run, because `cause` (a step's key) failed, was skipped or cancelled."""
 
@@ -211,6 +219,12 @@ class RunNotFound(RunError):
 
 
 class RunExists(RunError):
+    exit_status = 4
+
+
+class RunConflict(RunError):
+    """What was asked of the run, or of one of its steps, does not fit the state that it is in."""
+
     exit_status = 4
 
 

@@ -178,6 +178,30 @@ class NewRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a new run has in common with a recorded one, the `donor` (its number). Seqs and keys are the same in both.
+
+    kept: steps that succeeded, with their values and their places in the order of completion
+    reopened: steps that are recorded, but have not ended: some items of maps, and these maps
+    values: steps that succeeded with another value than the donor's. In the new run nothing was called for them, which
+        `no_call`, an encoded call without arguments, stands for
+    chained: (object, call) of kept calls that changed the state of a stateful object. Where the donor's saved state can't
+        be shared, because it is of a later call, these are calls that are not saved
+    next_seq: of the new run
+    token: of the donor: the new run's token begins there, so that its ends come after those that it shares
+    """
+
+    donor: int
+    kept: tuple[int, ...]
+    reopened: tuple[int, ...]
+    values: tuple[tuple[int, Value], ...]
+    chained: tuple[tuple[int, int], ...]
+    next_seq: int
+    token: int
+    no_call: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     number: int
     id: str

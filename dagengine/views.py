@@ -266,9 +266,15 @@ def find_step(store: Store, run: RunRecord, name: str) -> StepRecord:
         )
     import difflib
 
-    close = difflib.get_close_matches(name, [step.key for step in steps[:20000]], n=1, cutoff=0.5)
-    hint = f"Did you mean {close[0]}?" if close else f"`dagengine steps {short}` lists them."
+    named = ((text, step.key) for step in reversed(steps[:20000]) for text in _names(step))
+    names = dict(named)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"Did you mean {names[close[0]]}?" if close else f"`dagengine steps {short}` lists them."
     raise RunNotFound(f"run {short} has no step {name!r}. {hint}", run_id=run.id)
+
+
+def _names(step: StepRecord) -> tuple[str, str, str]:
+    return step.task, step.key.rpartition("/")[2], step.key
 
 
 def live_output(attempt: AttemptRecord) -> Path | None:

@@ -43,6 +43,7 @@ from dagengine.model import (
     RunRecord,
     RunState,
     SavedState,
+    Share,
     StepRecord,
     StepState,
     Value,
@@ -144,6 +145,18 @@ class FinishRun:
 
 
 @dataclass(frozen=True, slots=True)
+class DropSteps:
+    """These steps, which have ended, are not recorded any more, nor what they read, nor the states of objects after them.
+
+    Comes before all other writes of its batch. chained: (object, call) of calls that stay, and that changed the state of
+    an object: if the state that was saved is dropped, they are calls that are not saved.
+    """
+
+    seqs: tuple[int, ...]
+    chained: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AddEvent:
     event: EventRecord
 
@@ -169,6 +182,7 @@ Write = (
     | CloseBody
     | FinishRun
     | AddEvent
+    | DropSteps
     | SideWrite
 )
 
@@ -201,10 +215,13 @@ class Store(Protocol):
 
     # ---- begin and own ----------------------------------------------------------------------
 
-    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+    def create_run(
+        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
+    ) -> Claim | None:  # fmt: skip
         """Record the run, durable when this returns: RUNNING and owned by `process`, or PENDING if there is none.
 
-        Raises RunExists if the id is taken.
+        With `share`, which only a PENDING run can, it has from the beginning what it shares of another one; attempts and
+        failures are not shared. Raises RunExists if the id is taken.
         """
         ...
 

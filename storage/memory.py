@@ -32,6 +32,7 @@ from dagengine.model import (
     RunRecord,
     RunState,
     SavedState,
+    Share,
     StepInput,
     StepRecord,
     StepState,
@@ -86,13 +87,17 @@ class MemoryStore(Unleased):
 
     # ---- begin and own ------------------------------------------------------------------
 
-    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+    def create_run(
+        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
+    ) -> Claim | None:  # fmt: skip
         def create() -> Claim | None:
             with self._lock:
                 if run.id in self._runs:
                     raise run_exists(run.id)
                 self._last_number = number = self._last_number + 1  # never given twice
                 created = self._runs[run.id] = self._by_number[number] = Run(new_record(number, run, process))
+                if share is not None:
+                    created.share(self._by_number[share.donor], share)
                 return None if process is None else created.claim()
 
         return self._writer.call(create)

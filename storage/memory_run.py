@@ -25,6 +25,7 @@ from dagengine.model import (
     RunRecord,
     RunState,
     SavedState,
+    Share,
     StepInput,
     StepKind,
     StepRecord,
@@ -34,6 +35,7 @@ from dagengine.model import (
 from dagengine.storage.interface import (
     AddEvent,
     CloseBody,
+    DropSteps,
     ExpandStep,
     FinishRun,
     FinishStep,
@@ -97,6 +99,33 @@ class Run:
             if step.state in UNSUCCESSFUL and not step.handled:
                 step.state, step.order, step.finished_at, step.failure = StepState.WAITING, None, None, None
 
+    def share(self, donor: Run, share: Share) -> None:
+        """Take over what the donor has in common with this run, which is new."""
+        at = self.record.created_at
+        self.record = replace(self.record, steps=share.next_seq, token=share.token)
+        self.definitions = dict(donor.definitions)
+        for seq in share.kept:
+            self.steps[seq] = replace(donor.steps[seq], created_at=at, finished_at=at, handled=False, attempts=0)
+        for seq in share.reopened:
+            self.steps[seq] = Step(donor.steps[seq].new, at, items=donor.steps[seq].items)
+        for place, (seq, value) in enumerate(share.values):
+            new = donor.steps[seq].new._replace(call=share.no_call, inputs=())
+            order = ((share.token + 1) << 32) - len(share.values) + place
+            self.steps[seq] = Step(new, at, StepState.SUCCEEDED, order=order, finished_at=at, value=value)
+        self.keys = {step.new.key: seq for seq, step in self.steps.items()}
+        kept = set(share.kept)
+        self.states = {made: saved for made, saved in donor.states.items() if saved[0] in kept}
+        for made, calls in donor.unsaved.items():
+            self.unsaved[made] = tuple(call for call in calls if call in kept)
+        self._chain(share.chained, [])
+
+    def _chain(self, chained: Iterable[tuple[int, int]], undo: Undo) -> None:
+        """These calls are not saved, where the state after them is not."""
+        for made, call in chained:
+            unsaved = self.unsaved.get(made, ())
+            if made not in self.states and call not in unsaved:
+                _put(self.unsaved, made, (*unsaved, call), undo)
+
     # ---- writes -------------------------------------------------------------------------
 
     def apply(self, write: Write, undo: Undo) -> None:
@@ -131,6 +160,9 @@ class Run:
                 self._change_record(undo, body_closed=True, result_call=call, result_inputs=inputs)
             case FinishRun(state, at, failure):
                 self._change_record(undo, state=state, finished_at=at, failure=failure, owner=None)
+            case DropSteps(seqs, chained):
+                self._drop_steps(set(seqs), undo)
+                self._chain(chained, undo)
             case AddEvent(event):
                 self.events.append(event)
                 undo.append(self.events.pop)
@@ -179,6 +211,15 @@ class Run:
         bytes.fromhex(state.digest)
         _put(self.states, instance, (seq, state), undo)
         _put(self.unsaved, instance, (), undo)
+
+    def _drop_steps(self, seqs: set[int], undo: Undo) -> None:
+        for seq in seqs & self.steps.keys():
+            _take(self.keys, self.steps[seq].new.key, undo)
+            _take(self.steps, seq, undo)
+        for made in [made for made, (after, _) in self.states.items() if after in seqs]:
+            _take(self.states, made, undo)
+        for made, calls in list(self.unsaved.items()):
+            _put(self.unsaved, made, tuple(call for call in calls if call not in seqs), undo)
 
     def _change_record(self, undo: Undo, **fields: Any) -> None:
         before = self.record
@@ -299,6 +340,11 @@ def _put(where: dict[Any, Any], key: Any, thing: Any, undo: Undo) -> None:
     else:
         undo.append(lambda: where.pop(key))
     where[key] = thing
+
+
+def _take(where: dict[Any, Any], key: Any, undo: Undo) -> None:
+    before = where.pop(key)
+    undo.append(lambda: where.__setitem__(key, before))
 
 
 def _change(step: Step, undo: Undo, **fields: Any) -> None:

@@ -17,6 +17,7 @@ from dagengine.model import RunState, StepKind, StepState
 from dagengine.storage.interface import (
     AddEvent,
     CloseBody,
+    DropSteps,
     ExpandStep,
     FinishRun,
     FinishStep,
@@ -49,6 +50,7 @@ class Plan:
     """The rows to write, by kind, each in the order of its table's columns. `add` what comes in its order."""
 
     def __init__(self) -> None:
+        self.dropped: list[tuple[int, tuple[int, ...]]] = []  # run, seqs
         self.definitions: list[tuple[Any, ...]] = []
         self.steps: list[tuple[Any, ...]] = []
         self.edges: list[tuple[Any, ...]] = []
@@ -98,6 +100,8 @@ class Plan:
                     self.finished_runs[run] = row
                 case AddEvent(event):
                     self.events.append((run, event.at, event.kind, event.seq, to_json(event.data)))
+                case DropSteps():
+                    self._drop_steps(run, write)
                 case SideWrite():
                     self.side.append((run, write))
 
@@ -143,6 +147,14 @@ class Plan:
         self.finished.append((*row, size, digest, inline, first, count, text, pickled))
         if changed is not None:
             self.state_changes.append((run, seq, changed))
+
+    def _drop_steps(self, run: int, write: DropSteps) -> None:
+        if any((run, seq) in self._ended or (run, seq) in self._given for seq in write.seqs):
+            raise OutOfOrder
+        self.dropped.append((run, write.seqs))
+        if write.chained:
+            rows = tuple({"instance": instance, "seq": seq} for instance, seq in write.chained)
+            self.side.append((run, SideWrite("shares:CHAINED", rows)))
 
     def _record_attempt(self, run: int, write: RecordAttempt) -> None:
         """The last one wins: an attempt that started and ended in one group is written once."""

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from dagengine.errors import StoreUnavailable
-from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
+from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements
 from dagengine.storage.interface import Write
 from dagengine.storage.lifetime import SqlLifetime
@@ -131,7 +131,9 @@ class PostgresStore(PostgresReads, SqlLifetime):
 
     # ---- begin and own ------------------------------------------------------------------
 
-    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+    def create_run(
+        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
+    ) -> Claim | None:  # fmt: skip
         marks: list[int] = []
 
         def create(link: Link) -> Claim | None:
@@ -155,6 +157,10 @@ class PostgresStore(PostgresReads, SqlLifetime):
                 ).fetchone()
                 assert inserted is not None
                 (number,) = inserted
+                if share is not None:
+                    from dagengine.storage.shares import share_steps
+
+                    share_steps(self._readers.asking(link), number, share, run.created_at)
             self._groups.marked(number, mark)
             return None if process is None else Claim(number, run.id, 1)
 

@@ -55,6 +55,17 @@ class Writes:
             before=(INT8, INT8),
             expected="$2",
         )
+        self._drop = [
+            self._change(
+                f"drop_{table}", f"DELETE FROM {table}", ("run, seq", "ii"), f"one.run = given.run AND {found}"
+            )
+            for table, found in (
+                ("step", "one.seq = given.seq"),
+                ("edge", "one.child = given.seq"),
+                ("state_version", "one.after = given.seq"),
+                ("unsaved_call", "one.seq = given.seq"),
+            )
+        ]
         self._definitions = self._insert("definition", "run, number, name, reference, options, fingerprint", "iitttt")
         self._steps = self._insert(
             "step",
@@ -204,6 +215,10 @@ class Writes:
 
     def of(self, plan: Plan) -> Iterator[Command]:
         """The plan's writes, in their order."""
+        dropped = [(run, seq) for run, seqs in plan.dropped for seq in seqs]
+        if dropped:
+            for drop in self._drop:
+                yield _rows(drop, "ii", dropped)
         if plan.definitions:
             yield _rows(self._definitions, "iitttt", plan.definitions)
         if plan.steps:

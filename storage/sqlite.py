@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState
+from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements
 from dagengine.storage.interface import Write
 from dagengine.storage.lifetime import SqlLifetime
@@ -94,7 +94,9 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
 
     # ---- begin and own ------------------------------------------------------------------
 
-    def create_run(self, run: NewRun, process: ProcessRecord | None) -> Claim | None:
+    def create_run(
+        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
+    ) -> Claim | None:  # fmt: skip
         def create() -> Claim | None:
             with self._transaction() as connection:
                 if statements.run_by_id(connection, id=run.id).fetchone() is not None:
@@ -108,6 +110,10 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
                     *(to_json(run.entry), to_json(run.facts), inputs_text(run.inputs), run.call),
                 )
                 number = connection.execute(_INSERT_RUN, row).lastrowid
+                if share is not None:
+                    from dagengine.storage.shares import share_steps
+
+                    share_steps(connection, number or 0, share, run.created_at)
             return None if process is None else Claim(number or 0, run.id, 1)
 
         return self._writer.call(create)

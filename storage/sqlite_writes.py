@@ -110,6 +110,10 @@ _INSERT_EVENTS = Bulk("INSERT INTO event (run, at, kind, seq, data) VALUES {rows
 
 # ---- statements for one ---------------------------------------------------------------------
 
+_DROP_STEPS = tuple(
+    f"DELETE FROM {table} WHERE run = ? AND {column} IN (SELECT value FROM json_each(?))"  # noqa: S608
+    for table, column in (("step", "seq"), ("edge", "child"), ("state_version", "after"), ("unsaved_call", "seq"))
+)
 _HANDLE_FAILURES = """
     UPDATE step SET handled = ?
     WHERE run = ? AND seq IN (SELECT value FROM json_each(?)) AND state IN ('failed', 'skipped', 'cancelled')
@@ -131,6 +135,9 @@ _COUNT_SEQ = "UPDATE run SET next_seq = max(next_seq, ?) WHERE number = ?"
 
 def apply(plan: Plan, connection: sqlite3.Connection) -> None:
     """Write it, in the transaction that is open. Raises Refused or sqlite3.Error."""
+    for run, seqs in plan.dropped:
+        for drop in _DROP_STEPS:
+            connection.execute(drop, (run, json.dumps(seqs)))
     if plan.definitions:
         _INSERT_DEFINITIONS(connection, plan.definitions)
     if plan.steps:

@@ -255,6 +255,15 @@ class FailuresHandled:
 
 
 @dataclass(slots=True)
+class SharedDropped:
+    """The body did not call these steps, which the run shares with another one, as they are recorded. `chained`: as in
+    `storage.interface.DropSteps`."""
+
+    seqs: tuple[int, ...]
+    chained: tuple[tuple[int, int], ...]
+
+
+@dataclass(slots=True)
 class BodyReturned:
     call: bytes
     inputs: tuple[Input, ...]
@@ -293,6 +302,15 @@ class TimeIsUp:
 
 
 @dataclass(slots=True)
+class UndoFound:
+    """Answers `compensate`: whether the run is to be compensated, and the undo steps that are left, newest first."""
+
+    wanted: bool
+    definitions: tuple[Definition, ...]
+    steps: tuple[NewStep, ...]
+
+
+@dataclass(slots=True)
 class FlushAttempts:
     """Attempts have waited long enough for a commit to share."""
 
@@ -322,11 +340,13 @@ Event = (
     | PatienceOver
     | DelayOver
     | FailuresHandled
+    | SharedDropped
     | BodyReturned
     | BodyRaised
     | BodyMismatched
     | InterruptRequested
     | CancelRequested
     | TimeIsUp
+    | UndoFound
     | FlushAttempts
 )
