@@ -203,6 +203,7 @@ CODE_USED = Table(
     Column("code", Text, nullable=False),
     Column("at", Float, nullable=False),
     PrimaryKeyConstraint("run", name="code_used_pk"),
+)
 
 # ---- signals, and runs that wait without a process --------------------------------------------
 

@@ -57,6 +57,7 @@ def upgrade() -> None:
     artifact = "value IS NULL AND length(value_digest) = 32"
     op.create_index("step_artifact", "step", ["value_digest"], **_where(artifact))
     op.create_index("edge_artifact", "edge", ["digest"], **_where("digest IS NOT NULL"))
+    _code()
     _signals()
 
 
@@ -143,6 +144,9 @@ def _effects() -> None:
         sa.Column("settings", sa.Text, nullable=False),
         sa.Column("seen_at", sa.Float, nullable=False),
     )
+
+
+def _code() -> None:
     op.create_table(
         "code",
         sa.Column("digest", sa.Text, primary_key=True),
