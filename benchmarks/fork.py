@@ -39,7 +39,7 @@ def main(count: int) -> None:
         for name, asked in (("one argument", {"params": {"salt": 1}}), ("--from the last step", {"from_": "last"})):
             for _ in range(3):
                 began = time.time()
-                fork = engine.fork(donor.id, **asked)  # type: ignore[arg-type]
+                fork = engine.fork(donor.id, **asked)
                 called = time.time() - began
                 worked = fork.result() - began
                 print(

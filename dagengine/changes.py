@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dagengine.body import End
     from dagengine.driver import Driver
     from dagengine.engine import Engine
+    from dagengine.forks import Place
+    from dagengine.packing import Shelf
     from dagengine.run import Run
 
 RECORDED_SECONDS = 50.0
@@ -33,6 +35,7 @@ class Changes:
     store: Store
     artifacts: ArtifactStore
     _control_folder: Path
+    _shelf: Shelf
 
     def fork(
         self,
@@ -54,15 +57,16 @@ class Changes:
 
         names = [from_] if isinstance(from_, str) else list(from_)
         asked: dict[str, Any] = {"from_": names, "params": params, "set_": set_, "code": code, "run_id": new_id}
-        recorded = record_fork(self.store, self.artifacts, self.store.find_run(run_id), **asked)
-        return self._go_on(recorded)
+        donor = self.store.find_run(run_id)
+        return self._go_on(record_fork(self._place(), donor, **asked))
 
     def rerun(self, run_id: str, params: Mapping[str, Any] | None = None, code: str | None = None) -> Run[Any]:
         """Begin a new run with the arguments of another one, some of them changed, that shares nothing of it."""
         from dagengine.forks import record_rerun
 
         donor = self.store.find_run(run_id)
-        return self._go_on(record_rerun(self.store, self.artifacts, donor, params=params, code=code))
+        recorded = record_rerun(self._place(), donor, params=params, code=code)
+        return self._go_on(recorded)
 
     def retry(self, run_id: str, *steps: str, by: str | None = None, why: str = "") -> Run[Any]:
         """Go on with a run that has ended, and try these failed steps again; other failures stay as they are.
@@ -103,6 +107,11 @@ class Changes:
         run = self.store.find_run(run_id)
         unpause(self.store, run, by=by, why=why)
         return self._go_on(run.id, reopen=False)
+
+    def _place(self) -> Place:
+        from dagengine.forks import Place
+
+        return Place(self.store, self.artifacts, self._shelf)
 
     def _go_on(self, run_id: str, reopen: bool = True) -> Run[Any]:
         return cast("Engine", self).resume(run_id, reopen=reopen)

@@ -50,13 +50,13 @@ def command(
     values = parse_values(set_)
     with invocation.reading() as store:
         donor = find_run(store, run)
-        changed = parameters(invocation, store, donor, params)
+        changed = parameters(invocation, store, donor, params, code)
     return begin_new(
         invocation,
         settings,
         donor,
-        record=lambda store, artifacts: record_fork(
-            store, artifacts, donor, from_=from_, params=changed, set_=values, code=code, run_id=run_id
+        record=lambda place: record_fork(
+            place, donor, from_=from_, params=changed, set_=values, code=code, run_id=run_id
         ),
         detach=detach,
         quiet=quiet,

@@ -18,9 +18,10 @@ from dagengine.cli.work import prints_aside, work_on
 if TYPE_CHECKING:
     from dagengine.config import Settings
     from dagengine.engine import Engine
+    from dagengine.forks import Place
     from dagengine.model import RunRecord
     from dagengine.run import Run
-    from dagengine.storage.interface import ArtifactStore, Store
+    from dagengine.storage.interface import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,16 +37,20 @@ def new_run_options(function: Function) -> Function:
     return machine_options(function)
 
 
-def parameters(invocation: Invocation, store: Store, donor: RunRecord, words: Sequence[str]) -> dict[str, Any]:
+def parameters(
+    invocation: Invocation, store: Store, donor: RunRecord, words: Sequence[str], code: str | None
+) -> dict[str, Any]:
     """KEY=VALUE as arguments of the donor's workflow, typed by its signature."""
     if not words:
         return {}
     from dagengine.cli.arguments import given
-    from dagengine.forks import workflow_of
+    from dagengine.packing import Shelf
+    from dagengine.pinning import PINNED, pin
 
     find_modules(donor)
     with prints_aside(invocation.json):
-        workflow = workflow_of(donor)
+        shelf = Shelf(store, invocation.settings().folder / "cache" / "code")
+        workflow = pin(store, donor, code or PINNED, shelf).workflow()
     return given(workflow.name, workflow.signature, workflow.function, words)
 
 
@@ -54,7 +59,7 @@ def begin_new(
     settings: Settings,
     donor: RunRecord,
     *,
-    record: Callable[[Store, ArtifactStore], str],
+    record: Callable[[Place], str],
     detach: bool,
     quiet: bool,
     verb: str,
@@ -64,17 +69,19 @@ def begin_new(
     if not detach:
 
         def begin(engine: Engine) -> Run[Any]:
-            return engine.resume(record(engine.store, engine.artifacts))
+            return engine.resume(record(engine._place()))
 
         return work_on(settings, begin, quiet=quiet, as_object=invocation.json, began=time.time(), verb=verb)
     from dagengine.cli.detached import spawn
+    from dagengine.forks import Place
+    from dagengine.packing import Shelf
     from dagengine.storage import open_artifacts, open_store
 
     store = open_store(settings.store.value)
     try:
         artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
         try:
-            recorded = record(store, artifacts)
+            recorded = record(Place(store, artifacts, Shelf(store, settings.folder / "cache" / "code")))
         finally:
             artifacts.close()
     finally:

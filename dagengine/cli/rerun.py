@@ -39,12 +39,12 @@ def command(
     settings = invocation.settings(artifacts=artifacts, **machine)
     with invocation.reading() as store:
         donor = find_run(store, run)
-        changed = parameters(invocation, store, donor, params)
+        changed = parameters(invocation, store, donor, params, code)
     return begin_new(
         invocation,
         settings,
         donor,
-        record=lambda store, artifacts: record_rerun(store, artifacts, donor, params=changed, code=code, run_id=run_id),
+        record=lambda place: record_rerun(place, donor, params=changed, code=code, run_id=run_id),
         detach=detach,
         quiet=quiet,
         verb=f"rerun of {short(donor.id)}",

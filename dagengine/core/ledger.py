@@ -56,6 +56,7 @@ class Ledger:
         self.unrecorded = 0  # ENDING
         self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
         self._failed_before: dict[int, str] = {}  # keys of steps that failed in another process, and stay as they are
+        self.world: set[int] = set()  # steps that are, or were, OUTSIDE
         self._ready: deque[int] = deque()
         self._batches: deque[Batch] = deque()
         self._batch = Batch()
@@ -163,6 +164,7 @@ class Ledger:
             if step.kind.is_outside:
                 self._go(step, Phase.OUTSIDE)
                 self._actions.outside.append(step.seq)
+                self.world.add(step.seq)
                 return
             if step.kind is StepKind.CREATE and step.place is not None and not step.place.instance.wanted:
                 return  # an object is made when there is something for it to do: it may hold a device
