@@ -334,6 +334,8 @@ class Driver:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.drop])
         if actions.force_drop:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.force_drop], force=True)
+        if actions.lookup:
+            self.engine.caching.look(self, actions.lookup)
         for delay, seq, number in actions.timers:
             self.engine.after(delay, self, DelayOver(seq, number))
         if actions.flush and not self._flush_due:
@@ -353,6 +355,8 @@ class Driver:
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
+        if actions.ended:
+            self.engine.caching.ended(self, (seq for seq, _, _ in actions.ended))
         if actions.finished is not None:
             self._finish(actions.finished)
 

@@ -1,4 +1,5 @@
-"""What can be said of a task or of one call of it, validated when it is said. May import errors and units only.
+"""What can be said of a task or of one call of it, validated when it is said. May import errors, units and
+what is said of caches only.
 
 Options are recorded with a run's definitions, as JSON without the defaults; a predicate on exceptions is code, and
 stays with the function.
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from dagengine.cache_options import Cache, cache_option
 from dagengine.errors import BadOption
 
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -38,6 +40,7 @@ class Options:
     grace: seconds that an attempt has to end by itself, once it is asked to, before it is killed
     checkpoint: whether the value is recorded. If not, it lives in the memory for objects (or spilled), and is made
         again from its recorded inputs if it is lost
+    cache: whether calls with the same code, arguments and declared environment share one value (`Cache`)
     max_depth: how deep the call may be among calls that were deferred by deferred ones
     version: part of the function's fingerprint: another one says that its results are others, though its code may not
     name: in step keys instead of the function's name
@@ -60,6 +63,7 @@ class Options:
     node: str | None = None
     grace: float = 2.0
     checkpoint: bool = True
+    cache: Cache | bool | None = None
     max_depth: int = 1_000
     version: str | None = None
     name: str | None = None
@@ -87,6 +91,9 @@ class Options:
         _number("grace", self.grace, 0)
         if not isinstance(self.checkpoint, bool):
             raise BadOption(f"checkpoint={self.checkpoint!r} has to be True or False.")
+        object.__setattr__(self, "cache", cache_option(self.cache))
+        if self.cache is not None and not self.checkpoint:
+            raise BadOption("cache= keeps recorded values, and checkpoint=False records none: say one of them.")
         _integer("max_depth", self.max_depth, 1)
         _label("version", self.version)
         _label("name", self.name)
@@ -113,11 +120,14 @@ class Options:
         return bool(self.retry_on(error))
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        said = {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if field.name not in ("retry_on", "key") and getattr(self, field.name) != field.default
         }
+        if isinstance(self.cache, Cache):
+            said["cache"] = self.cache.to_json()
+        return said
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Options:

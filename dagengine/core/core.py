@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dagengine.core.actions import Actions
+from dagengine.core.cached import Cached
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -32,6 +33,8 @@ from dagengine.core.events import (
     BodyMismatched,
     BodyRaised,
     BodyReturned,
+    CacheHit,
+    CacheMissed,
     CancelRequested,
     DelayOver,
     Event,
@@ -52,7 +55,6 @@ from dagengine.core.events import (
     ValueLost,
     ValueWanted,
 )
-from dagengine.core.growing import Growing
 from dagengine.core.ledger import cancelled
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
@@ -61,7 +63,7 @@ from dagengine.model import Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Growing):
+class RunCore(Cached):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -288,4 +290,6 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     CancelRequested: RunCore._cancel_requested,
     TimeIsUp: RunCore._time_is_up,
     FlushAttempts: RunCore._flush_attempts,
+    CacheHit: RunCore._cache_hit,
+    CacheMissed: RunCore._cache_missed,
 }

@@ -302,6 +302,25 @@ class TimeIsUp:
 
 
 @dataclass(slots=True)
+class CacheHit:
+    """The value of a step is known. `also`: is written with its end."""
+
+    seq: int
+    value: Value
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
+class CacheMissed:
+    """The step has to run. `key`: under which its value is to be kept, by virtue of `claim`; "": it is not kept."""
+
+    seq: int
+    key: str = ""
+    claim: str = ""
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
 class FlushAttempts:
     """Attempts have waited long enough for a commit to share."""
 
@@ -339,4 +358,6 @@ Event = (
     | CancelRequested
     | TimeIsUp
     | FlushAttempts
+    | CacheHit
+    | CacheMissed
 )
