@@ -62,7 +62,7 @@ def _age(value: object) -> float:
     try:
         seconds = float(parse_duration(value))  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
-        raise BadOption(f"cache max_age={value!r} is no length of time, as in 3600 or \"7d\": {error}") from None
+        raise BadOption(f'cache max_age={value!r} is no length of time, as in 3600 or "7d": {error}') from None
     if not math.isfinite(seconds) or seconds <= 0:
         raise BadOption(f"cache max_age={value!r} has to be more than nothing.")
     return seconds

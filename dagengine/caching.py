@@ -190,7 +190,7 @@ class Caching:
             path = self._engine.artifacts.local_path(value.digest, value.size)
             if not self._engine.must_verify(value.digest):
                 return
-            with open(path, "rb") as file:  # noqa: PTH123 — a path is a string here
+            with open(path, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != value.digest:
             raise ArtifactDamaged(f"its bytes are not those of digest {value.digest[:12]}", digest=value.digest)
@@ -330,5 +330,7 @@ def entries_named(store: Store, name: str) -> list[CacheEntry]:
     """The entries whose key begins with `name`, or that are of the task of that name."""
     found = [entry for entry in caching.entries(store) if entry.task == name or entry.key.startswith(name)]
     if not found:
-        raise DagengineError(f"there is nothing in the cache of a task or with a key {name}. To see: dagengine cache ls")
+        raise DagengineError(
+            f"there is nothing in the cache of a task or with a key {name}. To see: dagengine cache ls"
+        )
     return found

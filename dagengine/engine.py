@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
-import heapq
 import itertools
 import json
 import os
@@ -27,9 +26,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from dagengine import config
+from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.clocks import Clock
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -52,12 +52,15 @@ from dagengine.run import Run
 from dagengine.runtime.protocol import Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.timers import Timers
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from dagengine.caching import Caching
     from dagengine.runtime.protocol import Runtime
+    from dagengine.signals import Post
     from dagengine.submission import Submission
 
 Answer = TypeVar("Answer")
@@ -94,6 +97,7 @@ class Engine:
     workers: processes that run tasks; None: as many as CPUs are free to us
     runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
     home: the folder of settings, and of the default store
+    clock: what time it is, for tests (`dagengine.clocks`)
     machine: what this machine lends to runs: memory=, object_memory=, spill=, gpus=, gpu_memory=, resources=
         (`dagengine.config`)
     """
@@ -106,6 +110,7 @@ class Engine:
         workers: int | None = None,
         runtime: Runtime | None = None,
         home: str | Path | None = None,
+        clock: Clock | None = None,
         **machine: Any,
     ) -> None:
         given = store if isinstance(store, (str, Path)) or store is None else None
@@ -126,8 +131,8 @@ class Engine:
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
         self._indexes = itertools.count()
-        self._timers: list[tuple[float, int, Driver, Event | Callable[[], None]]] = []
-        self._timer_numbers = itertools.count()
+        self.clock = Clock() if clock is None else clock
+        self.timers = Timers(self.clock)
         self._functions: dict[str, int] = {}
         self._verified: set[str] = set()
         self._lock = threading.Lock()
@@ -183,8 +188,8 @@ class Engine:
             self.runtime.close(force)
             self._inbox.put((None, None))
             self._thread.join()
-            if "_keepers" in vars(self):
-                self._keepers.shutdown()
+            if "helpers" in vars(self):
+                self.helpers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
                 gc.set_threshold(*PYTHONS_GC)
         self.store.close()
@@ -308,13 +313,33 @@ class Engine:
         for driver in list(self._by_id.values()):
             self.tell(driver, [InterruptRequested(force)])
 
-    def cancel(self, run_id: str) -> None:
-        """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix."""
+    def cancel(self, run_id: str, compensate: bool = False) -> None:
+        """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix.
+
+        compensate: first run the `undo=` tasks of the steps that succeeded, newest first. A run on which nobody works is
+            taken up for that, also one that has failed or was cancelled before
+        """
         record = self.store.find_run(run_id)
+        if compensate:
+            compensating.request(self, record)
+            return
         self.store.request_cancel(record.id, time.time())
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
+
+    def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
+        """Send something to a run of this store: as `dagengine.signal`."""
+        from dagengine.signals import send
+
+        return send(self.post, run_id, name, payload, signal_id=signal_id)
+
+    @property
+    def post(self) -> Post:
+        """Where signals to runs of this store go."""
+        from dagengine.signals import Post
+
+        return Post(self.store, self.artifacts, self._control_folder)
 
     def _owned(self) -> set[int]:
         return {driver.claim.run_number for driver in list(self._by_id.values())}
@@ -327,6 +352,8 @@ class Engine:
                 driver.probe()
             elif held.get(number):
                 self.tell(driver, [CancelRequested()])
+            else:
+                self.tell(driver, driver.outside.hint)
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request of another process, on a thread of the control server's."""
@@ -335,6 +362,8 @@ class Engine:
             return {"error": "this process does not work on that run"}
         if request.get("verb") == "cancel":
             self.tell(driver, [CancelRequested()])
+        elif request.get("verb") == "signal":
+            self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
             driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
         elif request.get("verb") == "waits":
@@ -385,11 +414,12 @@ class Engine:
 
     def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
         """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
-        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), driver, event))
+        self.timers.after(delay, driver, event)
 
     def forget(self, driver: Driver) -> None:
         self._drivers.pop(driver.index, None)
         self._by_id.pop(driver.run_id, None)
+        self.timers.forget(driver)
 
     def function_number(self, reference: Reference) -> int:
         text = json.dumps(reference.to_json(), sort_keys=True)
@@ -408,7 +438,7 @@ class Engine:
 
     def keep_later(self, driver: Driver, event: Succeeded) -> None:
         """Make a large result durable; then the driver is told."""
-        self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
+        self.helpers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
     def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
         """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
@@ -422,13 +452,20 @@ class Engine:
         def kept() -> Any:
             return event(Value(shared.digest, content.size))
 
-        self._keepers.submit(self._keep, driver, [shared], kept)
+        self.helpers.submit(self._keep, driver, [shared], kept)
 
     @functools.cached_property
-    def _keepers(self) -> ThreadPoolExecutor:
+    def helpers(self) -> ThreadPoolExecutor:
+        """Threads for what has to wait for the disk or the store."""
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+
+    @functools.cached_property
+    def caching(self) -> Caching:
+        from dagengine.caching import Caching
+
+        return Caching(self)
 
     def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
         try:
@@ -476,9 +513,8 @@ class Engine:
     def _collect(self, turns: dict[Driver, list[Event]]) -> bool:
         """Wait for messages and sort them by run. False when the engine is closed."""
         inbox = self._inbox
-        timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         try:
-            message = inbox.get(timeout=timeout)
+            message = inbox.get(timeout=self.timers.pause())
         except Empty:
             message = None
         for _ in range(INBOX_BATCH):
@@ -499,9 +535,7 @@ class Engine:
         else:
             if message is not None:
                 self._inbox.put(message)
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            _, _, driver, event = heapq.heappop(self._timers)
+        for driver, event in self.timers.due():
             self._sort(driver, event, turns)
         return True
 
@@ -651,6 +685,8 @@ def _new_run(
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
+    if workflow.compensate:
+        facts["compensate"] = True
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 

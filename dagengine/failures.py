@@ -7,7 +7,17 @@ from __future__ import annotations
 
 import pickle
 
-from dagengine.errors import DefinitionError, StepCancelled, StepFailed, StepSkipped, StepTimeout, TooDeep, WorkerLost
+from dagengine.errors import (
+    DefinitionError,
+    EventTimeout,
+    StepCancelled,
+    StepFailed,
+    StepSkipped,
+    StepTimeout,
+    StepUnknown,
+    TooDeep,
+    WorkerLost,
+)
 from dagengine.model import Failure
 
 _BY_KIND = {
@@ -15,8 +25,10 @@ _BY_KIND = {
     "lost": WorkerLost,
     "skipped": StepSkipped,
     "cancelled": StepCancelled,
+    "unknown": StepUnknown,
     "depth": TooDeep,
     "definition": DefinitionError,
+    "event": EventTimeout,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -19,6 +20,11 @@ from dagengine.errors import BadOption
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
 PRIORITY_MAX = 1_000_000
+
+ELSEWHERE = "elsewhere://"
+"""Recorded in place of the URL of `transactional`."""
+
+_URL = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,11 @@ class Options:
     cache: whether calls with the same code, arguments and declared environment share one value (`Cache`)
     max_depth: how deep the call may be among calls that were deferred by deferred ones
     version: part of the function's fingerprint: another one says that its results are others, though its code may not
+    at_most_once: start a step once, and never again by itself, even where nobody knows what it did
+    heartbeat_timeout: seconds for which an attempt may be silent (`context().heartbeat()`) before it is ended, or None
+    transactional: give the task `context().connection`, whose transaction commits with the record of what it returned:
+        True: on the store's database; a SQLAlchemy URL: on that one
+    undo: a task that undoes what this one did: called with its result and its arguments when the run is compensated
     name: in step keys instead of the function's name
     key: in place of the ordinal, for one call
     """
@@ -64,6 +75,10 @@ class Options:
     grace: float = 2.0
     checkpoint: bool = True
     cache: Cache | bool | None = None
+    at_most_once: bool = False
+    heartbeat_timeout: float | None = None
+    transactional: bool | str = False
+    undo: Any = None
     max_depth: int = 1_000
     version: str | None = None
     name: str | None = None
@@ -89,11 +104,10 @@ class Options:
         _integer("priority", self.priority, -PRIORITY_MAX, PRIORITY_MAX)
         _label("node", self.node)
         _number("grace", self.grace, 0)
-        if not isinstance(self.checkpoint, bool):
-            raise BadOption(f"checkpoint={self.checkpoint!r} has to be True or False.")
+        self._check_effects()
         object.__setattr__(self, "cache", cache_option(self.cache))
-        if self.cache is not None and not self.checkpoint:
-            raise BadOption("cache= keeps recorded values, and checkpoint=False records none: say one of them.")
+        if self.cache is not None:
+            self._check_cache()
         _integer("max_depth", self.max_depth, 1)
         _label("version", self.version)
         _label("name", self.name)
@@ -102,6 +116,35 @@ class Options:
             raise BadOption(f"key={self.key!r} would look like an ordinal. Put a letter into it.")
         if self.retry_on is not None and not (callable(self.retry_on) or isinstance(self.retry_on, tuple)):
             raise BadOption("retry_on takes an exception type, a tuple of them, or a predicate on the exception.")
+
+    def _check_effects(self) -> None:
+        _flag("checkpoint", self.checkpoint)
+        _flag("at_most_once", self.at_most_once)
+        if self.at_most_once and self.retries:
+            raise BadOption(
+                f"at_most_once=True starts a step once, so there are no retries={self.retries}. Leave out one of them."
+            )
+        if self.heartbeat_timeout is not None:
+            _number("heartbeat_timeout", self.heartbeat_timeout, 0, above=True)
+        if not isinstance(self.transactional, bool) and (
+            not isinstance(self.transactional, str) or not _URL.match(self.transactional)
+        ):
+            raise BadOption(
+                "transactional= has to be True, for the store's own database, or a SQLAlchemy URL: "
+                "postgresql+psycopg://me@host/database."
+            )
+        if self.undo is not None and not isinstance(getattr(self.undo, "settings", None), Options):
+            raise BadOption(f"undo={self.undo!r} is not a task. Decorate it with @task.")
+        needs = [name for name in ("at_most_once", "transactional", "undo") if getattr(self, name)]
+        if needs and not self.checkpoint:
+            raise BadOption(f"{needs[0]}= needs checkpoint=True: a value that is not recorded may be made again.")
+
+    def _check_cache(self) -> None:
+        if not self.checkpoint:
+            raise BadOption("cache= keeps recorded values, and checkpoint=False records none: say one of them.")
+        effect = next((name for name in ("at_most_once", "transactional", "undo") if getattr(self, name)), None)
+        if effect is not None:
+            raise BadOption(f"{effect}= says that the task changes something, which a value from the cache= does not.")
 
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after failure number `failures` (1, 2, …). `chance`: a random number in [0, 1)."""
@@ -120,18 +163,21 @@ class Options:
         return bool(self.retry_on(error))
 
     def to_json(self) -> dict[str, Any]:
-        said = {
+        """For the record: without what is code, and without the passwords in URLs."""
+        values = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("retry_on", "key") and getattr(self, field.name) != field.default
+            if field.name not in ("retry_on", "key", "undo") and getattr(self, field.name) != field.default
         }
         if isinstance(self.cache, Cache):
-            said["cache"] = self.cache.to_json()
-        return said
+            values["cache"] = self.cache.to_json()
+        if isinstance(self.transactional, str):
+            values["transactional"] = ELSEWHERE
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Options:
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if name != "undo"})
 
     def changed(self, **changes: Any) -> Options:
         """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""
@@ -170,6 +216,11 @@ def _number(name: str, value: object, least: float, most: float = math.inf, *, a
         raise BadOption(
             f"{name}={value!r} has to be a number {limits}{f' and at most {most:g}' if most < 1e9 else ''}."
         )
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise BadOption(f"{name}={value!r} has to be True or False.")
 
 
 def _label(name: str, value: object) -> None:

@@ -9,15 +9,15 @@ May import model and the store's vocabulary of writes.
 
 from __future__ import annotations
 
+from dagengine.core.compensation import Compensation
 from dagengine.core.events import CacheHit, CacheMissed
-from dagengine.core.growing import Growing
 from dagengine.core.states import Phase
 from dagengine.core.step import Step
 from dagengine.model import Failure, StepKind, StepState, Value
 from dagengine.storage.interface import SideWrite, StateChange
 
 
-class Cached(Growing):
+class Cached(Compensation):
     """A run some of whose values are known to others."""
 
     def _consider(self, step: Step, now: float) -> None:

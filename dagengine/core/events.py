@@ -321,6 +321,15 @@ class CacheMissed:
 
 
 @dataclass(slots=True)
+class UndoFound:
+    """Answers `compensate`: whether the run is to be compensated, and the undo steps that are left, newest first."""
+
+    wanted: bool
+    definitions: tuple[Definition, ...]
+    steps: tuple[NewStep, ...]
+
+
+@dataclass(slots=True)
 class FlushAttempts:
     """Attempts have waited long enough for a commit to share."""
 
@@ -357,6 +366,7 @@ Event = (
     | InterruptRequested
     | CancelRequested
     | TimeIsUp
+    | UndoFound
     | FlushAttempts
     | CacheHit
     | CacheMissed
