@@ -18,14 +18,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from dagengine.cache_options import Cache
-from dagengine.calls import argument_digests
+from dagengine.calls import ByDigest, argument_digests
 from dagengine.core.events import CacheHit, CacheMissed, Event
 from dagengine.core.states import Phase
 from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, RunNotFound
@@ -34,6 +34,7 @@ from dagengine.model import Definition, Input, PayloadInput, RunState, StepInput
 from dagengine.storage import caching
 from dagengine.storage.caching import CacheEntry, Claimed
 from dagengine.storage.origins import origin
+from dagengine.values import decode
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver
@@ -193,6 +194,8 @@ class Caching:
             with open(path, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != value.digest:
+            if value.inline is None:  # else it would be in the way of the same bytes, whole
+                self._engine.artifacts.discard(value.digest, time.time() + 1, lambda: False)
             raise ArtifactDamaged(f"its bytes are not those of digest {value.digest[:12]}", digest=value.digest)
 
     def _scope(self, wanted: Wanted) -> str:
@@ -225,17 +228,19 @@ def claim_of(driver: Driver, seq: int) -> str:
 def _add_keys(store: Store, run_number: int, wanted: list[Wanted], scope_of: Any) -> None:
     """Find the keys, or why there is none."""
     seqs = {item.seq for one in wanted for item in one.inputs if isinstance(item, StepInput)}
-    digests = value_digests(store, run_number, seqs)
+    values = values_of(store, run_number, seqs)
     for one in wanted:
         if not one.definition.fingerprint:
             one.why_not = "the code of its function is not known"
             continue
-        found = [item.digest if isinstance(item, PayloadInput) else digests[item.seq] for item in one.inputs]
-        if not all(found):
+        try:
+            found = [
+                ByDigest(item.digest) if isinstance(item, PayloadInput) else values(item.seq) for item in one.inputs
+            ]
+            arguments = argument_digests(one.call, found)
+        except _Unrecorded:
             one.why_not = "a value that it reads is not recorded (checkpoint=False)"
             continue
-        try:
-            arguments = argument_digests(one.call, found)
         except Exception as error:
             one.why_not = f"its arguments can't be read here: {type(error).__name__}: {error}"
             continue
@@ -245,17 +250,31 @@ def _add_keys(store: Store, run_number: int, wanted: list[Wanted], scope_of: Any
         one.cache_key = _digest((one.definition.name, one.scope, sorted(one.parts.items())))
 
 
-def value_digests(store: Store, run_number: int, seqs: set[int]) -> dict[int, str]:
-    """By seq: what stands for a value; of a list of steps' values, for all of these. "": it is not recorded."""
+class _Unrecorded(Exception):
+    """A step has no recorded value."""
+
+
+def values_of(store: Store, run_number: int, seqs: set[int]) -> Callable[[int], Any]:
+    """What stands for a step's value in a key: a small value itself, so that it counts by what it is; a large one by its
+    digest; of a list of steps' values, the list."""
     values = store.values(run_number, sorted(seqs))
-    within = {seq: range(value.items[0], sum(value.items)) for seq, value in values.items() if value.items is not None}
-    inner = {seq for items in within.values() for seq in items}
-    known = value_digests(store, run_number, inner) if inner else {}
-    found = {seq: values[seq].digest if seq in values else "" for seq in seqs}
-    for seq, items in within.items():
-        parts = [known[item] for item in items]
-        found[seq] = _digest(parts) if all(parts) else ""
-    return found
+    inner = {seq for value in values.values() if value.items is not None for seq in range(*_ends(value.items))}
+    within = values_of(store, run_number, inner) if inner else None
+
+    def value_of(seq: int) -> Any:
+        value = values.get(seq)
+        if value is not None and value.items is not None and within is not None:
+            return [within(item) for item in range(*_ends(value.items))]
+        if value is None or not value.digest:
+            raise _Unrecorded
+        return ByDigest(value.digest) if value.inline is None else decode(value.inline)
+
+    return value_of
+
+
+def _ends(items: tuple[int, int]) -> tuple[int, int]:
+    first, count = items
+    return first, first + count
 
 
 def environment_of(cache: Cache) -> list[tuple[str, object]]:

@@ -157,7 +157,7 @@ def _open(call: tuple[bytes, tuple[Input, ...]], load: Load | None) -> Any:
     )
 
 
-class _ByDigest(_StandIn):
+class ByDigest(_StandIn):
     """An input that is known by the digest of its value."""
 
     def __init__(self, digest: str) -> None:
@@ -167,10 +167,10 @@ class _ByDigest(_StandIn):
         return f"<{self._digest}>"
 
 
-def argument_digests(call: bytes, digests: Sequence[str]) -> dict[str, str]:
-    """By "argument 1", "argument x", …: a digest of each argument of an encoded call, whose placeholder i stands for a
-    value with digest i. Decoding runs the code of the arguments' classes."""
-    args, kwargs = decode(call, [_ByDigest(digest) for digest in digests])
+def argument_digests(call: bytes, inputs: Sequence[Any]) -> dict[str, str]:
+    """By "argument 1", "argument x", …: a digest of each argument of an encoded call, whose placeholder i stands for
+    inputs[i]: a value, or one that is known `ByDigest`. Decoding runs the code of the arguments' classes."""
+    args, kwargs = decode(call, inputs)
     named = {**{str(place): value for place, value in enumerate(args, 1)}, **kwargs}
     return {f"argument {name}": canonical_digest(value) for name, value in named.items()}
 

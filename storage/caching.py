@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, delete, literal, select, update
+from sqlalchemy import Text, bindparam, delete, literal_column, null, select, update
 
 from dagengine.model import Value
 from dagengine.storage.interface import SideWrite, Store
@@ -66,13 +66,13 @@ _COLUMNS = (
 _FIND = Query(lambda: select(*_COLUMNS).where(_ENTRY.key == bindparam("key")))
 _OF_TASK = Query(
     lambda: (
-        select(*_COLUMNS[:-1], literal(None).label("value"))
+        select(*_COLUMNS[:-1], null().label("value"))
         .where(_ENTRY.task == bindparam("task"), _ENTRY.digest.is_not(None))
         .order_by(_ENTRY.at.desc())
         .limit(NEAREST_OF)
     )
 )
-_ALL = Query(lambda: select(*_COLUMNS[:-1], literal(None).label("value")).order_by(_ENTRY.task, _ENTRY.at))
+_ALL = Query(lambda: select(*_COLUMNS[:-1], null().label("value")).order_by(_ENTRY.task, _ENTRY.at))
 
 
 def _claim() -> Any:
@@ -80,7 +80,9 @@ def _claim() -> Any:
 
     names = ("key", "task", "scope", "mark", "of_run", "seq", "parts", "at")
     made = insert(CACHE_ENTRY).values({name: bindparam(name, type_=CACHE_ENTRY.c[name].type) for name in names})
-    changed = {name: getattr(made.excluded, name) for name in names[1:]} | {"digest": None, "size": None, "value": None}
+    changed = {name: getattr(made.excluded, name) for name in names[1:]} | dict.fromkeys(
+        ("digest", "size", "value"), null()
+    )
     return made.on_conflict_do_update(index_elements=["key"], set_=changed, where=_ENTRY.mark == bindparam("seen"))
 
 
@@ -90,7 +92,7 @@ KEEP = Query(
         update(CACHE_ENTRY)
         .where(_ENTRY.key == bindparam("of_key"), _ENTRY.mark == bindparam("claim"))
         .values(
-            mark=literal("=") + bindparam("claim"),
+            mark=literal_column("'='", Text) + bindparam("claim", type_=Text),
             digest=bindparam("new_digest"),
             size=bindparam("new_size"),
             value=bindparam("new_value"),
