@@ -227,6 +227,10 @@ def unpause(store: Store, run: RunRecord, *, by: str | None = None, why: str = "
     said = [event.data.get("before") for event in store.events(run.number) if event.kind == "run.paused"]
     state = RunState(said[-1]) if said and said[-1] in ("pending", "waiting") else RunState.INTERRUPTED
     _change(store, run, lambda claim: [_event("run.unpaused", None, _note(by, why))], state)
+    if state is RunState.WAITING:  # whoever wakes runs looks at it anew: it may have slept through what it waited for
+        from dagengine.storage import sleepers
+
+        sleepers.wake(store, run.number, run.id)
     return state
 
 
