@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime
 from pathlib import Path
 
-from dagengine import context, task, workflow
+from dagengine import context, get, task, workflow
 
 FOLDER = "DAGENGINE_TEST_FOLDER"
 
@@ -73,3 +74,8 @@ def deadly() -> None:
 @workflow
 def failing(x: int) -> int:
     raise ValueError(f"no {x}")
+
+
+@workflow
+def timed(x: int, logical_time: datetime) -> str:
+    return f"{get(double(x))} {logical_time:%Y-%m-%d}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dagengine.model import RunState
 from dagengine.storage import queues
 from dagengine.storage.queue_rules import QueueSettings
-from tests.serving.conftest import Site
+from dagengine.workflows import load
+from tests.serving.conftest import FLOWS, Site
 
 
 def test_submitted_runs_are_worked_on_and_the_server_stops_when_asked(any_site: Site) -> None:
@@ -128,3 +130,26 @@ def test_a_server_is_small(site: Site) -> None:
     status = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
     assert int(status["VmHWM"].split()[0]) < 80_000
     site.stop(server)
+
+
+def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> None:
+    """Its time came while nobody served: it is begun once, by the first of two servers."""
+    from dagengine.cli.results import read_result
+    from dagengine.schedules import When, create_schedule
+    from dagengine.storage import schedules
+    from dagengine.storage.interface import RunFilter
+
+    workflow = load(f"{FLOWS}:timed")
+    create_schedule(site.store, "yearly", (workflow, (4,), {}), When("0 0 1 1 *", tz="Europe/Paris"))
+    schedules.pause(site.store, "yearly", False, datetime(2025, 12, 31, 23, tzinfo=UTC).timestamp())
+    both = [site.serve(), site.serve()]
+    servers_hear = site.submit("doubled", 1)
+    site.ended(servers_hear)
+    (run,) = site.store.runs(RunFilter(name="timed"))
+    assert run.id == "yearly.20251231T230000Z"
+    record = site.ended(run.id)
+    assert record.state is RunState.SUCCEEDED
+    assert read_result(site.store, site.settings, record) == "8 2025-12-31"
+    for server in both:
+        site.stop(server)
+    assert site.ledger() == {"double-1": 1, "double-4": 1}
