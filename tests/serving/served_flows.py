@@ -7,7 +7,7 @@ import signal
 from datetime import datetime
 from pathlib import Path
 
-from dagengine import context, get, task, workflow
+from dagengine import context, get, sleep, task, wait_event, workflow
 
 FOLDER = "DAGENGINE_TEST_FOLDER"
 
@@ -79,3 +79,14 @@ def failing(x: int) -> int:
 @workflow
 def timed(x: int, logical_time: datetime) -> str:
     return f"{get(double(x))} {logical_time:%Y-%m-%d}"
+
+
+@workflow
+def sleeping(x: int) -> int:
+    sleep(2)
+    return double(x)
+
+
+@workflow
+def waiting(x: int) -> int:
+    return double(x + wait_event("more"))

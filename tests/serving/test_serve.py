@@ -144,3 +144,22 @@ def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> Non
     for server in both:
         site.stop(server)
     assert site.ledger() == {"double-1": 1, "double-4": 1}
+
+
+def test_runs_that_wait_without_a_process_are_woken(any_site: Site) -> None:
+    """By their time, and by a signal: the process that let go of them is gone."""
+    from dagengine.engine import Engine
+    from dagengine.runtime import InlineRuntime
+
+    site = any_site
+    flows = [load(f"{FLOWS}:{name}") for name in ("sleeping", "waiting")]
+    with Engine(site.store, home=site.settings.home.value, runtime=InlineRuntime(), wakes=False) as engine:
+        runs = [engine.start(flow, number) for number, flow in enumerate(flows)]
+        for run in runs:
+            run.wait()
+        assert {run.state for run in runs} == {RunState.WAITING}
+        server = site.serve()
+        engine.signal(runs[1].id, "more", 4)
+        assert {site.ended(run.id).state for run in runs} == {RunState.SUCCEEDED}
+    site.stop(server)
+    assert site.ledger() == {"double-0": 1, "double-5": 1}
