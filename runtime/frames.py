@@ -39,6 +39,9 @@ DESCRIPTORS: Final = 4
 
 _LENGTH = struct.Struct("<I")
 _READ = 256 * 1024
+# As plain numbers: an enumeration's own arithmetic is slow.
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 _SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
 
 M = TypeVar("M")
@@ -168,7 +171,7 @@ class Link(Generic[M]):
     def receive(self) -> list[M] | None:
         """What has arrived, perhaps nothing yet; None when the other end is closed. Waits on a blocking socket."""
         try:
-            size, ancillary, flags, _ = self.socket.recvmsg_into(self._buffers, _SPACE, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, flags, _ = self.socket.recvmsg_into(self._buffers, _SPACE, _CLOSE_ON_EXEC)
         except BlockingIOError:
             self.exhausted = True
             return []
@@ -179,7 +182,7 @@ class Link(Generic[M]):
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
                 self.descriptors.extend(numbers)
-        if flags & socket.MSG_CTRUNC:
+        if flags & _TRUNCATED:
             raise OSError(errno.EMFILE, "too many files are open: allow more (ulimit -n), or use fewer workers")
         if not size:
             return None
