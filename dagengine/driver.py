@@ -33,11 +33,12 @@ from dagengine.core.events import (
     StepsCalled,
     TimeIsUp,
 )
-from dagengine.core.states import STATE_OF, Phase
+from dagengine.core.states import STATE_OF, BodyPhase, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
+from dagengine.life import Life
 from dagengine.model import (
     Claim,
     Definition,
@@ -50,6 +51,7 @@ from dagengine.model import (
     RunState,
     StepState,
 )
+from dagengine.outside import Outside
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.questions import Questions
 from dagengine.reading import Reader
@@ -57,14 +59,13 @@ from dagengine.runtime.protocol import (
     Succeeded,
 )
 from dagengine.shared_steps import SharedSteps, fork_facts
-from dagengine.storage.interface import AddEvent, Write
+from dagengine.storage.interface import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
 from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
-    from dagengine.workflows import Workflow
 
 POSTED_MAX = 8_192
 """Calls that the body may be ahead of the engine; at the bound the body waits. Keeps a body of a million calls from
@@ -81,7 +82,12 @@ class Driver:
     """A run in the hands of its owner, from claim to release."""
 
     def __init__(
-        self, engine: Engine, index: int, claim: Claim, record: RunRecord, workflow: Callable[[], Workflow[..., Any]]
+        self,
+        engine: Engine,
+        index: int,
+        claim: Claim,
+        record: RunRecord,
+        life: Life,
     ) -> None:
         self.engine = engine
         self.index = index  # in TaskIds
@@ -91,10 +97,12 @@ class Driver:
         self.workflow_name = record.workflow
         self.definitions = Definitions()
         self.reader = Reader(engine.store, engine.artifacts, claim.run_number)
+        self.life = life
+        self.life.driver, self.life.state = self, RunState.RUNNING
         self.ended = threading.Event()
         self.state = RunState.RUNNING
         self.error: BaseException | None = None  # why this process let go of the run before its end
-        self._load_workflow = workflow
+        self._load_workflow = life.load
         self._body: Body | None = None
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
@@ -111,7 +119,7 @@ class Driver:
         self._waiters: dict[int, list[Waiting]] = {}
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
-        self._tally = Tally()
+        self._tally = Tally(self.life.notices)
         self._attempts = Attempts(
             engine,
             index,
@@ -124,6 +132,7 @@ class Driver:
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
+        self.outside = Outside(self, self._core)
         self._compensating: Ending | None = None
         self._flush_due = False
 
@@ -163,7 +172,7 @@ class Driver:
                 self._core.load(
                     self._frontier,
                     self.record.body_closed,
-                    time.time(),
+                    self.engine.clock.now(),
                     self.record.result_inputs,
                     vanished=vanished,
                     compensating=self._compensating,
@@ -171,6 +180,7 @@ class Driver:
             )
             self._frontier = None
             self._note("run.resumed", None, {})
+            self._extra_batch([AWAKE])
         else:
             self._note("run.started", None, {})
         if self._body is not None:
@@ -186,13 +196,22 @@ class Driver:
         return first
 
     def post_step(self, definition: Definition | None, step: NewStep) -> None:
-        if len(self._posted) >= POSTED_MAX:
-            with self._room:
-                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
+        self._wait_for_room()
         if definition is not None:
             self.definitions.recording(definition)
         self._posted.append((definition, step))
         self._notify()
+
+    def post_known(self, event: StepKnown) -> None:
+        self._wait_for_room()
+        if event.definition is not None:
+            self.definitions.recording(event.definition)
+        self.post(event)
+
+    def _wait_for_room(self) -> None:
+        if len(self._posted) >= POSTED_MAX:
+            with self._room:
+                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
 
     def post(self, event: Event) -> None:
         self._posted.append(event)
@@ -282,9 +301,11 @@ class Driver:
         if events:
             if self._flush_due and any(type(event) is FlushAttempts for event in events):
                 self._flush_due = False
-            self._act(self._core.apply(events, time.time()))
+            self._act(self._core.apply(events, self.engine.clock.now()))
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
+        if events or watched:
+            self.outside.turned()
 
     def _take_posted(self, events: list[Event]) -> list[tuple[list[int], Waiting]]:
         self._notified = False
@@ -348,6 +369,8 @@ class Driver:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.drop])
         if actions.force_drop:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.force_drop], force=True)
+        if actions.lookup:
+            self.engine.caching.look(self, actions.lookup)
         for delay, seq, number in actions.timers:
             self.engine.after(delay, self, DelayOver(seq, number))
         if actions.flush and not self._flush_due:
@@ -367,6 +390,11 @@ class Driver:
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
+            self.outside.ended(seq)
+        if actions.ended:
+            self.engine.caching.ended(self, (seq for seq, _, _ in actions.ended))
+        if actions.outside:
+            self.outside.arrange(actions.outside)
         if actions.compensate is not None:
             compensating.look(self, self._core, actions.compensate)
         if actions.finished is not None:
@@ -406,6 +434,10 @@ class Driver:
         self.state = state
         self.ended.set()
         self.engine.forget(self)
+        if state is RunState.WAITING:
+            self.engine.sleeping.fell_asleep(self, self._core.late_stop)
+        else:
+            self.life.end(state, self.error)
 
     def abandon(self, error: BaseException) -> None:
         """Let go of the run where it is: nothing more is written. It can be resumed from what is recorded."""
@@ -424,6 +456,7 @@ class Driver:
         self._holding.free_all()
         self.ended.set()
         self.engine.forget(self)
+        self.life.end(self.state, error)
 
     def runtime_broke(self, error: RuntimeStopped) -> None:
         """The workers are gone: what they had is dropped, the run is released as it is, and can be resumed."""
@@ -434,6 +467,13 @@ class Driver:
             if step.phase in _OUT
         ]
         self.engine.tell(self, [InterruptRequested(), *dropped])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the body has returned, or waits for this and nothing else. On the engine's thread."""
+        return not self._posted and (
+            self._body is None or self._core.body is not BodyPhase.OPEN or self._body.blocking.now
+        )
 
     def join_body(self, timeout: float) -> bool:
         return self._body is None or self._body.join(timeout)
@@ -476,5 +516,8 @@ class Driver:
 
         self.engine.store.write(self.claim, writes, done)
 
+
+AWAKE = SideWrite("sleepers:AWAKE", ({},))
+"""A process has the run again: it is not to be woken."""
 
 _OUT = (Phase.SUBMITTED, Phase.RUNNING)

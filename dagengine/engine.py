@@ -13,14 +13,14 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
-import heapq
 import itertools
 import json
 import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.clocks import Clock
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -37,27 +38,33 @@ from dagengine.core.states import Phase
 from dagengine.driver import Driver
 from dagengine.errors import (
     BadArguments,
-    DefinitionError,
     Fenced,
     InternalError,
     RuntimeStopped,
     StoreError,
 )
-from dagengine.functions import Reference, main_file, refer, resolve
+from dagengine.functions import Reference, main_file, refer
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
-from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
+from dagengine.life import Life
+from dagengine.model import NewRun, PayloadInput, ProcessRecord, RunRecord, RunState, Value
+from dagengine.packing import Shelf, keep_code
+from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
 from dagengine.run import Run
-from dagengine.runtime.protocol import Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.timers import Timers
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from dagengine.caching import Caching
     from dagengine.runtime.protocol import Runtime
+    from dagengine.signals import Post
     from dagengine.submission import Submission
 
 Answer = TypeVar("Answer")
@@ -94,6 +101,8 @@ class Engine:
     workers: processes that run tasks; None: as many as CPUs are free to us
     runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
     home: the folder of settings, and of the default store
+    wakes: whether it takes up again the runs that it let go of to wait without a process; if not, somebody else has to
+    clock: what time it is, for tests (`dagengine.clocks`)
     machine: what this machine lends to runs: memory=, object_memory=, spill=, gpus=, gpu_memory=, resources=
         (`dagengine.config`)
     """
@@ -106,6 +115,8 @@ class Engine:
         workers: int | None = None,
         runtime: Runtime | None = None,
         home: str | Path | None = None,
+        clock: Clock | None = None,
+        wakes: bool = True,
         **machine: Any,
     ) -> None:
         given = store if isinstance(store, (str, Path)) or store is None else None
@@ -126,9 +137,11 @@ class Engine:
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
         self._indexes = itertools.count()
-        self._timers: list[tuple[float, int, Driver, Event | Callable[[], None]]] = []
-        self._timer_numbers = itertools.count()
+        self.clock = Clock() if clock is None else clock
+        self.timers = Timers(self.clock)
+        self.sleeping = Sleeping(self, wakes)
         self._functions: dict[str, int] = {}
+        self._shelf = Shelf(self.store, folder / "cache" / "code")
         self._verified: set[str] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -173,6 +186,7 @@ class Engine:
             _current = None
         if self._opened:
             atexit.unregister(self.close)
+            self.sleeping.close()
             drivers = list(self._by_id.values())
             self.interrupt(force)
             for driver in drivers:
@@ -183,8 +197,8 @@ class Engine:
             self.runtime.close(force)
             self._inbox.put((None, None))
             self._thread.join()
-            if "_keepers" in vars(self):
-                self._keepers.shutdown()
+            if "helpers" in vars(self):
+                self.helpers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
                 gc.set_threshold(*PYTHONS_GC)
         self.store.close()
@@ -205,15 +219,25 @@ class Engine:
         return self.begin(workflow, args, kwargs)
 
     def begin(
-        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run_id: str | None = None
+        self,
+        workflow: Workflow[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run_id: str | None = None,
+        refresh: Sequence[str] = (),
     ) -> Run[Any]:
-        """As `start`, with an id of the caller's. Raises RunExists if it is taken."""
+        """As `start`, with an id of the caller's. Raises RunExists if it is taken.
+
+        refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
+        """
         self._open()
-        new = _new_run(self.artifacts, workflow, args, kwargs, run_id)
+        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
+        if refresh:
+            new.facts["refresh"] = list(refresh)
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
-        driver = Driver(self, next(self._indexes), claim, record, lambda: workflow)
+        driver = Driver(self, next(self._indexes), claim, record, Life(record, lambda: workflow))
         driver.load(None, {})
         return self._add(driver)
 
@@ -226,29 +250,43 @@ class Engine:
         how = Submission() if how is None else how
         return submit(self.store, self.artifacts, self._control_folder, (workflow, args, kwargs), how)[0]
 
-    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True) -> Run[Any]:
+    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True, code: str = PINNED) -> Run[Any]:
         """Go on with the run whose id begins with `run_id`. With `takeover`, also if its owner may live: it writes no more.
         Without `reopen`, what has failed stays as it is, and a request to cancel is heard: nobody has asked to go on.
+        The run keeps its own code, "pinned"; with code="current" it goes on with today's.
 
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
-        workflow's code is needed and can't be loaded.
+        workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
         record = self.store.find_run(run_id)
         workflow: Workflow[..., Any] | None = None
+        pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:
-            found = resolve(Reference.from_json(record.entry))
-            if not isinstance(found, Workflow):
-                raise DefinitionError(f"{Reference.from_json(record.entry)} is not a workflow any more.")
-            workflow = found
+            workflow = pinned.workflow()
         self._open()
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
         claim = self.store.claim(record.id, self.process, works, reopen)
+        record = pinned.hold(self.store.find_run(record.id))
+        load = lambda: cast("Workflow[..., Any]", workflow)  # noqa: E731 - shorter than a def
+        life = self.sleeping.taken(record.id) or Life(record, load)
+        life.load, life.code = load, record.code
+        driver = Driver(self, next(self._indexes), claim, record, life)
+        return self._take_up(driver, reopen)
+
+    def wake_up(self, record: RunRecord, life: Life) -> None:
+        """Go on with a run that this engine let go of. Raises RunOwned, StoreError."""
+        claim = self.store.claim(record.id, self.process, partial(self._works, record.id), reopen=False)
         record = self.store.find_run(record.id)
-        frontier = self.store.frontier(claim.run_number)
-        driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
-        driver.load(frontier, self.store.counts(claim.run_number))
+        if life.code is not None:
+            record = replace(record, facts={**record.facts, "code": life.code})
+        self._take_up(Driver(self, next(self._indexes), claim, record, life), reopen=False)
+
+    def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
+        """Begin to work on a recorded run that was claimed."""
+        number = driver.claim.run_number
+        driver.load(self.store.frontier(number), self.store.counts(number))
         run = self._add(driver)
-        if not reopen and record.cancel_requested_at is not None:
+        if not reopen and driver.record.cancel_requested_at is not None:
             self.tell(driver, [CancelRequested()])
         return run
 
@@ -299,7 +337,7 @@ class Engine:
     def _add(self, driver: Driver) -> Run[Any]:
         self._by_id[driver.run_id] = driver
         self._inbox.put((driver, _BEGIN))
-        return Run(self, driver)
+        return Run(self, driver.life)
 
     def interrupt(self, force: bool = False) -> None:
         """Ask all runs to stop: nothing more is started, and what runs is waited for, or with `force` ended."""
@@ -307,6 +345,7 @@ class Engine:
             self.store.hurry()
         for driver in list(self._by_id.values()):
             self.tell(driver, [InterruptRequested(force)])
+        self.sleeping.let_go()
 
     def cancel(self, run_id: str, compensate: bool = False) -> None:
         """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix.
@@ -322,6 +361,23 @@ class Engine:
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
+        elif record.state is RunState.WAITING:
+            from dagengine.signals import cancelled
+
+            cancelled(self.post, record)
+
+    def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
+        """Send something to a run of this store: as `dagengine.signal`."""
+        from dagengine.signals import send
+
+        return send(self.post, run_id, name, payload, signal_id=signal_id)
+
+    @property
+    def post(self) -> Post:
+        """Where signals to runs of this store go."""
+        from dagengine.signals import Post
+
+        return Post(self.store, self.artifacts, self._control_folder)
 
     def _owned(self) -> set[int]:
         return {driver.claim.run_number for driver in list(self._by_id.values())}
@@ -334,16 +390,24 @@ class Engine:
                 driver.probe()
             elif held.get(number):
                 self.tell(driver, [CancelRequested()])
+            else:
+                self.tell(driver, driver.outside.hint)
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request of another process, on a thread of the control server's."""
         driver = self._by_id.get(str(request.get("run")))
         if driver is None:
+            found = self._asked_asleep(str(request.get("verb")), str(request.get("run")), request.get("timeout"))
+            if found is not None:
+                return found
             return {"error": "this process does not work on that run"}
         if request.get("verb") == "cancel":
             self.tell(driver, [CancelRequested()])
+        elif request.get("verb") == "signal":
+            self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
-            driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            return {"state": str(driver.life.state)}
         elif request.get("verb") == "waits":
             return self._waits(driver)
         elif request.get("verb") == "placement":
@@ -351,6 +415,19 @@ class Engine:
         else:
             return {"error": "unknown verb"}
         return {"state": str(driver.state)}
+
+    def _asked_asleep(self, verb: str, run_id: str, timeout: float | None) -> dict[str, Any] | None:
+        """The same for a run that waits without a process."""
+        life = self.sleeping.life(run_id)
+        if life is None:
+            return None
+        if verb == "wait":
+            life.over.wait(timeout)
+        elif verb in ("signal", "wake", "cancel"):
+            if verb == "cancel":  # it was asked for when the run still had a process
+                self.store.request_cancel(run_id, self.clock.now())
+            self.sleeping.look(run_id)
+        return {"state": str(life.state)}
 
     def _waits(self, driver: Driver) -> dict[str, Any]:
         """What the run's unfinished steps wait for, as many of them as fit into an answer."""
@@ -390,20 +467,29 @@ class Engine:
         """Hand an event, a list of events, an error, or work for the engine's thread to the driver's next turn."""
         self._inbox.put((driver, what))
 
+    def do(self, work: Callable[[], None]) -> None:
+        """Have the engine's thread do it, for no run."""
+        self._inbox.put((None, work))
+
     def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
         """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
-        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), driver, event))
+        self.timers.after(delay, driver, event)
 
     def forget(self, driver: Driver) -> None:
         self._drivers.pop(driver.index, None)
         self._by_id.pop(driver.run_id, None)
+        self.timers.forget(driver)
+        if driver.state is not RunState.WAITING:
+            self.sleeping.ended(driver.run_id)
 
-    def function_number(self, reference: Reference) -> int:
-        text = json.dumps(reference.to_json(), sort_keys=True)
+    def function_number(self, reference: Reference, code: str | None = None) -> int:
+        """The runtime's number of the function, as it is in the pack `code`. Raises LoadError, StoreError."""
+        text = json.dumps([reference.to_json(), code], sort_keys=True)
         number = self._functions.get(text)
         if number is None:
+            given = self._shelf.give(code) if code is not None else NO_CODE
             number = self._functions[text] = len(self._functions)
-            self.runtime.define(number, reference.to_json())
+            self.runtime.define(number, reference.to_json(), given)
         return number
 
     def must_verify(self, digest: str) -> bool:
@@ -415,7 +501,7 @@ class Engine:
 
     def keep_later(self, driver: Driver, event: Succeeded) -> None:
         """Make a large result durable; then the driver is told."""
-        self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
+        self.helpers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
     def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
         """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
@@ -429,13 +515,20 @@ class Engine:
         def kept() -> Any:
             return event(Value(shared.digest, content.size))
 
-        self._keepers.submit(self._keep, driver, [shared], kept)
+        self.helpers.submit(self._keep, driver, [shared], kept)
 
     @functools.cached_property
-    def _keepers(self) -> ThreadPoolExecutor:
+    def helpers(self) -> ThreadPoolExecutor:
+        """Threads for what has to wait for the disk or the store."""
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+
+    @functools.cached_property
+    def caching(self) -> Caching:
+        from dagengine.caching import Caching
+
+        return Caching(self)
 
     def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
         try:
@@ -483,9 +576,8 @@ class Engine:
     def _collect(self, turns: dict[Driver, list[Event]]) -> bool:
         """Wait for messages and sort them by run. False when the engine is closed."""
         inbox = self._inbox
-        timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         try:
-            message = inbox.get(timeout=timeout)
+            message = inbox.get(timeout=self.timers.pause())
         except Empty:
             message = None
         for _ in range(INBOX_BATCH):
@@ -497,6 +589,8 @@ class Engine:
                     return False
                 elif isinstance(what, _Question):
                     what.answer()
+                elif callable(what):
+                    what()
                 else:
                     self._sort_runtime(what, turns)
             try:
@@ -506,10 +600,11 @@ class Engine:
         else:
             if message is not None:
                 self._inbox.put(message)
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            _, _, driver, event = heapq.heappop(self._timers)
-            self._sort(driver, event, turns)
+        for driver, event in self.timers.due():
+            if driver is not None:
+                self._sort(driver, event, turns)
+            elif callable(event):
+                event()
         return True
 
     def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:
@@ -633,10 +728,12 @@ def entry_of(workflow: Workflow[..., Any]) -> Reference:
 
 
 def _new_run(
+    store: Store,
     artifacts: ArtifactStore,
     workflow: Workflow[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
     run_id: str | None,
 ) -> NewRun:
     if run_id is not None and (
@@ -655,6 +752,7 @@ def _new_run(
         "host": platform.node(),
         "cwd": str(Path.cwd()),
         "pid": os.getpid(),
+        **keep_code(store, workflow),
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
@@ -673,6 +771,6 @@ def record_run(
     run_id: str | None = None,
 ) -> str:
     """Record a run that some process is to begin later, and return its id."""
-    new = _new_run(artifacts, workflow, args, kwargs, run_id)
+    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id)
     store.create_run(new, None)
     return new.id

@@ -55,6 +55,7 @@ class Ledger:
         self.in_flight = 0  # SUBMITTED or RUNNING
         self.unrecorded = 0  # ENDING
         self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
+        self.world: set[int] = set()  # steps that are, or were, OUTSIDE
         self._ready: deque[int] = deque()
         self._batches: deque[Batch] = deque()
         self._batch = Batch()
@@ -62,6 +63,8 @@ class Ledger:
         self._to_write: dict[int, AttemptRecord] = {}  # started, not yet handed to the store
         self._waited: set[tuple[int, int]] = set()  # attempts that waited beside idle objects when that was looked at
         self._unsettled: dict[int, Instance] = {}  # objects that may have no more to do
+        self._looked: set[int] = set()  # steps whose value was looked for in the cache
+        self._claims: dict[int, tuple[str, str]] = {}  # steps whose value is to be kept: key in the cache, claim
         self._whole: deque[Step] = deque()  # expanded steps whose last item has ended
         self._actions = Actions()
 
@@ -162,6 +165,7 @@ class Ledger:
             if step.kind.is_outside:
                 self._go(step, Phase.OUTSIDE)
                 self._actions.outside.append(step.seq)
+                self.world.add(step.seq)
                 return
             if step.kind is StepKind.CREATE and step.place is not None and not step.place.instance.wanted:
                 return  # an object is made when there is something for it to do: it may hold a device
