@@ -711,18 +711,23 @@ def _new_run(
 
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
+    facts = {**facts_of(workflow), **keep_code(store, workflow)}
+    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
+
+
+def facts_of(workflow: Workflow[..., Any]) -> dict[str, Any]:
+    """What a new run says of how it was begun, and of its workflow's options."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "host": platform.node(),
         "cwd": str(Path.cwd()),
         "pid": os.getpid(),
-        **keep_code(store, workflow),
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
     if workflow.compensate:
         facts["compensate"] = True
-    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
+    return facts
 
 
 def record_run(

@@ -44,6 +44,8 @@ VERBS: dict[str, dict[str, str]] = {
         "serve": "Work on submitted, scheduled and waiting runs, until it is stopped.",
         "submit": "Leave a run to `dagengine serve`.",
         "queue": "Look at queues, and set their limits.",
+        "schedule": "Have runs begin by the clock.",
+        "backfill": "Begin the runs that a schedule would have begun in the past.",
     },
     "Look": {
         "ls": "List runs, the newest first.",
