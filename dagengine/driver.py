@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dagengine import compensating
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
+from dagengine.commits import Commits
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending
 from dagengine.core.core import RunCore
@@ -106,6 +107,7 @@ class Driver:
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = life.load
         self._body: Body | None = None
+        self._commits = Commits()
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
@@ -429,7 +431,11 @@ class Driver:
         return self._attempts.kept(event)
 
     def _write(self, writes: list[Write]) -> None:
+        began = time.monotonic()
+        writes.extend(self._commits.note(writes))
+
         def done(error: StoreError | InternalError | None) -> None:
+            self._commits.took(time.monotonic() - began)
             self.engine.tell(self, Recorded() if error is None else error)
 
         self.engine.store.write(self.claim, writes, done)

@@ -57,6 +57,10 @@ VERBS: dict[str, dict[str, str]] = {
         "result": "Print the result of a run, or of one step.",
         "errors": "Show what failed in a run, and where.",
         "explain": "Say why a step ran, waits, or was skipped.",
+        "diff": "Show what differs between two runs.",
+        "profile": "Show where the time of a run went.",
+        "timeline": "Draw when the steps of a run ran.",
+        "debug": "Call a step again, here, in a debugger.",
     },
     "Store and machine": {
         "gc": "Collect what nobody needs any more: old runs, old values, artifacts without a row.",
