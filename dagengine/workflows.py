@@ -56,6 +56,10 @@ class Workflow(Generic[P, R_co]):
         if timeout is not None and not 0 < timeout < float("inf"):
             raise DefinitionError(f"timeout={timeout!r} has to be a number of seconds above 0.")
 
+    def limited(self, timeout: float) -> Workflow[P, R_co]:
+        """The same, with another timeout."""
+        return Workflow(self.function, self.name, timeout, self.compensate)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
         if scope is None:
