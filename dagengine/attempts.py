@@ -67,7 +67,13 @@ RuntimeNews = Started | Yielded | Asked | Succeeded | Failed | TimedOut | Lost |
 READERS = 16
 """Read-only calls that run side by side in one object's process, on as many threads."""
 
-_MODES = {StepKind.MAP: "expand", StepKind.CREATE: "create", StepKind.METHOD: "method", StepKind.READONLY: "method"}
+_MODES = {
+    StepKind.MAP: "expand",
+    StepKind.CREATE: "create",
+    StepKind.METHOD: "method",
+    StepKind.READONLY: "method",
+    StepKind.UNDO: "undo",
+}
 
 
 class Attempts:

@@ -69,7 +69,12 @@ class Definitions:
         from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
 
         reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
-        new = Definition(-1, called.name, reference, called.settings.to_json(), fingerprint(called))
+        options = called.settings.to_json()
+        undo = getattr(called.settings, "undo", None)
+        if undo is not None:
+            found = {"name": undo.name, "reference": refer(undo).to_json(), "options": undo.settings.to_json()}
+            options["undo"] = found
+        new = Definition(-1, called.name, reference, options, fingerprint(called))
         new, is_new = self._number(new)
         if is_new:
             self._unrecorded.add(new.number)
@@ -89,6 +94,13 @@ class Definitions:
             new = replace(found, number=self._next)
             self.learn(new)
         return new, True
+
+    def of_undo(self, number: int) -> tuple[int, Definition | None]:
+        """The number of the task that undoes what the definition's steps do, and its definition if it is new."""
+        undo = self._by_number[number].options["undo"]
+        options = {name: value for name, value in undo["options"].items() if name != "checkpoint"}
+        new, is_new = self._number(Definition(-1, undo["name"], undo["reference"], options))
+        return new.number, new if is_new else None
 
 
 def _text(definition: Definition) -> str:

@@ -15,9 +15,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dagengine import compensating
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
 from dagengine.core.actions import Actions, Notice
+from dagengine.core.compensation import Ending
 from dagengine.core.core import RunCore
 from dagengine.core.events import (
     AttemptDropped,
@@ -57,6 +59,7 @@ from dagengine.runtime.protocol import (
 from dagengine.shared_steps import SharedSteps, fork_facts
 from dagengine.storage.interface import AddEvent, Write
 from dagengine.supply import Supply
+from dagengine.taking_over import compensation_of, vanished_attempts
 from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
@@ -121,6 +124,7 @@ class Driver:
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
+        self._compensating: Ending | None = None
         self._flush_due = False
 
     # ---- begin (the caller's thread, before the engine knows the run) -------------------------
@@ -135,10 +139,11 @@ class Driver:
             for (task, state), count in counts.items():
                 self._tally.take_over(task, state, count)
             self.questions.take_over()
+            self._compensating = compensation_of(self.engine.store, self.claim.run_number, frontier)
             self._frontier: Frontier | None = frontier
         else:
             self._frontier = None
-        if not self.record.body_closed:
+        if not self.record.body_closed and self._compensating is None:
             recorded = None
             if frontier is not None and frontier.next_seq:
                 if fork_facts(self.record) is not None:
@@ -152,9 +157,18 @@ class Driver:
         if timeout is not None:
             self.engine.after(float(timeout), self, TimeIsUp(float(timeout)))
         if self._frontier is not None:
-            closed, result = self.record.body_closed, self.record.result_inputs
             self._core.last_values = ended_last_values(self._frontier, self.engine.store, self.claim.run_number)
-            self._act(self._core.load(self._frontier, closed, time.time(), result))
+            vanished = vanished_attempts(self.engine.store, self.claim.run_number, self._frontier)
+            self._act(
+                self._core.load(
+                    self._frontier,
+                    self.record.body_closed,
+                    time.time(),
+                    self.record.result_inputs,
+                    vanished=vanished,
+                    compensating=self._compensating,
+                )
+            )
             self._frontier = None
             self._note("run.resumed", None, {})
         else:
@@ -353,6 +367,8 @@ class Driver:
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
+        if actions.compensate is not None:
+            compensating.look(self, self._core, actions.compensate)
         if actions.finished is not None:
             self._finish(actions.finished)
 

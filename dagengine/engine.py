@@ -27,7 +27,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from dagengine import config
+from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
 from dagengine.control import ControlServer
@@ -308,9 +308,16 @@ class Engine:
         for driver in list(self._by_id.values()):
             self.tell(driver, [InterruptRequested(force)])
 
-    def cancel(self, run_id: str) -> None:
-        """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix."""
+    def cancel(self, run_id: str, compensate: bool = False) -> None:
+        """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix.
+
+        compensate: first run the `undo=` tasks of the steps that succeeded, newest first. A run on which nobody works is
+            taken up for that, also one that has failed or was cancelled before
+        """
         record = self.store.find_run(run_id)
+        if compensate:
+            compensating.request(self, record)
+            return
         self.store.request_cancel(record.id, time.time())
         driver = self._by_id.get(record.id)
         if driver is not None:
@@ -651,6 +658,8 @@ def _new_run(
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
+    if workflow.compensate:
+        facts["compensate"] = True
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 

@@ -12,6 +12,7 @@
     ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
     │   ├── StepFailed             stands in for an exception that can't be brought back
     │   ├── StepTimeout            an attempt ran past its timeout
+    │   ├── StepUnknown            a step that is started at most once, and nobody knows what it did
     │   ├── StepSkipped            not run, because a step it depends on failed
     │   └── StepCancelled          not run to its end, because the run was cancelled
     ├── RunError                 whoever started the run
@@ -130,6 +131,12 @@ class StepTimeout(StepError, TimeoutError):
     """An attempt ran past `timeout`, in seconds, and was ended."""
 
     timeout: float
+
+
+class StepUnknown(StepError):
+    """The step is `at_most_once`, was started in `attempt`, and nobody knows whether it did anything."""
+
+    attempt: int
 
 
 class StepSkipped(StepError):

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import pickle
 
-from dagengine.errors import DefinitionError, StepCancelled, StepFailed, StepSkipped, StepTimeout, TooDeep, WorkerLost
+from dagengine.errors import (
+    DefinitionError,
+    StepCancelled,
+    StepFailed,
+    StepSkipped,
+    StepTimeout,
+    StepUnknown,
+    TooDeep,
+    WorkerLost,
+)
 from dagengine.model import Failure
 
 _BY_KIND = {
@@ -15,6 +24,7 @@ _BY_KIND = {
     "lost": WorkerLost,
     "skipped": StepSkipped,
     "cancelled": StepCancelled,
+    "unknown": StepUnknown,
     "depth": TooDeep,
     "definition": DefinitionError,
 }

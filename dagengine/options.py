@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -17,6 +18,11 @@ from dagengine.errors import BadOption
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
 PRIORITY_MAX = 1_000_000
+
+ELSEWHERE = "elsewhere://"
+"""Recorded in place of the URL of `transactional`."""
+
+_URL = re.compile(r"[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,11 @@ class Options:
         again from its recorded inputs if it is lost
     max_depth: how deep the call may be among calls that were deferred by deferred ones
     version: part of the function's fingerprint: another one says that its results are others, though its code may not
+    at_most_once: start a step once, and never again by itself, even where nobody knows what it did
+    heartbeat_timeout: seconds for which an attempt may be silent (`context().heartbeat()`) before it is ended, or None
+    transactional: give the task `context().connection`, whose transaction commits with the record of what it returned:
+        True: on the store's database; a SQLAlchemy URL: on that one
+    undo: a task that undoes what this one did: called with its result and its arguments when the run is compensated
     name: in step keys instead of the function's name
     key: in place of the ordinal, for one call
     """
@@ -60,6 +71,10 @@ class Options:
     node: str | None = None
     grace: float = 2.0
     checkpoint: bool = True
+    at_most_once: bool = False
+    heartbeat_timeout: float | None = None
+    transactional: bool | str = False
+    undo: Any = None
     max_depth: int = 1_000
     version: str | None = None
     name: str | None = None
@@ -85,8 +100,7 @@ class Options:
         _integer("priority", self.priority, -PRIORITY_MAX, PRIORITY_MAX)
         _label("node", self.node)
         _number("grace", self.grace, 0)
-        if not isinstance(self.checkpoint, bool):
-            raise BadOption(f"checkpoint={self.checkpoint!r} has to be True or False.")
+        self._check_effects()
         _integer("max_depth", self.max_depth, 1)
         _label("version", self.version)
         _label("name", self.name)
@@ -95,6 +109,28 @@ class Options:
             raise BadOption(f"key={self.key!r} would look like an ordinal. Put a letter into it.")
         if self.retry_on is not None and not (callable(self.retry_on) or isinstance(self.retry_on, tuple)):
             raise BadOption("retry_on takes an exception type, a tuple of them, or a predicate on the exception.")
+
+    def _check_effects(self) -> None:
+        _flag("checkpoint", self.checkpoint)
+        _flag("at_most_once", self.at_most_once)
+        if self.at_most_once and self.retries:
+            raise BadOption(
+                f"at_most_once=True starts a step once, so there are no retries={self.retries}. Leave out one of them."
+            )
+        if self.heartbeat_timeout is not None:
+            _number("heartbeat_timeout", self.heartbeat_timeout, 0, above=True)
+        if not isinstance(self.transactional, bool) and (
+            not isinstance(self.transactional, str) or not _URL.match(self.transactional)
+        ):
+            raise BadOption(
+                "transactional= has to be True, for the store's own database, or a SQLAlchemy URL: "
+                "postgresql+psycopg://me@host/database."
+            )
+        if self.undo is not None and not isinstance(getattr(self.undo, "settings", None), Options):
+            raise BadOption(f"undo={self.undo!r} is not a task. Decorate it with @task.")
+        needs = [name for name in ("at_most_once", "transactional", "undo") if getattr(self, name)]
+        if needs and not self.checkpoint:
+            raise BadOption(f"{needs[0]}= needs checkpoint=True: a value that is not recorded may be made again.")
 
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after failure number `failures` (1, 2, …). `chance`: a random number in [0, 1)."""
@@ -113,15 +149,19 @@ class Options:
         return bool(self.retry_on(error))
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        """For the record: without what is code, and without the passwords in URLs."""
+        values = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("retry_on", "key") and getattr(self, field.name) != field.default
+            if field.name not in ("retry_on", "key", "undo") and getattr(self, field.name) != field.default
         }
+        if isinstance(self.transactional, str):
+            values["transactional"] = ELSEWHERE
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Options:
-        return cls(**values)
+        return cls(**{name: value for name, value in values.items() if name != "undo"})
 
     def changed(self, **changes: Any) -> Options:
         """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""
@@ -160,6 +200,11 @@ def _number(name: str, value: object, least: float, most: float = math.inf, *, a
         raise BadOption(
             f"{name}={value!r} has to be a number {limits}{f' and at most {most:g}' if most < 1e9 else ''}."
         )
+
+
+def _flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise BadOption(f"{name}={value!r} has to be True or False.")
 
 
 def _label(name: str, value: object) -> None:

@@ -83,9 +83,12 @@ class Run(Generic[T_co]):
         error.__cause__ = exception_of(failure, where)
         return error
 
-    def cancel(self) -> None:
-        """Ask the run to stop for good: what runs is ended, what waits never runs. `wait` for the end."""
-        self._engine.cancel(self.id)
+    def cancel(self, compensate: bool = False) -> None:
+        """Ask the run to stop for good: what runs is ended, what waits never runs. `wait` for the end.
+
+        compensate: then undo the steps that succeeded and have an `undo=` task, newest first
+        """
+        self._engine.cancel(self.id, compensate)
 
     def progress(self) -> Progress:
         return self._driver.progress()

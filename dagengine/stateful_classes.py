@@ -244,6 +244,11 @@ def stateful(target: type[Any] | None = None, /, *, checkpoint_every: int = 1, *
         raise BadOption(f"checkpoint_every={checkpoint_every!r} has to be a whole number of at least 1.")
     if settings.key is not None:
         raise DefinitionError("key= belongs to one call of a task, and not to a class.")
+    of_tasks = [
+        name for name in ("at_most_once", "transactional", "undo", "heartbeat_timeout") if getattr(settings, name)
+    ]
+    if of_tasks:
+        raise DefinitionError(f"{of_tasks[0]}= is for tasks: calls on a stateful object are made again to rebuild it.")
     if not settings.checkpoint:
         raise DefinitionError("checkpoint=False is for tasks: what is called on a stateful object is recorded.")
 

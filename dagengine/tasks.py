@@ -46,6 +46,10 @@ class Changes(TypedDict, total=False):
     node: str | None
     grace: float
     checkpoint: bool
+    at_most_once: bool
+    heartbeat_timeout: float | None
+    transactional: bool | str
+    undo: Task[..., Any] | None
     max_depth: int
     version: str | None
     name: str | None

@@ -28,12 +28,22 @@ T = TypeVar("T")
 
 
 class Workflow(Generic[P, R_co]):
-    """A decorated function. `function` is the plain one; `timeout`: seconds that a start or resume of a run may take."""
+    """A decorated function. `function` is the plain one.
+
+    timeout: seconds that a start or resume of a run may take
+    compensate: whether a run that fails undoes what its tasks with `undo=` did
+    """
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, function: Callable[P, R_co], name: str | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R_co],
+        name: str | None = None,
+        timeout: float | None = None,
+        compensate: bool = False,
+    ) -> None:
         if not callable(function):
             raise DefinitionError(f"@workflow takes a function, not {function!r}.")
         functools.update_wrapper(self, function)
@@ -41,6 +51,7 @@ class Workflow(Generic[P, R_co]):
         self.name = name or function.__name__
         if not self.name.isprintable() or any(c in "/[]" for c in self.name):
             raise DefinitionError(f"name={self.name!r} has to be printable, without / [ ].")
+        self.compensate = compensate
         self.timeout = timeout
         if timeout is not None and not 0 < timeout < float("inf"):
             raise DefinitionError(f"timeout={timeout!r} has to be a number of seconds above 0.")
@@ -114,7 +125,11 @@ class Workflow(Generic[P, R_co]):
             raise BadArguments(f"{self.name}{self.signature}: {error}.") from None
 
     def __reduce__(self) -> Any:
-        return self.__qualname__ if named_by_itself(self) else (Workflow, (self.function, self.name, self.timeout))
+        return (
+            self.__qualname__
+            if named_by_itself(self)
+            else (Workflow, (self.function, self.name, self.timeout, self.compensate))
+        )
 
     def __repr__(self) -> str:
         return f"<workflow {self.__module__}.{self.__qualname__}>"
@@ -132,18 +147,24 @@ async def _in_scope(scope: Scope, coroutine: Coroutine[Any, Any, R_co]) -> R_co:
 def workflow(function: Callable[P, R_co], /) -> Workflow[P, R_co]: ...
 @overload
 def workflow(
-    *, name: str | None = None, timeout: float | None = None
+    *, name: str | None = None, timeout: float | None = None, compensate: bool = False
 ) -> Callable[[Callable[P, R_co]], Workflow[P, R_co]]: ...
 def workflow(
-    function: Callable[P, R_co] | None = None, /, *, name: str | None = None, timeout: float | None = None
+    function: Callable[P, R_co] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    compensate: bool = False,
 ) -> Any:
     """Make a workflow of a function, sync or async: `@workflow`, or `@workflow(name="nightly", timeout=3600)`.
 
     timeout: seconds that a run may work after each start or resume; then it fails, and can be resumed
+    compensate: before a run ends that has failed, run the `undo=` tasks of its steps that succeeded, newest first
     """
     if function is not None:
-        return Workflow(function, name, timeout)
-    return lambda wrapped: Workflow(wrapped, name, timeout)
+        return Workflow(function, name, timeout, compensate)
+    return lambda wrapped: Workflow(wrapped, name, timeout, compensate)
 
 
 def load(entry: str) -> Workflow[..., Any]:

@@ -40,6 +40,8 @@ class Actions:
     unmade: (seq, why) of those whose value can't be made again
     patience: whether to send PatienceOver after a while
     flush: whether to send FlushAttempts after a while
+    compensate: the run is about to end in this state: whether it is to be compensated, and of what, is to be told with
+        UndoFound
     stop_body: whether to let go of the body
     finished: the run's state, once it is durable
     """
@@ -60,5 +62,6 @@ class Actions:
     unmade: list[tuple[int, Failure]] = field(default_factory=list)
     patience: bool = False
     flush: bool = False
+    compensate: RunState | None = None
     stop_body: bool = False
     finished: RunState | None = None

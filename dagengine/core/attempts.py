@@ -5,7 +5,7 @@ May import model, options, errors and the store's vocabulary of writes.
 
 from __future__ import annotations
 
-from dagengine.core.actors import Actors
+from dagengine.core.cautious import KNOWN, UNKNOWN, Cautious
 from dagengine.core.chain import Life, Place
 from dagengine.core.events import (
     AttemptDropped,
@@ -30,7 +30,7 @@ HARMLESS = ("error", "unpicklable", "artifact")
 Ended = AttemptSucceeded | AttemptExpanded | AttemptGrown | AttemptFailed | AttemptLost
 
 
-class Attempts(Actors):
+class Attempts(Cautious):
     """A ledger whose steps are tried."""
 
     def _submit(self, now: float) -> None:
@@ -43,7 +43,10 @@ class Attempts(Actors):
             if step.place is None or self._has_place(step, step.place, now):
                 step.attempt += 1
                 self._go(step, Phase.SUBMITTED)
-                self._actions.submit.append((step.seq, step.attempt))
+                if self._careful(step):
+                    self._announce(step, now)
+                else:
+                    self._actions.submit.append((step.seq, step.attempt))
 
     def _may_go(self, step: Step) -> bool:
         """Whether what a ready step reads is still there."""
@@ -142,6 +145,10 @@ class Attempts(Actors):
         if step is None:
             return
         outcome = "timeout" if event.failure.kind == "timeout" else "failed"
+        if self._careful(step) and event.failure.kind not in KNOWN:
+            self._close_attempt(step, event, UNKNOWN, event.failure)
+            self._end_unknown(step, event.at, event.failure.message)
+            return
         self._close_attempt(step, event, outcome, event.failure)
         if step.place is not None:
             self._place_left(step, step.place, spoiled=not step.readonly or event.failure.kind not in HARMLESS)
@@ -163,6 +170,10 @@ class Attempts(Actors):
         step = self._current(event.seq, event.number)
         if step is None:
             return
+        if self._careful(step):
+            self._close_attempt(step, event, UNKNOWN, event.failure)
+            self._end_unknown(step, event.at, event.failure.message)
+            return
         self._close_attempt(step, event, "lost", event.failure)
         if step.place is not None:
             self._place_left(step, step.place, spoiled=True)
@@ -177,6 +188,8 @@ class Attempts(Actors):
             return
         if step.place is not None:
             self._place_left(step, step.place, spoiled=False)
+        if self._careful(step):
+            self._withdraw(step, now, event.failure)
         self._end(step, StepState.FAILED, event.at, failure=event.failure)
 
     def _attempt_dropped(self, event: AttemptDropped, now: float) -> None:
@@ -185,11 +198,16 @@ class Attempts(Actors):
             return
         started = self._started.pop(step.seq, None)
         self._to_write.pop(step.seq, None)
+        if event.started and self._careful(step):
+            began = started or AttemptRecord(step.seq, step.attempt, None, None, self.host, event.at)
+            self._actions.writes.append(RecordAttempt(began._replace(finished_at=event.at, outcome=UNKNOWN)))
+            self._end_unknown(step, event.at, "it was ended while it ran")
+            return
         if event.started and started is not None:
             ended = started._replace(finished_at=event.at, outcome="cancelled")
             self._actions.writes.append(RecordAttempt(ended))
         elif not event.started:
-            step.attempt -= 1  # it never was one
+            self._withdraw(step, now)
         if step.place is not None:
             self._place_left(step, step.place, spoiled=event.started and not step.readonly)
         if self.stop == Stop.CANCEL:
@@ -197,6 +215,9 @@ class Attempts(Actors):
         else:
             self._go(step, Phase.READY)
             self._ready.append(step.seq)
+
+    def _not_begun(self, step: Step, now: float) -> None:
+        self._attempt_dropped(AttemptDropped(step.seq, step.attempt, False, now), now)
 
     def _delay_over(self, event: DelayOver, now: float) -> None:
         step = self.steps.get(event.seq)

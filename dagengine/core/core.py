@@ -13,10 +13,12 @@ May import model, options, errors and the store's vocabulary of writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dagengine.core.actions import Actions
+from dagengine.core.compensation import Compensation, Ending
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -48,26 +50,40 @@ from dagengine.core.events import (
     StepKnown,
     StepsCalled,
     TimeIsUp,
+    UndoFound,
     ValueKept,
     ValueLost,
     ValueWanted,
 )
-from dagengine.core.growing import Growing
 from dagengine.core.ledger import cancelled
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
-from dagengine.model import Failure, Frontier, Input, RunState, StepState
+from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, StepState
 from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Growing):
+class RunCore(Compensation):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
 
-    def load(self, frontier: Frontier, body_closed: bool, now: float, result_inputs: Iterable[Input] = ()) -> Actions:
-        """Take over what is left of a recorded run. `result_inputs`: what its body returned, if it has."""
+    def load(
+        self,
+        frontier: Frontier,
+        body_closed: bool,
+        now: float,
+        result_inputs: Iterable[Input] = (),
+        *,
+        vanished: Mapping[int, AttemptRecord] = MappingProxyType({}),
+        compensating: Ending | None = None,
+    ) -> Actions:
+        """Take over what is left of a recorded run.
+
+        result_inputs: what its body returned, if it has
+        vanished: the last attempts of cautious steps, where it is not known how they ended
+        compensating: it is being compensated; how it ends after that
+        """
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
         self.ended_before = frontier.ended_inputs
         self._define(frontier.definitions)
@@ -86,6 +102,9 @@ class RunCore(Growing):
         self._keep_results(result_inputs)
         for step in unfinished:
             self._link(step, now)
+        self._load_vanished(vanished, now)
+        if compensating is not None:
+            self._begin_compensation(compensating, now)
         for step in unfinished:
             self._consider(step, now)
         return self._conclude(now)
@@ -150,6 +169,7 @@ class RunCore(Growing):
             self._forget(step)
         self._remade_recorded(batch.remade, now)
         self._kept_recorded(batch.kept)
+        self._announced(batch.announced, now)
         if batch.finished is not None:
             self._actions.finished = batch.finished
 
@@ -196,6 +216,8 @@ class RunCore(Growing):
         self._stop(Stop.INTERRUPT, force=event.force)
 
     def _cancel_requested(self, event: CancelRequested, now: float) -> None:
+        if self.compensating is not None:
+            return  # it is what the run does already; told again until the run has ended
         self._stop(Stop.CANCEL, force=True)
         for step in list(self.steps.values()):
             if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
@@ -227,6 +249,8 @@ class RunCore(Growing):
         if self.stop == Stop.NO and (self.unfinished or self.keeping):
             return
         state, failure = self._verdict()
+        if self._undo_first(state, now):
+            return
         self.finish_asked = True
         self._batch.finished = state
         self._actions.writes.append(FinishRun(state, now, failure))
@@ -240,6 +264,8 @@ class RunCore(Growing):
             return RunState.FAILED, self.failure
         if self.stop == Stop.INTERRUPT:
             return RunState.INTERRUPTED, None
+        if self.compensating is not None:
+            return self._compensated(self.compensating)
         if self.failure is not None:
             return RunState.FAILED, self.failure
         if self.unhandled:
@@ -287,5 +313,6 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     InterruptRequested: RunCore._interrupt_requested,
     CancelRequested: RunCore._cancel_requested,
     TimeIsUp: RunCore._time_is_up,
+    UndoFound: RunCore._undo_found,
     FlushAttempts: RunCore._flush_attempts,
 }

@@ -176,8 +176,8 @@ class Ephemerals(Attempts):
             return
         started = self._started.pop(step.seq, None)
         self._to_write.pop(step.seq, None)
-        if started is None:
-            step.attempt -= 1  # it never was one
+        if started is None or self._careful(step):
+            self._withdraw(step, now)
         step.losses += 1
         if step.losses > WORKER_LOSSES:
             message = f"{step.key} lost its inputs again and again: {event.reason}"

@@ -302,6 +302,15 @@ class TimeIsUp:
 
 
 @dataclass(slots=True)
+class UndoFound:
+    """Answers `compensate`: whether the run is to be compensated, and the undo steps that are left, newest first."""
+
+    wanted: bool
+    definitions: tuple[Definition, ...]
+    steps: tuple[NewStep, ...]
+
+
+@dataclass(slots=True)
 class FlushAttempts:
     """Attempts have waited long enough for a commit to share."""
 
@@ -338,5 +347,6 @@ Event = (
     | InterruptRequested
     | CancelRequested
     | TimeIsUp
+    | UndoFound
     | FlushAttempts
 )

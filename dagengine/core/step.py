@@ -90,14 +90,15 @@ class Step:
 class Batch:
     """What a batch of writes makes true once it is durable."""
 
-    __slots__ = ("ended", "finished", "kept", "new", "remade")
+    __slots__ = ("announced", "ended", "finished", "kept", "new", "remade")
 
     def __init__(self) -> None:
         self.new: list[int] = []
         self.ended: list[int] = []
         self.remade: list[int] = []  # ephemeral steps whose value is there again
         self.kept: list[int] = []  # ephemeral steps whose value is recorded after all
+        self.announced: list[tuple[int, int]] = []  # attempts that go out when their start is durable
         self.finished: RunState | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.new or self.ended or self.finished or self.remade or self.kept)
+        return bool(self.new or self.ended or self.finished or self.remade or self.kept or self.announced)

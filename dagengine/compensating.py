@@ -1,0 +1,93 @@
+"""What the run core asks before a run ends that may have to be compensated: is it, and what is there to undo?
+
+The steps that succeeded and have an undo task, newest first, without those whose undoing is on record. A step's undo is
+called with the step's result, then with its own arguments; its key is the step's key with `/undo` behind it.
+
+May import everything of the workflow layer that a driver may.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dagengine.core.core import RunCore
+from dagengine.core.events import UndoFound
+from dagengine.errors import RunExists, StoreError
+from dagengine.model import Definition, NewStep, RecordedCall, RunRecord, RunState, StepInput, StepKind, StepState
+from dagengine.views import run_state
+
+if TYPE_CHECKING:
+    from dagengine.driver import Driver
+    from dagengine.engine import Engine
+
+
+def request(engine: Engine, run: RunRecord) -> None:
+    """Have the run compensated: by whoever works on it, or by this engine. Raises RunExists if it has succeeded."""
+    from dagengine.storage.compensation import request as note
+
+    if run.state is RunState.SUCCEEDED:
+        raise RunExists(f"run {run.id[:8]} has succeeded: there is nothing to cancel.", run_id=run.id)
+    note(engine.store, run.number, time.time())
+    if run_state(run, lambda owner: engine._works(run.id, owner)) is RunState.RUNNING:
+        engine.cancel(run.id)
+    else:
+        engine.resume(run.id)
+
+
+def look(driver: Driver, core: RunCore, state: RunState) -> None:
+    """Answer the core, which is about to end the run in `state`. Reads elsewhere: the run may have many steps."""
+    undoable = frozenset(core.undoable)
+
+    def job() -> None:
+        try:
+            found = _candidates(driver, undoable) if _wanted(driver, state) else None
+            driver.engine.tell(driver, partial(_answer, driver, found))
+        except StoreError as error:
+            driver.engine.tell(driver, error)
+
+    driver.engine._keepers.submit(job)
+
+
+def _wanted(driver: Driver, state: RunState) -> bool:
+    from dagengine.storage.compensation import requested
+
+    if state is RunState.FAILED and driver.record.facts.get("compensate"):
+        return True
+    return requested(driver.engine.store, driver.claim.run_number) is not None
+
+
+def _candidates(driver: Driver, undoable: frozenset[int]) -> list[RecordedCall]:
+    """Newest first."""
+    store, run = driver.engine.store, driver.claim.run_number
+    undone = set()
+    found = []
+    for call in store.recorded_calls(run):
+        if call.kind is StepKind.UNDO:
+            undone.add(call.key)
+        elif call.kind is StepKind.TASK and call.definition in undoable and call.state is StepState.SUCCEEDED:
+            found.append(call)
+    left = [call for call in found if f"{call.key}/undo" not in undone]
+    order = store.finish_order(run, [call.seq for call in left]) if left else {}
+    return sorted(left, key=lambda call: order.get(call.seq, 0), reverse=True)
+
+
+def _answer(driver: Driver, found: list[RecordedCall] | None) -> None:
+    if found is None:
+        driver.engine.tell(driver, UndoFound(False, (), ()))
+        return
+    new: list[Definition] = []
+    numbers: dict[int, int] = {}
+    first = driver.take_seqs(len(found))
+    steps = []
+    for index, call in enumerate(found):
+        number = numbers.get(call.definition)
+        if number is None:
+            number, made = driver.definitions.of_undo(call.definition)
+            numbers[call.definition] = number
+            if made is not None:
+                new.append(made)
+        inputs = (*call.inputs, StepInput(call.seq))
+        steps.append(NewStep(first + index, f"{call.key}/undo", StepKind.UNDO, number, call.call, inputs))
+    driver.engine.tell(driver, UndoFound(True, tuple(new), tuple(steps)))
