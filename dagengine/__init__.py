@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dagengine import aio, errors
     from dagengine.contexts import Context, context
+    from dagengine.continuing import continue_with
     from dagengine.effects import Pending
     from dagengine.engine import Engine
     from dagengine.errors import DagengineError, RunFailed, StepFailed, StepSkipped, StepTimeout
@@ -30,6 +31,7 @@ _HOME = {
     "Context": "contexts",
     "context": "contexts",
     "Pending": "effects",
+    "continue_with": "continuing",
     "Engine": "engine",
     "DagengineError": "errors",
     "RunFailed": "errors",
@@ -75,6 +77,7 @@ __all__ = [
     "aio",
     "as_completed",
     "context",
+    "continue_with",
     "errors",
     "first",
     "gather",

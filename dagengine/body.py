@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagengine.calls import encode_call, same_call, set_aside, show_call
+from dagengine.continuing import Continuation, record_successor
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
@@ -200,18 +201,24 @@ class Body:
         try:
             args, kwargs = self.driver.read_arguments()
             self._scope.enter()
-            result = self._call(args, kwargs)
-            call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self)
+            returned = self._returned(args, kwargs)
             self._went_on()
             if self.driver.shared is not None and self._replay is not None:
                 self.driver.shared.leave(self._replay.left())
-            self.driver.post(BodyReturned(call, inputs))
+            self.driver.post(returned)
         except _Mismatched as mismatch:
             self.driver.post(BodyMismatched(mismatch.failure))
         except BodyStopped:
             pass
         except BaseException as error:
             self.driver.post(self._raised_event(error))
+
+    def _returned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BodyReturned:
+        try:
+            result = self._call(args, kwargs)
+        except Continuation as asked:
+            return record_successor(self, asked)
+        return BodyReturned(*encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self.workflow.function
@@ -240,12 +247,12 @@ class Body:
     def call(self, scope: Scope, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ref:
         """A call of a task in `scope`: the ref of its step. Raises BadArguments, Unpicklable."""
         task.check_arguments(args, kwargs)
-        return self._record(scope.key(task.name, task.settings.key), StepKind.TASK, task, args, kwargs)
+        return self.record(scope.key(task.name, task.settings.key), StepKind.TASK, task, args, kwargs)
 
     def create(self, scope: Scope, stateful: Stateful, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Proxy:
         """The making of a stateful object in `scope`. Raises BadArguments, Unpicklable."""
         stateful.check_arguments(args, kwargs)
-        ref = self._record(scope.key(stateful.name), StepKind.CREATE, stateful, args, kwargs)
+        ref = self.record(scope.key(stateful.name), StepKind.CREATE, stateful, args, kwargs)
         return Proxy(self, stateful, ref._seq, ref._key, scope)
 
     def call_method(
@@ -253,7 +260,7 @@ class Body:
     ) -> Ref:
         """A call on the stateful object that step `instance` makes: the ref of its step."""
         method.check_arguments(args, kwargs)
-        return self._record(key, method.kind, method, args, kwargs, further=(StepInput(instance),))
+        return self.record(key, method.kind, method, args, kwargs, further=(StepInput(instance),))
 
     def map_now(
         self, scope: Scope, task: Task[..., Any], items: Iterable[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -270,9 +277,9 @@ class Body:
     ) -> Ref:
         task.check_arguments((items, *args), kwargs)
         key = scope.key(f"{task.name}.map", task.settings.key)
-        return self._record(key, StepKind.MAP, task, (items, *args), kwargs)
+        return self.record(key, StepKind.MAP, task, (items, *args), kwargs)
 
-    def _record(
+    def record(
         self,
         key: str,
         kind: StepKind,

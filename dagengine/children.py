@@ -15,20 +15,19 @@ May import everything of the workflow layer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from dagengine.calls import encode_call
+from dagengine.continuing import find, last_of
 from dagengine.core.events import OutsideEnded
 from dagengine.core.step import Step
-from dagengine.errors import DagengineError, DefinitionError, RunNotFound, RunOwned, RuntimeStopped
+from dagengine.errors import DagengineError, DefinitionError, RunOwned, RuntimeStopped
 from dagengine.functions import Reference, resolve
 from dagengine.model import (
     INLINE_LIMIT,
     Failure,
-    PayloadInput,
     RunRecord,
     RunState,
     StepInput,
@@ -39,7 +38,7 @@ from dagengine.model import (
 from dagengine.reading import Reader
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, outside
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.values import Encoded, Placeholder, encode
 from dagengine.workflows import Workflow
 
@@ -205,16 +204,6 @@ def is_detached(driver: Driver, step: Step) -> bool:
 # ---- ends ---------------------------------------------------------------------------------------
 
 
-def word_to_parent(store: Store, child: RunRecord) -> tuple[SideWrite, ...]:
-    """What is written with the end of a run: if it is a child, its parent is due."""
-    if child.parent is None:
-        return ()
-    parent = find(store, child.parent[0])
-    if parent is None:
-        return ()
-    return (SideWrite("children:COME", ({"parent": parent.number, "id": parent.id},)),)
-
-
 def cancel_below(store: Store, parent: RunRecord, at: float) -> Iterator[RunRecord]:
     """Ask the unfinished attached children of a run to stop, and theirs; yields each that was asked, as it was."""
     detached = {found.number for found in store.definitions(parent.number) if found.options.get("detached")}
@@ -237,29 +226,3 @@ def children_of(store: Store, run: RunRecord, detached: set[int] | None = None) 
     seqs = [step.seq for step in waiting if step.kind is StepKind.CHILD and step.definition not in detached]
     found = (find(store, child_id(run.id, seq)) for seq in seqs)
     return [last_of(store, child) for child in found if child is not None]
-
-
-# ---- looking runs up ----------------------------------------------------------------------------
-
-
-def find(store: Store, run_id: str) -> RunRecord | None:
-    """The run of this whole id."""
-    try:
-        found = store.find_run(run_id)
-    except RunNotFound:
-        return None
-    return found if found.id == run_id else None
-
-
-def last_of(store: Store, run: RunRecord) -> RunRecord:
-    """The run that the run was continued as, and so on: where its result is."""
-    while run.state is RunState.SUCCEEDED and run.continued_as is not None:
-        after = find(store, run.continued_as)
-        if after is None:
-            return run
-        run = after
-    return run
-
-
-def payloads_of(inputs: Iterable[Any]) -> tuple[PayloadInput, ...]:
-    return tuple(item for item in inputs if isinstance(item, PayloadInput))

@@ -9,12 +9,14 @@ May import everything of the workflow layer.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagengine.calls import encode_call
 from dagengine.core.events import BodyReturned
-from dagengine.errors import DefinitionError, RunExists
+from dagengine.errors import DefinitionError, RunExists, RunNotFound
 from dagengine.model import NewRun, RunRecord, RunState, StepInput
 from dagengine.refs import Ref
 from dagengine.scopes import current_scope, outside
@@ -22,6 +24,9 @@ from dagengine.values import encode
 
 if TYPE_CHECKING:
     from dagengine.body import Body
+    from dagengine.driver import Driver
+    from dagengine.engine import Engine
+    from dagengine.storage.interface import Store
 
 _CONTINUED = encode((("the run goes on in another",), {})).to_bytes()
 """What is recorded as returned by a body that was continued."""
@@ -76,13 +81,45 @@ def record_successor(body: Body, asked: Continuation) -> BodyReturned:
     facts["first"] = record.facts.get("first", record.id)
     run_id = successor_id(record.id)
     payloads = tuple(item for item in inputs if not isinstance(item, StepInput))
-    new = NewRun(run_id, record.workflow, record.entry, call, payloads, engine.clock.now(), facts)
-    try:
+    new = NewRun(run_id, record.workflow, record.entry, call, payloads, time.time(), facts)
+    with contextlib.suppress(RunExists):  # recorded by a process that died before it could say so here
         engine.store.create_run(new, None)
-    except RunExists:
-        pass  # recorded by a process that died before it could say so here
+    driver.continued = True
     return BodyReturned(_CONTINUED, ())
 
 
-def is_continued(state: RunState, run: RunRecord) -> bool:
-    return state is RunState.SUCCEEDED and continued_as(run) is not None
+def successor_of(engine: Engine, driver: Driver) -> Driver | RunRecord:
+    """The run that goes on after the driver's: with its driver, if this process works on it; else the last one of all."""
+    run_id = successor_id(driver.run_id)
+    while True:
+        after = engine.driver_of(run_id)
+        if after is not None:
+            return after
+        record = engine.store.find_run(run_id)
+        if record.state is not RunState.SUCCEEDED or continued_as(record) is None:
+            return record
+        run_id = successor_id(run_id)
+
+
+# ---- looking runs up ----------------------------------------------------------------------------
+
+
+def find(store: Store, run_id: str) -> RunRecord | None:
+    """The run of this whole id."""
+    try:
+        found = store.find_run(run_id)
+    except RunNotFound:
+        return None
+    return found if found.id == run_id else None
+
+
+def last_of(store: Store, run: RunRecord) -> RunRecord:
+    """The run that the run was continued as, and so on: where its result is."""
+    while run.state is RunState.SUCCEEDED and (successor := continued_as(run)) is not None:
+        after = find(store, successor)
+        if after is None:
+            raise RunNotFound(
+                f"run {run.id} goes on in run {successor}, which is gone: was it removed?", run_id=successor
+            )
+        run = after
+    return run

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.continuing import last_of
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -183,8 +184,8 @@ class Engine:
             self.runtime.close(force)
             self._inbox.put((None, None))
             self._thread.join()
-            if "_keepers" in vars(self):
-                self._keepers.shutdown()
+            if "helpers" in vars(self):
+                self.helpers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
                 gc.set_threshold(*PYTHONS_GC)
         self.store.close()
@@ -205,11 +206,17 @@ class Engine:
         return self.begin(workflow, args, kwargs)
 
     def begin(
-        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run_id: str | None = None
+        self,
+        workflow: Workflow[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run_id: str | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> Run[Any]:
-        """As `start`, with an id of the caller's. Raises RunExists if it is taken."""
+        """As `start`, with an id and further facts of the caller's. Raises RunExists if the id is taken."""
         self._open()
         new = _new_run(self.artifacts, workflow, args, kwargs, run_id)
+        new.facts.update(facts or {})
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
@@ -233,7 +240,7 @@ class Engine:
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded.
         """
-        record = self.store.find_run(run_id)
+        record = last_of(self.store, self.store.find_run(run_id))
         workflow: Workflow[..., Any] | None = None
         if not record.body_closed:
             found = resolve(Reference.from_json(record.entry))
@@ -246,6 +253,7 @@ class Engine:
         record = self.store.find_run(record.id)
         frontier = self.store.frontier(claim.run_number)
         driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
+        driver.reopened = reopen
         driver.load(frontier, self.store.counts(claim.run_number))
         run = self._add(driver)
         if not reopen and record.cancel_requested_at is not None:
@@ -322,6 +330,10 @@ class Engine:
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
+
+    def driver_of(self, run_id: str) -> Driver | None:
+        """Of a run that this engine works on."""
+        return self._by_id.get(run_id)
 
     def _owned(self) -> set[int]:
         return {driver.claim.run_number for driver in list(self._by_id.values())}
@@ -415,7 +427,7 @@ class Engine:
 
     def keep_later(self, driver: Driver, event: Succeeded) -> None:
         """Make a large result durable; then the driver is told."""
-        self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
+        self.helpers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
     def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
         """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
@@ -429,10 +441,10 @@ class Engine:
         def kept() -> Any:
             return event(Value(shared.digest, content.size))
 
-        self._keepers.submit(self._keep, driver, [shared], kept)
+        self.helpers.submit(self._keep, driver, [shared], kept)
 
     @functools.cached_property
-    def _keepers(self) -> ThreadPoolExecutor:
+    def helpers(self) -> ThreadPoolExecutor:
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
