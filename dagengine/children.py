@@ -14,14 +14,14 @@ May import everything of the workflow layer.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from dagengine.continuing import find, last_of
-from dagengine.core.events import OutsideEnded
+from dagengine.core.events import Event, OutsideEnded
 from dagengine.core.step import Step
 from dagengine.errors import DagengineError, DefinitionError, RunOwned, RuntimeStopped
 from dagengine.functions import Reference, resolve
@@ -83,7 +83,7 @@ class ChildCall:
 def call(scope: Scope, child: ChildCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ref:
     """In a body: the ref to the child's result, or to its id if it is detached. Raises BadArguments, Unpicklable."""
     child.referred.check_arguments(args, kwargs)
-    return scope.body.record(scope.key(child.name), StepKind.CHILD, child, args, kwargs)
+    return scope.body._record(scope.key(child.name), StepKind.CHILD, child, args, kwargs)
 
 
 def child_id(parent: str, seq: int) -> str:
@@ -94,8 +94,15 @@ def child_id(parent: str, seq: int) -> str:
 # ---- the helper threads of an engine ------------------------------------------------------------
 
 
-def begin(driver: Driver, steps: list[Step]) -> None:
-    """See to it that the runs of these steps are there, and under way."""
+def seen_to(driver: Driver, new: list[Step], steps: list[Step]) -> list[Event]:
+    """Begin the runs of the `new` steps; and how those of `steps` have ended that have."""
+    failed = begin(driver, new)
+    return [*failed, *look(driver, steps)]
+
+
+def begin(driver: Driver, steps: list[Step]) -> list[Event]:
+    """See to it that the runs of these steps are there, and under way; the ends of steps for which that can't be."""
+    failed: list[Event] = []
     for step in steps:
         if step.call is not None:
             try:
@@ -104,7 +111,8 @@ def begin(driver: Driver, steps: list[Step]) -> None:
                 pass  # this engine is being closed; or another process works on the child
             except DagengineError as error:
                 failure = replace(describe_failure(error), traceback="", retriable=False)
-                driver.engine.tell(driver, [OutsideEnded(step.seq, StepState.FAILED, time.time(), failure=failure)])
+                failed.append(OutsideEnded(step.seq, StepState.FAILED, driver.engine.clock.now(), failure=failure))
+    return failed
 
 
 def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
@@ -129,9 +137,9 @@ def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
     engine.begin(workflow, args, kwargs, run_id, facts)
 
 
-def look(driver: Driver, steps: list[Step]) -> list[OutsideEnded]:
+def look(driver: Driver, steps: list[Step]) -> list[Event]:
     """Of these steps, those whose runs have ended by now, or which need no more than that they are there."""
-    ends = []
+    ends: list[Event] = []
     for step in steps:
         child = find(driver.engine.store, child_id(driver.run_id, step.seq))
         if child is not None:
@@ -142,7 +150,7 @@ def look(driver: Driver, steps: list[Step]) -> list[OutsideEnded]:
 
 
 def _end_of(driver: Driver, step: Step, child: RunRecord) -> OutsideEnded | None:
-    now = time.time()
+    now = driver.engine.clock.now()
     if is_detached(driver, step):
         return OutsideEnded(step.seq, StepState.SUCCEEDED, now, _value(driver.engine, encode(child.id)))
     child = last_of(driver.engine.store, child)
@@ -204,25 +212,40 @@ def is_detached(driver: Driver, step: Step) -> bool:
 # ---- ends ---------------------------------------------------------------------------------------
 
 
+def stop_with(driver: Driver, steps: Iterable[Step]) -> None:
+    """The run is being stopped. If it was cancelled, so are its attached children. On the engine's thread."""
+    runs = [
+        child_id(driver.run_id, step.seq)
+        for step in steps
+        if step.kind is StepKind.CHILD and step.end is StepState.CANCELLED and not is_detached(driver, step)
+    ]
+    if runs:
+        driver.engine.helpers.submit(_cancel, driver.engine, runs)
+
+
+def _cancel(engine: Engine, runs: list[str]) -> None:
+    for run_id in runs:
+        child = find(engine.store, run_id)
+        if child is not None:
+            with contextlib.suppress(DagengineError):
+                engine.cancel(last_of(engine.store, child).id)
+
+
 def cancel_below(store: Store, parent: RunRecord, at: float) -> Iterator[RunRecord]:
-    """Ask the unfinished attached children of a run to stop, and theirs; yields each that was asked, as it was."""
-    detached = {found.number for found in store.definitions(parent.number) if found.options.get("detached")}
+    """Ask the unfinished attached children of a run that nobody works on to stop, and theirs; yields each, as it was."""
     todo = [parent]
     while todo:
-        run = todo.pop()
-        for child in children_of(store, run, detached if run is parent else None):
-            if child.state is RunState.SUCCEEDED or child.state in FAILED:
-                continue
-            store.request_cancel(child.id, at)
-            todo.append(child)
-            yield child
+        for child in children_of(store, todo.pop()):
+            if child.state is not RunState.SUCCEEDED and child.state not in FAILED:
+                store.request_cancel(child.id, at)
+                todo.append(child)
+                yield child
 
 
-def children_of(store: Store, run: RunRecord, detached: set[int] | None = None) -> list[RunRecord]:
-    """The runs that the run has started and that are attached to it."""
-    if detached is None:
-        detached = {found.number for found in store.definitions(run.number) if found.options.get("detached")}
-    waiting = store.steps(run.number, states=(StepState.WAITING, StepState.CANCELLED))
-    seqs = [step.seq for step in waiting if step.kind is StepKind.CHILD and step.definition not in detached]
+def children_of(store: Store, run: RunRecord) -> list[RunRecord]:
+    """The runs that its unfinished or cancelled steps have started, and that are attached to it."""
+    detached = {found.number for found in store.definitions(run.number) if found.options.get("detached")}
+    steps = store.steps(run.number, states=(StepState.WAITING, StepState.CANCELLED))
+    seqs = [step.seq for step in steps if step.kind is StepKind.CHILD and step.definition not in detached]
     found = (find(store, child_id(run.id, seq)) for seq in seqs)
     return [last_of(store, child) for child in found if child is not None]

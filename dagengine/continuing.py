@@ -10,7 +10,6 @@ May import everything of the workflow layer.
 from __future__ import annotations
 
 import contextlib
-import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -81,7 +80,7 @@ def record_successor(body: Body, asked: Continuation) -> BodyReturned:
     facts["first"] = record.facts.get("first", record.id)
     run_id = successor_id(record.id)
     payloads = tuple(item for item in inputs if not isinstance(item, StepInput))
-    new = NewRun(run_id, record.workflow, record.entry, call, payloads, time.time(), facts)
+    new = NewRun(run_id, record.workflow, record.entry, call, payloads, engine.clock.now(), facts)
     with contextlib.suppress(RunExists):  # recorded by a process that died before it could say so here
         engine.store.create_run(new, None)
     driver.continued = True

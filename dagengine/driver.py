@@ -19,6 +19,7 @@ from dagengine import compensating
 from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
+from dagengine.children import stop_with
 from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending
@@ -52,6 +53,7 @@ from dagengine.model import (
     RunState,
     StepState,
 )
+from dagengine.outside import Outside
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.questions import Questions
 from dagengine.reading import Reader
@@ -129,6 +131,7 @@ class Driver:
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
+        self.outside = Outside(self, self._core)
         self._compensating: Ending | None = None
         self._flush_due = False
 
@@ -169,7 +172,7 @@ class Driver:
                 self._core.load(
                     self._frontier,
                     self.record.body_closed,
-                    time.time(),
+                    self.engine.clock.now(),
                     self.record.result_inputs,
                     vanished=vanished,
                     compensating=self._compensating,
@@ -192,13 +195,22 @@ class Driver:
         return first
 
     def post_step(self, definition: Definition | None, step: NewStep) -> None:
-        if len(self._posted) >= POSTED_MAX:
-            with self._room:
-                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
+        self._wait_for_room()
         if definition is not None:
             self.definitions.recording(definition)
         self._posted.append((definition, step))
         self._notify()
+
+    def post_known(self, event: StepKnown) -> None:
+        self._wait_for_room()
+        if event.definition is not None:
+            self.definitions.recording(event.definition)
+        self.post(event)
+
+    def _wait_for_room(self) -> None:
+        if len(self._posted) >= POSTED_MAX:
+            with self._room:
+                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
 
     def post(self, event: Event) -> None:
         self._posted.append(event)
@@ -288,7 +300,7 @@ class Driver:
         if events:
             if self._flush_due and any(type(event) is FlushAttempts for event in events):
                 self._flush_due = False
-            self._act(self._core.apply(events, time.time()))
+            self._act(self._core.apply(events, self.engine.clock.now()))
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
 
@@ -341,6 +353,8 @@ class Driver:
             actions.writes.extend(word_of_end(self, actions.writes))
             self.questions.settle(actions.writes)
             self._write(actions.writes)
+        if actions.stop_body:
+            stop_with(self, self._core.steps.values())
         if actions.stop_body and self._body is not None:
             self._body.stop()
             with self._room:
@@ -374,6 +388,9 @@ class Driver:
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
+            self.outside.ended(seq)
+        if actions.outside:
+            self.outside.arrange(actions.outside)
         if actions.compensate is not None:
             compensating.look(self, self._core, actions.compensate)
         if actions.finished is not None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
-import heapq
 import itertools
 import json
 import os
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.clocks import Clock
 from dagengine.continuing import last_of
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
@@ -53,12 +53,14 @@ from dagengine.run import Run
 from dagengine.runtime.protocol import Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.timers import Timers
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from dagengine.runtime.protocol import Runtime
+    from dagengine.signals import Post
     from dagengine.submission import Submission
 
 Answer = TypeVar("Answer")
@@ -95,6 +97,7 @@ class Engine:
     workers: processes that run tasks; None: as many as CPUs are free to us
     runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
     home: the folder of settings, and of the default store
+    clock: what time it is, for tests (`dagengine.clocks`)
     machine: what this machine lends to runs: memory=, object_memory=, spill=, gpus=, gpu_memory=, resources=
         (`dagengine.config`)
     """
@@ -107,6 +110,7 @@ class Engine:
         workers: int | None = None,
         runtime: Runtime | None = None,
         home: str | Path | None = None,
+        clock: Clock | None = None,
         **machine: Any,
     ) -> None:
         given = store if isinstance(store, (str, Path)) or store is None else None
@@ -127,8 +131,8 @@ class Engine:
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
         self._indexes = itertools.count()
-        self._timers: list[tuple[float, int, Driver, Event | Callable[[], None]]] = []
-        self._timer_numbers = itertools.count()
+        self.clock = Clock() if clock is None else clock
+        self.timers = Timers(self.clock)
         self._functions: dict[str, int] = {}
         self._verified: set[str] = set()
         self._lock = threading.Lock()
@@ -335,6 +339,19 @@ class Engine:
         """Of a run that this engine works on."""
         return self._by_id.get(run_id)
 
+    def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
+        """Send something to a run of this store: as `dagengine.signal`."""
+        from dagengine.signals import send
+
+        return send(self.post, run_id, name, payload, signal_id=signal_id)
+
+    @property
+    def post(self) -> Post:
+        """Where signals to runs of this store go."""
+        from dagengine.signals import Post
+
+        return Post(self.store, self.artifacts, self._control_folder)
+
     def _owned(self) -> set[int]:
         return {driver.claim.run_number for driver in list(self._by_id.values())}
 
@@ -346,6 +363,8 @@ class Engine:
                 driver.probe()
             elif held.get(number):
                 self.tell(driver, [CancelRequested()])
+            else:
+                self.tell(driver, driver.outside.hint)
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request of another process, on a thread of the control server's."""
@@ -354,6 +373,8 @@ class Engine:
             return {"error": "this process does not work on that run"}
         if request.get("verb") == "cancel":
             self.tell(driver, [CancelRequested()])
+        elif request.get("verb") == "signal":
+            self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
             driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
         elif request.get("verb") == "waits":
@@ -404,11 +425,12 @@ class Engine:
 
     def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
         """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
-        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), driver, event))
+        self.timers.after(delay, driver, event)
 
     def forget(self, driver: Driver) -> None:
         self._drivers.pop(driver.index, None)
         self._by_id.pop(driver.run_id, None)
+        self.timers.forget(driver)
 
     def function_number(self, reference: Reference) -> int:
         text = json.dumps(reference.to_json(), sort_keys=True)
@@ -445,6 +467,7 @@ class Engine:
 
     @functools.cached_property
     def helpers(self) -> ThreadPoolExecutor:
+        """Threads for what has to wait for the disk or the store."""
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
@@ -495,9 +518,8 @@ class Engine:
     def _collect(self, turns: dict[Driver, list[Event]]) -> bool:
         """Wait for messages and sort them by run. False when the engine is closed."""
         inbox = self._inbox
-        timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         try:
-            message = inbox.get(timeout=timeout)
+            message = inbox.get(timeout=self.timers.pause())
         except Empty:
             message = None
         for _ in range(INBOX_BATCH):
@@ -518,9 +540,7 @@ class Engine:
         else:
             if message is not None:
                 self._inbox.put(message)
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            _, _, driver, event = heapq.heappop(self._timers)
+        for driver, event in self.timers.due():
             self._sort(driver, event, turns)
         return True
 
