@@ -21,7 +21,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from dagengine.continuing import find, last_of
-from dagengine.core.events import Event, OutsideEnded
+from dagengine.core.events import CancelRequested, Event, OutsideEnded
 from dagengine.core.step import Step
 from dagengine.errors import DagengineError, DefinitionError, RunOwned, RuntimeStopped
 from dagengine.functions import Reference, resolve
@@ -219,6 +219,10 @@ def stop_with(driver: Driver, steps: Iterable[Step]) -> None:
         for step in steps
         if step.kind is StepKind.CHILD and step.end is StepState.CANCELLED and not is_detached(driver, step)
     ]
+    for run_id in runs:
+        child = driver.engine.driver_of(run_id)
+        if child is not None:  # told before anything that comes after this run's end
+            driver.engine.tell(child, [CancelRequested()])
     if runs:
         driver.engine.helpers.submit(_cancel, driver.engine, runs)
 

@@ -38,19 +38,20 @@ from dagengine.core.states import Phase
 from dagengine.driver import Driver
 from dagengine.errors import (
     BadArguments,
-    DefinitionError,
     Fenced,
     InternalError,
     RuntimeStopped,
     StoreError,
 )
-from dagengine.functions import Reference, main_file, refer, resolve
+from dagengine.functions import Reference, main_file, refer
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
 from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
+from dagengine.packing import Shelf, keep_code
+from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
 from dagengine.run import Run
-from dagengine.runtime.protocol import Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.timers import Timers
@@ -134,6 +135,7 @@ class Engine:
         self.clock = Clock() if clock is None else clock
         self.timers = Timers(self.clock)
         self._functions: dict[str, int] = {}
+        self._shelf = Shelf(self.store, folder / "cache" / "code")
         self._verified: set[str] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -219,7 +221,7 @@ class Engine:
     ) -> Run[Any]:
         """As `start`, with an id and further facts of the caller's. Raises RunExists if the id is taken."""
         self._open()
-        new = _new_run(self.artifacts, workflow, args, kwargs, run_id)
+        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
         new.facts.update(facts or {})
         claim = self.store.create_run(new, self.process)
         assert claim is not None
@@ -237,24 +239,23 @@ class Engine:
         how = Submission() if how is None else how
         return submit(self.store, self.artifacts, self._control_folder, (workflow, args, kwargs), how)[0]
 
-    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True) -> Run[Any]:
+    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True, code: str = PINNED) -> Run[Any]:
         """Go on with the run whose id begins with `run_id`. With `takeover`, also if its owner may live: it writes no more.
         Without `reopen`, what has failed stays as it is, and a request to cancel is heard: nobody has asked to go on.
+        The run keeps its own code, "pinned"; with code="current" it goes on with today's.
 
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
-        workflow's code is needed and can't be loaded.
+        workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
         record = last_of(self.store, self.store.find_run(run_id))
         workflow: Workflow[..., Any] | None = None
+        pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:
-            found = resolve(Reference.from_json(record.entry))
-            if not isinstance(found, Workflow):
-                raise DefinitionError(f"{Reference.from_json(record.entry)} is not a workflow any more.")
-            workflow = found
+            workflow = pinned.workflow()
         self._open()
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
         claim = self.store.claim(record.id, self.process, works, reopen)
-        record = self.store.find_run(record.id)
+        record = pinned.hold(self.store.find_run(record.id))
         frontier = self.store.frontier(claim.run_number)
         driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
         driver.reopened = reopen
@@ -432,12 +433,14 @@ class Engine:
         self._by_id.pop(driver.run_id, None)
         self.timers.forget(driver)
 
-    def function_number(self, reference: Reference) -> int:
-        text = json.dumps(reference.to_json(), sort_keys=True)
+    def function_number(self, reference: Reference, code: str | None = None) -> int:
+        """The runtime's number of the function, as it is in the pack `code`. Raises LoadError, StoreError."""
+        text = json.dumps([reference.to_json(), code], sort_keys=True)
         number = self._functions.get(text)
         if number is None:
+            given = self._shelf.give(code) if code is not None else NO_CODE
             number = self._functions[text] = len(self._functions)
-            self.runtime.define(number, reference.to_json())
+            self.runtime.define(number, reference.to_json(), given)
         return number
 
     def must_verify(self, digest: str) -> bool:
@@ -665,10 +668,12 @@ def entry_of(workflow: Workflow[..., Any]) -> Reference:
 
 
 def _new_run(
+    store: Store,
     artifacts: ArtifactStore,
     workflow: Workflow[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
     run_id: str | None,
 ) -> NewRun:
     if run_id is not None and (
@@ -687,6 +692,7 @@ def _new_run(
         "host": platform.node(),
         "cwd": str(Path.cwd()),
         "pid": os.getpid(),
+        **keep_code(store, workflow),
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
@@ -705,6 +711,6 @@ def record_run(
     run_id: str | None = None,
 ) -> str:
     """Record a run that some process is to begin later, and return its id."""
-    new = _new_run(artifacts, workflow, args, kwargs, run_id)
+    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id)
     store.create_run(new, None)
     return new.id

@@ -56,8 +56,10 @@ from dagengine.runtime.node import NodeAgent
 from dagengine.runtime.objects import PAGE
 from dagengine.runtime.pressure import Watch
 from dagengine.runtime.protocol import (
+    NO_CODE,
     ActorId,
     Asked,
+    CodePack,
     Content,
     GroupId,
     NodeFacts,
@@ -170,8 +172,9 @@ class ProcessRuntime:
 
     # ---- any thread: tasks --------------------------------------------------------------------
 
-    def define(self, function: int, reference: dict[str, Any]) -> None:
-        self._definitions[function] = Define(function, reference, import_path())
+    def define(self, function: int, reference: dict[str, Any], code: CodePack = NO_CODE) -> None:
+        group, pack = code
+        self._definitions[function] = Define(function, reference, import_path(), group, pack)
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:
         if self._closed:

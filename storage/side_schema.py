@@ -167,6 +167,44 @@ SERVER = Table(
     Column("seen_at", Float, nullable=False),
 )
 
+# ---- the code that runs were started with -------------------------------------------------------
+
+CODE = Table(
+    "code",
+    METADATA,
+    Column("digest", Text, primary_key=True),  # of the manifest
+    Column("entry", Text, nullable=False),  # the workflow's module
+    Column("modules", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("manifest", Text, nullable=False),  # JSON: packs.Pack
+    Column("created_at", Float, nullable=False),
+)
+
+CODE_FILE = Table(
+    "code_file",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("data", LargeBinary, nullable=False),  # compressed (zlib)
+)
+
+CODE_PART = Table(
+    "code_part",  # which files are in which pack
+    METADATA,
+    Column("code", Text, nullable=False),
+    Column("file", Text, nullable=False),
+    PrimaryKeyConstraint("code", "file", name="code_part_pk"),
+    sqlite_with_rowid=False,
+)
+
+CODE_USED = Table(
+    "code_used",  # runs that go on with another pack than the one they were started with
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("run", name="code_used_pk"),
+)
+
 # ---- signals, and runs that wait without a process --------------------------------------------
 
 SIGNAL = Table(
