@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dagengine import aio, errors
     from dagengine.approvals import Approval, approve, reject, wait_approval
+    from dagengine.cache_options import Cache
     from dagengine.contexts import Context, context
     from dagengine.continuing import continue_with
     from dagengine.effects import Pending
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     "aio": "",
     "errors": "",
+    "Cache": "cache_options",
     "Context": "contexts",
     "context": "contexts",
     "Pending": "effects",
@@ -76,6 +78,7 @@ _HOME = {
 
 __all__ = [
     "Approval",
+    "Cache",
     "Context",
     "DagengineError",
     "Engine",

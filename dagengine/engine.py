@@ -19,7 +19,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -60,6 +60,7 @@ from dagengine.workflows import Workflow
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from dagengine.caching import Caching
     from dagengine.runtime.protocol import Runtime
     from dagengine.signals import Post
     from dagengine.submission import Submission
@@ -218,11 +219,17 @@ class Engine:
         kwargs: dict[str, Any],
         run_id: str | None = None,
         facts: dict[str, Any] | None = None,
+        refresh: Sequence[str] = (),
     ) -> Run[Any]:
-        """As `start`, with an id and further facts of the caller's. Raises RunExists if the id is taken."""
+        """As `start`, with an id and further facts of the caller's. Raises RunExists if the id is taken.
+
+        refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
+        """
         self._open()
         new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
         new.facts.update(facts or {})
+        if refresh:
+            new.facts["refresh"] = list(refresh)
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
@@ -474,6 +481,12 @@ class Engine:
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+
+    @functools.cached_property
+    def caching(self) -> Caching:
+        from dagengine.caching import Caching
+
+        return Caching(self)
 
     def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
         try:

@@ -185,6 +185,7 @@ def test_a_cancelled_parent_cancels_its_children(tmp_path: Path) -> None:
             run.result()
     with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
         assert engine.store.find_run(below).state is RunState.CANCELLED
+        engine.resume(below)  # the parent finds it at work
         again = engine.resume(run.id)
         engine.signal(below, "go", 5)
         assert again.result() == 5
