@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dagengine.continuing import find, successor_id
@@ -39,7 +40,7 @@ def after_end(driver: Driver) -> None:
     if driver.continued and driver.state is RunState.SUCCEEDED:
         engine.helpers.submit(_begin_successor, driver)
         return
-    driver.ended.set()
+    _over(driver)
     if driver.parent is not None and driver.state in OVER:
         waiting = engine.driver_of(driver.parent.id)
         if waiting is not None:
@@ -49,12 +50,18 @@ def after_end(driver: Driver) -> None:
 
 
 def _begin_successor(driver: Driver) -> None:
-    """The run is over for those who wait when the one that goes on is under way."""
+    """The run is over for those who wait, and forgotten, when the one that goes on is under way: somebody who follows the
+    chain finds each of its runs either at work or ended."""
     try:
         with contextlib.suppress(DagengineError):  # it is recorded, and resumed as any run that nobody works on
             driver.engine.resume(successor_id(driver.run_id), reopen=False)
     finally:
-        driver.ended.set()
+        driver.engine.tell(driver, partial(_over, driver))
+
+
+def _over(driver: Driver) -> None:
+    driver.ended.set()
+    driver.engine.forget(driver)
 
 
 def _hint(driver: Driver) -> None:

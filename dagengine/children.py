@@ -134,7 +134,7 @@ def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
     for fact in ("code", "cwd"):
         if driver.record.facts.get(fact) is not None:
             facts[fact] = driver.record.facts[fact]
-    engine.begin(workflow, args, kwargs, run_id, facts)
+    engine.begin(workflow, args, kwargs, run_id, facts=facts)
 
 
 def look(driver: Driver, steps: list[Step]) -> list[Event]:

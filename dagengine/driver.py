@@ -432,7 +432,6 @@ class Driver:
     def _finish(self, state: RunState) -> None:
         self._holding.free_all()
         self.state = state
-        self.engine.forget(self)
         after_end(self)
 
     def abandon(self, error: BaseException) -> None:

@@ -218,6 +218,7 @@ class Engine:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         run_id: str | None = None,
+        *,
         facts: dict[str, Any] | None = None,
         refresh: Sequence[str] = (),
     ) -> Run[Any]:
