@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from dagengine.continuing import find, successor_id
-from dagengine.errors import DagengineError
+from dagengine.errors import DagengineError, RuntimeStopped
 from dagengine.model import RunRecord, RunState
 from dagengine.storage.interface import FinishRun, SideWrite, Store, Write
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver
+    from dagengine.engine import Engine
 
 OVER = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.MISMATCH)
 
@@ -36,36 +36,37 @@ def word_of_end(driver: Driver, writes: Iterable[Write]) -> list[Write]:
 
 def after_end(driver: Driver) -> None:
     """The end of the driver's run is durable. On the engine's thread."""
-    engine = driver.engine
-    if driver.continued and driver.state is RunState.SUCCEEDED:
+    engine, state = driver.engine, driver.state
+    if driver.continued and state is RunState.SUCCEEDED:
         engine.helpers.submit(_begin_successor, driver)
-        return
-    _over(driver)
-    if driver.parent is not None and driver.state in OVER:
+    else:
+        driver.life.end(state, driver.error)
+    if driver.parent is not None and state in OVER:
         waiting = engine.driver_of(driver.parent.id)
         if waiting is not None:
             engine.tell(waiting, waiting.outside.look)
-        else:
-            engine.helpers.submit(_hint, driver)
+        elif not engine.sleeping.look(driver.parent.id):
+            engine.helpers.submit(_tell_parent, engine, driver.parent.id)
 
 
 def _begin_successor(driver: Driver) -> None:
-    """The run is over for those who wait, and forgotten, when the one that goes on is under way: somebody who follows the
-    chain finds each of its runs either at work or ended."""
+    """Whoever follows the run follows the one that goes on from here. On a helper thread."""
+    engine, life = driver.engine, driver.life
+    run_id = successor_id(driver.run_id)
     try:
-        with contextlib.suppress(DagengineError):  # it is recorded, and resumed as any run that nobody works on
-            driver.engine.resume(successor_id(driver.run_id), reopen=False)
-    finally:
-        driver.engine.tell(driver, partial(_over, driver))
+        record = engine.store.find_run(run_id)
+        life.run_id, life.number, life.driver = record.id, record.number, None
+        engine.sleeping.hand_over(life)
+        engine.resume(run_id, reopen=False)
+    except BaseException as error:  # it is recorded, and can be resumed as any run that nobody works on
+        closed = isinstance(error, RuntimeStopped)
+        life.end(RunState.INTERRUPTED, None if closed else error)
 
 
-def _over(driver: Driver) -> None:
-    driver.ended.set()
-    driver.engine.forget(driver)
-
-
-def _hint(driver: Driver) -> None:
-    from dagengine.hints import hint
+def _tell_parent(engine: Engine, parent_id: str) -> None:
+    from dagengine.signals import tell
 
     with contextlib.suppress(DagengineError):
-        hint(driver.engine.store, driver.engine._control_folder)
+        parent = find(engine.store, parent_id)
+        if parent is not None:
+            tell(engine.post, parent)

@@ -20,6 +20,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from dagengine.afterwards import OVER
 from dagengine.continuing import find, last_of
 from dagengine.core.events import CancelRequested, Event, OutsideEnded
 from dagengine.core.step import Step
@@ -94,13 +95,13 @@ def child_id(parent: str, seq: int) -> str:
 # ---- the helper threads of an engine ------------------------------------------------------------
 
 
-def seen_to(driver: Driver, new: list[Step], steps: list[Step]) -> list[Event]:
+def seen_to(driver: Driver, new: Iterable[Step], steps: Iterable[Step]) -> list[Event]:
     """Begin the runs of the `new` steps; and how those of `steps` have ended that have."""
     failed = begin(driver, new)
     return [*failed, *look(driver, steps)]
 
 
-def begin(driver: Driver, steps: list[Step]) -> list[Event]:
+def begin(driver: Driver, steps: Iterable[Step]) -> list[Event]:
     """See to it that the runs of these steps are there, and under way; the ends of steps for which that can't be."""
     failed: list[Event] = []
     for step in steps:
@@ -137,7 +138,7 @@ def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
     engine.begin(workflow, args, kwargs, run_id, facts=facts)
 
 
-def look(driver: Driver, steps: list[Step]) -> list[Event]:
+def look(driver: Driver, steps: Iterable[Step]) -> list[Event]:
     """Of these steps, those whose runs have ended by now, or which need no more than that they are there."""
     ends: list[Event] = []
     for step in steps:
@@ -240,7 +241,7 @@ def cancel_below(store: Store, parent: RunRecord, at: float) -> Iterator[RunReco
     todo = [parent]
     while todo:
         for child in children_of(store, todo.pop()):
-            if child.state is not RunState.SUCCEEDED and child.state not in FAILED:
+            if child.state not in OVER:
                 store.request_cancel(child.id, at)
                 todo.append(child)
                 yield child

@@ -23,8 +23,6 @@ from dagengine.values import encode
 
 if TYPE_CHECKING:
     from dagengine.body import Body
-    from dagengine.driver import Driver
-    from dagengine.engine import Engine
     from dagengine.storage.interface import Store
 
 _CONTINUED = encode((("the run goes on in another",), {})).to_bytes()
@@ -85,19 +83,6 @@ def record_successor(body: Body, asked: Continuation) -> BodyReturned:
         engine.store.create_run(new, None)
     driver.continued = True
     return BodyReturned(_CONTINUED, ())
-
-
-def successor_of(engine: Engine, driver: Driver) -> Driver | RunRecord:
-    """The run that goes on after the driver's: with its driver, if this process works on it; else the last one of all."""
-    run_id = successor_id(driver.run_id)
-    while True:
-        after = engine.driver_of(run_id)
-        if after is not None:
-            return after
-        record = engine.store.find_run(run_id)
-        if record.state is not RunState.SUCCEEDED or continued_as(record) is None:
-            return record
-        run_id = successor_id(run_id)
 
 
 # ---- looking runs up ----------------------------------------------------------------------------
