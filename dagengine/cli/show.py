@@ -13,6 +13,7 @@ from dagengine.cli.summary import failure_lines
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
 from dagengine.model import RunRecord, RunState, StepState
 from dagengine.views import entry_text, resumable, run_state, run_view, seconds_of
+from dagengine.waiting_view import waiting_view
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -46,6 +47,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
         "begun": f"{clock(run.created_at)} ({ago(run.created_at, now)})",
         "took": duration(seconds_of(run, now)) if state is not RunState.CRASHED else "",
         "owner": _owner(run, state),
+        "waits": _waits(store, run, now),
         "cancel": f"asked for at {clock(run.cancel_requested_at)}" if run.cancel_requested_at else "",
         "store": clean(store.url, 500),
     }
@@ -57,6 +59,21 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     if resumable(run):
         lines += ["", f"  to go on: {typed(settings, 'resume', short(run.id))}"]
     return lines
+
+
+def _waits(store: Store, run: RunRecord, now: float) -> str:
+    found = waiting_view(store, run)
+    if found is None:
+        return ""
+    until = f"until {clock(found.until)} ({_left(found.until - now)})" if found.until else ""
+    what = dict.fromkeys(what for _, what in found.steps)
+    return clean(
+        ", ".join([until] * bool(until) + [f"for {each}" for each in what if each != "its time" or not until]), 500
+    )
+
+
+def _left(seconds: float) -> str:
+    return f"in {duration(seconds)}" if seconds > 0 else "now"
 
 
 def _owner(run: RunRecord, state: RunState) -> str:
