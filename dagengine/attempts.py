@@ -56,6 +56,7 @@ from dagengine.runtime.protocol import (
     Yielded,
 )
 from dagengine.supply import Found, Supply
+from dagengine.transactions import facts_of
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
@@ -180,7 +181,7 @@ class Attempts:
             self._supply.of_call(inputs, found),
             resources,
             options.timeout,
-            self._context(step.key, step.definition, number),
+            self._with_effects(self._context(step.key, step.definition, number), seq, options),
             f"{self._engine.logs}/{self._run.id}/{seq}.{number}.log" if self._engine.logs else None,
             _MODES.get(step.kind, "call") if step.items is None else "call",
             _placement(options),
@@ -203,6 +204,14 @@ class Attempts:
             "attempt": attempt,
             "idempotency_key": f"{self._run.id}/{key}",
         }
+
+    def _with_effects(self, context: dict[str, Any], seq: int, options: Options) -> dict[str, Any]:
+        """What the task's own effects need to know (effects, transactions). Raises BadOption."""
+        if options.heartbeat_timeout is not None:
+            context["heartbeat_timeout"] = options.heartbeat_timeout
+        if options.transactional is True:
+            context["transaction"] = facts_of(self._engine.store, self._run, seq)
+        return context
 
     def _rebuilding(self, saved: SavedState, seq: int, incarnation: int) -> TaskSpec:
         """What makes the object anew: the creation with its arguments, or the saved state; then the calls since."""

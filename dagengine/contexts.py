@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dagengine.scopes import current_scope
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from dagengine.effects import PendingType
 
 T = TypeVar("T")
@@ -58,6 +60,14 @@ class Context:
         from dagengine.effects import restored
 
         return restored(default)
+
+    @property
+    def connection(self) -> Connection:
+        """A SQLAlchemy connection, in a transaction that begins with its first use and is committed when the task has
+        returned, together with what it returned. Of tasks with `transactional=`."""
+        from dagengine.transactions import connection
+
+        return connection()
 
     def heartbeat(self, progress: Any = None) -> None:
         """Say that the task lives, and how far it is: a number, a text or a small dict, for people. Call it as often as

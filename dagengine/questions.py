@@ -70,19 +70,21 @@ class Questions:
         self._noted = noted(self._driver.engine.store, self._driver.claim.run_number)
 
     def settle(self, writes: list[Write]) -> None:
-        """Of steps that succeed with these writes nothing stays noted."""
-        if not self._noted:
+        """Of steps that succeed with these writes nothing stays noted, here or in the outbox."""
+        if not self._noted and not self._core.transactional:
             return
-        ended = [
-            write.seq
-            for write in writes
-            if type(write) is FinishStep and write.state is StepState.SUCCEEDED and write.seq in self._noted
-        ]
-        if ended:
+        ended = [write.seq for write in writes if type(write) is FinishStep and write.state is StepState.SUCCEEDED]
+        forgotten = [seq for seq in ended if seq in self._noted]
+        if forgotten:
             from dagengine.storage.memos import forget
 
-            self._noted.difference_update(ended)
-            writes.append(forget(ended))
+            self._noted.difference_update(forgotten)
+            writes.append(forget(forgotten))
+        committed = [seq for seq in ended if self._core.steps[seq].definition in self._core.transactional]
+        if committed:
+            from dagengine.storage.outbox import clear
+
+            writes.append(clear(committed))
 
     def end(self) -> None:
         """The run is let go of: nobody who waits is left waiting."""
