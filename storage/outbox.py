@@ -37,7 +37,14 @@ from sqlalchemy import (
     event,
     select,
 )
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import NullPool
 
 from dagengine.errors import BadOption, DefinitionError, Fenced, StoreUnavailable
@@ -98,6 +105,15 @@ class Outbox:
 
     def find(self) -> Value | None:
         """What an attempt has returned whose transaction is committed."""
+        try:
+            return self._find()
+        except (OperationalError, ProgrammingError):  # as each driver says that there is no such table
+            if self._table is not ELSEWHERE:
+                raise
+            _make(self._engine)
+            return self._find()
+
+    def _find(self) -> Value | None:
         columns = self._table.c
         with self._engine.connect() as connection:
             row = connection.execute(select(columns.digest, columns.size, columns.value).where(self._where)).fetchone()
@@ -194,16 +210,20 @@ def _other_engine(url: str) -> Engine:
         # Left to itself, the driver begins a transaction late, and can't turn one that has read into one that writes.
         event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    with engine.connect() as connection:
-        missing = not engine.dialect.has_table(connection, ELSEWHERE.name)
-    if missing:
-        try:
-            ELSEWHERE.create(engine, checkfirst=True)
-        except SQLAlchemyError:
-            with engine.connect() as connection:
-                if not engine.dialect.has_table(connection, ELSEWHERE.name):  # nobody else has made it meanwhile
-                    raise
     return _guarded(engine)
+
+
+def _make(engine: Engine) -> None:
+    """Make the table, unless another worker is quicker."""
+    with engine.connect() as connection:
+        connection.info[_OURS] = True
+        try:
+            ELSEWHERE.create(connection, checkfirst=True)
+            connection.commit()
+        except SQLAlchemyError:
+            connection.rollback()
+            if not engine.dialect.has_table(connection, ELSEWHERE.name):
+                raise
 
 
 def _guarded(engine: Engine) -> Engine:
