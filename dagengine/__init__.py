@@ -12,12 +12,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dagengine import aio, errors
+    from dagengine.approvals import Approval, approve, reject, wait_approval
     from dagengine.contexts import Context, context
     from dagengine.effects import Pending
     from dagengine.engine import Engine
-    from dagengine.errors import DagengineError, RunFailed, StepFailed, StepSkipped, StepTimeout
+    from dagengine.errors import DagengineError, EventTimeout, Rejected, RunFailed, StepFailed, StepSkipped, StepTimeout
     from dagengine.model import RunState, StepState
+    from dagengine.moments import event, now, random, sleep, timer, uuid, wait_event
     from dagengine.run import Run
+    from dagengine.signals import signal
     from dagengine.stateful_classes import readonly, stateful
     from dagengine.tasks import Task, task
     from dagengine.units import GiB, KiB, MiB
@@ -43,6 +46,20 @@ _HOME = {
     "stateful": "stateful_classes",
     "Task": "tasks",
     "task": "tasks",
+    "Approval": "approvals",
+    "approve": "approvals",
+    "reject": "approvals",
+    "wait_approval": "approvals",
+    "event": "moments",
+    "now": "moments",
+    "random": "moments",
+    "sleep": "moments",
+    "timer": "moments",
+    "uuid": "moments",
+    "wait_event": "moments",
+    "signal": "signals",
+    "EventTimeout": "errors",
+    "Rejected": "errors",
     "GiB": "units",
     "KiB": "units",
     "MiB": "units",
@@ -56,13 +73,16 @@ _HOME = {
 """Public name -> the module that defines it ("": the name is a module)."""
 
 __all__ = [
+    "Approval",
     "Context",
     "DagengineError",
     "Engine",
+    "EventTimeout",
     "GiB",
     "KiB",
     "MiB",
     "Pending",
+    "Rejected",
     "Run",
     "RunFailed",
     "RunState",
@@ -73,15 +93,26 @@ __all__ = [
     "Task",
     "Workflow",
     "aio",
+    "approve",
     "as_completed",
     "context",
     "errors",
+    "event",
     "first",
     "gather",
     "get",
+    "now",
+    "random",
     "readonly",
+    "reject",
+    "signal",
+    "sleep",
     "stateful",
     "task",
+    "timer",
+    "uuid",
+    "wait_approval",
+    "wait_event",
     "workflow",
 ]
 

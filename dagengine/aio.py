@@ -1,6 +1,6 @@
 """Waiting for values in an async body: as in `waiting`, but to be awaited, so that other branches go on.
 
-`await ref` is the same as `await get(ref)`. May import refs.
+`await ref` is the same as `await get(ref)`. May import refs, moments and approvals.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Literal, TypeVar, overload
 
+from dagengine.approvals import Approval, answered, start_approval
 from dagengine.errors import BadArguments
+from dagengine.moments import MISSING, Duration, event, start_sleep
 from dagengine.refs import Ref, body_of
 
 T = TypeVar("T")
@@ -73,3 +75,25 @@ async def first(refs: Iterable[T]) -> T:
     async for value in as_completed(refs):
         return value
     raise BadArguments("first() of nothing: give it at least one ref.")
+
+
+async def sleep(duration: Duration) -> None:
+    """Wait for so long, as `dagengine.sleep`, while other branches go on."""
+    waiting = start_sleep(duration)
+    if isinstance(waiting, Ref):
+        await _value(waiting)
+        return
+    import asyncio
+
+    await asyncio.sleep(waiting)
+
+
+async def wait_event(name: str, timeout: Duration | None = None, default: Any = MISSING) -> Any:  # noqa: ASYNC109 - durable
+    """What is sent to this run under that name, as `dagengine.wait_event`, while other branches go on."""
+    return await _value(event(name, timeout, default))
+
+
+async def wait_approval(name: str = "approval", timeout: Duration | None = None) -> Approval:  # noqa: ASYNC109
+    """Somebody's yes, as `dagengine.wait_approval`, while other branches go on."""
+    ref = start_approval(name, timeout)
+    return answered(name, ref._key, await _value(ref))

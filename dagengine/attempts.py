@@ -245,7 +245,8 @@ class Attempts:
     def _function(self, definition: int) -> int:
         number = self._functions.get(definition)
         if number is None:
-            number = self._engine.function_number(Reference.from_json(self._definitions[definition].reference))
+            reference = Reference.from_json(self._definitions[definition].reference)
+            number = self._engine.function_number(reference, self._run.code)
             self._functions[definition] = number
         return number
 

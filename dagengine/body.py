@@ -20,20 +20,26 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagengine.calls import encode_call, same_call, set_aside, show_call
-from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped
+from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped, StepKnown
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
 from dagengine.model import Failure, Input, NewStep, RecordedCall, StepInput, StepKind, StepState
+from dagengine.outside import value_of
 from dagengine.refs import EphemeralRef, Ref, body_of
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, branch_factory, outside
 from dagengine.stateful_classes import Method, Proxy, Stateful
+from dagengine.values import encode, encode_plain
 
 if TYPE_CHECKING:
     from dagengine.definitions import Defined
     from dagengine.driver import Driver
     from dagengine.tasks import Task
     from dagengine.workflows import Workflow
+
+
+NO_CALL = encode_plain(((), {})).to_bytes()
+"""The call of a function that takes nothing."""
 
 
 class BodyStopped(BaseException):
@@ -271,6 +277,29 @@ class Body:
         task.check_arguments((items, *args), kwargs)
         key = scope.key(f"{task.name}.map", task.settings.key)
         return self._record(key, StepKind.MAP, task, (items, *args), kwargs)
+
+    def call_outside(self, key: str, kind: StepKind, called: Defined, args: tuple[Any, ...], **kwargs: Any) -> Ref:
+        """A step that the world ends: the ref of it."""
+        return self._record(key, kind, called, args, kwargs)
+
+    def known(self, key: str, called: Defined, compute: Callable[[], Any]) -> Any:
+        """A value that the body computes itself, once: on replay it is the recorded one.
+
+        It is not waited for: what the body does with it is recorded after it, so nothing is ever built on another one.
+        """
+        if self._stopped:
+            raise BodyStopped
+        definition, new_definition = self.driver.definitions.of(called)
+        self._went_on()
+        recorded = self._replay.find(key) if self._replay is not None else None
+        if recorded is not None and self._stands(
+            recorded, NewStep(recorded.seq, key, StepKind.RECORDED, definition, NO_CALL, ())
+        ):
+            return self.driver.read_steps([recorded.seq])[recorded.seq]
+        value = compute()
+        step = NewStep(self.driver.take_seqs(), key, StepKind.RECORDED, definition, NO_CALL, ())
+        self.driver.post_known(StepKnown(new_definition, step, value_of(encode(value).to_bytes())))
+        return value
 
     def _record(
         self,

@@ -10,6 +10,7 @@ and what this machine lends to runs, sizes as in `512MiB`:
     memory         DAGENGINE_MEMORY         most of what is free          for tasks that say how much they need
     object_memory  DAGENGINE_OBJECT_MEMORY  30 % of what is free          for values that are not yet, or not to be, stored
     spill          DAGENGINE_SPILL          a private temporary folder    where values go that don't fit; URLs, by commas
+    room_timeout   DAGENGINE_ROOM_TIMEOUT   60 s                          how long steps wait for room when `spill` is full
     gpus           DAGENGINE_GPUS           what NVML finds               instead of asking NVML
     gpu_memory     DAGENGINE_GPU_MEMORY     0                             of each of these
     resources      DAGENGINE_RESOURCES      none                          named amounts: licence=2,camera=1
@@ -33,11 +34,11 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from dagengine.errors import BadOption, StoreUnavailable
-from dagengine.units import parse_size
+from dagengine.units import parse_duration, parse_size
 
 Set = TypeVar("Set")
 
-MACHINE = ("memory", "object_memory", "spill", "gpus", "gpu_memory", "resources")
+MACHINE = ("memory", "object_memory", "spill", "room_timeout", "gpus", "gpu_memory", "resources")
 KEYS = ("store", "artifacts", "workers", *MACHINE)
 """What `config.toml` may hold."""
 
@@ -67,6 +68,7 @@ class Settings:
     memory: Setting[int | None]
     object_memory: Setting[int | None]
     spill: Setting[tuple[str, ...]]
+    room_timeout: Setting[float | None]
     gpus: Setting[int | None]
     gpu_memory: Setting[int]
     resources: Setting[tuple[tuple[str, float], ...]]
@@ -243,6 +245,13 @@ def _size(name: str, picked: Setting[Any]) -> int:
     return size
 
 
+def _duration(name: str, picked: Setting[Any]) -> float:
+    try:
+        return parse_duration(picked.value)
+    except (ValueError, TypeError):
+        raise BadOption(f"{name} is {picked.value!r} ({picked.origin}). Give a time: 90s, 5m, 1h30m.") from None
+
+
 def _count(name: str, picked: Setting[Any]) -> int:
     value = picked.value
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 10:
@@ -279,6 +288,7 @@ _LENT: dict[str, Callable[[str, Setting[Any]], Any]] = {
     "memory": _size,
     "object_memory": _size,
     "spill": _places,
+    "room_timeout": _duration,
     "gpus": _count,
     "gpu_memory": _size,
     "resources": _amounts,
@@ -287,6 +297,7 @@ _NOTHING_SAID: dict[str, Setting[Any]] = {
     "memory": Setting(None, "default"),
     "object_memory": Setting(None, "default"),
     "spill": Setting((), "default"),
+    "room_timeout": Setting(None, "default"),
     "gpus": Setting(None, "default"),
     "gpu_memory": Setting(0, "default"),
     "resources": Setting((), "default"),

@@ -50,6 +50,7 @@ from dagengine.model import (
     RunState,
     StepState,
 )
+from dagengine.outside import Outside
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.questions import Questions
 from dagengine.reading import Reader
@@ -124,6 +125,7 @@ class Driver:
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
+        self.outside = Outside(self, self._core)
         self._compensating: Ending | None = None
         self._flush_due = False
 
@@ -163,7 +165,7 @@ class Driver:
                 self._core.load(
                     self._frontier,
                     self.record.body_closed,
-                    time.time(),
+                    self.engine.clock.now(),
                     self.record.result_inputs,
                     vanished=vanished,
                     compensating=self._compensating,
@@ -186,13 +188,22 @@ class Driver:
         return first
 
     def post_step(self, definition: Definition | None, step: NewStep) -> None:
-        if len(self._posted) >= POSTED_MAX:
-            with self._room:
-                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
+        self._wait_for_room()
         if definition is not None:
             self.definitions.recording(definition)
         self._posted.append((definition, step))
         self._notify()
+
+    def post_known(self, event: StepKnown) -> None:
+        self._wait_for_room()
+        if event.definition is not None:
+            self.definitions.recording(event.definition)
+        self.post(event)
+
+    def _wait_for_room(self) -> None:
+        if len(self._posted) >= POSTED_MAX:
+            with self._room:
+                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
 
     def post(self, event: Event) -> None:
         self._posted.append(event)
@@ -282,7 +293,7 @@ class Driver:
         if events:
             if self._flush_due and any(type(event) is FlushAttempts for event in events):
                 self._flush_due = False
-            self._act(self._core.apply(events, time.time()))
+            self._act(self._core.apply(events, self.engine.clock.now()))
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
 
@@ -367,6 +378,9 @@ class Driver:
         for seq, state, definition in actions.ended:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
+            self.outside.ended(seq)
+        if actions.outside:
+            self.outside.arrange(actions.outside)
         if actions.compensate is not None:
             compensating.look(self, self._core, actions.compensate)
         if actions.finished is not None:

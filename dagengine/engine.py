@@ -13,7 +13,6 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
-import heapq
 import itertools
 import json
 import os
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.clocks import Clock
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -37,27 +37,30 @@ from dagengine.core.states import Phase
 from dagengine.driver import Driver
 from dagengine.errors import (
     BadArguments,
-    DefinitionError,
     Fenced,
     InternalError,
     RuntimeStopped,
     StoreError,
 )
-from dagengine.functions import Reference, main_file, refer, resolve
+from dagengine.functions import Reference, main_file, refer
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
 from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
+from dagengine.packing import Shelf, keep_code
+from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
 from dagengine.run import Run
-from dagengine.runtime.protocol import Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.timers import Timers
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from dagengine.runtime.protocol import Runtime
+    from dagengine.signals import Post
     from dagengine.submission import Submission
 
 Answer = TypeVar("Answer")
@@ -94,6 +97,7 @@ class Engine:
     workers: processes that run tasks; None: as many as CPUs are free to us
     runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
     home: the folder of settings, and of the default store
+    clock: what time it is, for tests (`dagengine.clocks`)
     machine: what this machine lends to runs: memory=, object_memory=, spill=, gpus=, gpu_memory=, resources=
         (`dagengine.config`)
     """
@@ -106,6 +110,7 @@ class Engine:
         workers: int | None = None,
         runtime: Runtime | None = None,
         home: str | Path | None = None,
+        clock: Clock | None = None,
         **machine: Any,
     ) -> None:
         given = store if isinstance(store, (str, Path)) or store is None else None
@@ -126,9 +131,10 @@ class Engine:
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
         self._indexes = itertools.count()
-        self._timers: list[tuple[float, int, Driver, Event | Callable[[], None]]] = []
-        self._timer_numbers = itertools.count()
+        self.clock = Clock() if clock is None else clock
+        self.timers = Timers(self.clock)
         self._functions: dict[str, int] = {}
+        self._shelf = Shelf(self.store, folder / "cache" / "code")
         self._verified: set[str] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -183,8 +189,8 @@ class Engine:
             self.runtime.close(force)
             self._inbox.put((None, None))
             self._thread.join()
-            if "_keepers" in vars(self):
-                self._keepers.shutdown()
+            if "helpers" in vars(self):
+                self.helpers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
                 gc.set_threshold(*PYTHONS_GC)
         self.store.close()
@@ -209,7 +215,7 @@ class Engine:
     ) -> Run[Any]:
         """As `start`, with an id of the caller's. Raises RunExists if it is taken."""
         self._open()
-        new = _new_run(self.artifacts, workflow, args, kwargs, run_id)
+        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
@@ -226,24 +232,23 @@ class Engine:
         how = Submission() if how is None else how
         return submit(self.store, self.artifacts, self._control_folder, (workflow, args, kwargs), how)[0]
 
-    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True) -> Run[Any]:
+    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True, code: str = PINNED) -> Run[Any]:
         """Go on with the run whose id begins with `run_id`. With `takeover`, also if its owner may live: it writes no more.
         Without `reopen`, what has failed stays as it is, and a request to cancel is heard: nobody has asked to go on.
+        The run keeps its own code, "pinned"; with code="current" it goes on with today's.
 
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
-        workflow's code is needed and can't be loaded.
+        workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
         record = self.store.find_run(run_id)
         workflow: Workflow[..., Any] | None = None
+        pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:
-            found = resolve(Reference.from_json(record.entry))
-            if not isinstance(found, Workflow):
-                raise DefinitionError(f"{Reference.from_json(record.entry)} is not a workflow any more.")
-            workflow = found
+            workflow = pinned.workflow()
         self._open()
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
         claim = self.store.claim(record.id, self.process, works, reopen)
-        record = self.store.find_run(record.id)
+        record = pinned.hold(self.store.find_run(record.id))
         frontier = self.store.frontier(claim.run_number)
         driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
         driver.load(frontier, self.store.counts(claim.run_number))
@@ -323,6 +328,19 @@ class Engine:
         if driver is not None:
             self.tell(driver, [CancelRequested()])
 
+    def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
+        """Send something to a run of this store: as `dagengine.signal`."""
+        from dagengine.signals import send
+
+        return send(self.post, run_id, name, payload, signal_id=signal_id)
+
+    @property
+    def post(self) -> Post:
+        """Where signals to runs of this store go."""
+        from dagengine.signals import Post
+
+        return Post(self.store, self.artifacts, self._control_folder)
+
     def _owned(self) -> set[int]:
         return {driver.claim.run_number for driver in list(self._by_id.values())}
 
@@ -334,6 +352,8 @@ class Engine:
                 driver.probe()
             elif held.get(number):
                 self.tell(driver, [CancelRequested()])
+            else:
+                self.tell(driver, driver.outside.hint)
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request of another process, on a thread of the control server's."""
@@ -342,6 +362,8 @@ class Engine:
             return {"error": "this process does not work on that run"}
         if request.get("verb") == "cancel":
             self.tell(driver, [CancelRequested()])
+        elif request.get("verb") == "signal":
+            self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
             driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
         elif request.get("verb") == "waits":
@@ -392,18 +414,21 @@ class Engine:
 
     def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
         """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
-        heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_numbers), driver, event))
+        self.timers.after(delay, driver, event)
 
     def forget(self, driver: Driver) -> None:
         self._drivers.pop(driver.index, None)
         self._by_id.pop(driver.run_id, None)
+        self.timers.forget(driver)
 
-    def function_number(self, reference: Reference) -> int:
-        text = json.dumps(reference.to_json(), sort_keys=True)
+    def function_number(self, reference: Reference, code: str | None = None) -> int:
+        """The runtime's number of the function, as it is in the pack `code`. Raises LoadError, StoreError."""
+        text = json.dumps([reference.to_json(), code], sort_keys=True)
         number = self._functions.get(text)
         if number is None:
+            given = self._shelf.give(code) if code is not None else NO_CODE
             number = self._functions[text] = len(self._functions)
-            self.runtime.define(number, reference.to_json())
+            self.runtime.define(number, reference.to_json(), given)
         return number
 
     def must_verify(self, digest: str) -> bool:
@@ -415,7 +440,7 @@ class Engine:
 
     def keep_later(self, driver: Driver, event: Succeeded) -> None:
         """Make a large result durable; then the driver is told."""
-        self._keepers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
+        self.helpers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
 
     def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
         """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
@@ -429,10 +454,11 @@ class Engine:
         def kept() -> Any:
             return event(Value(shared.digest, content.size))
 
-        self._keepers.submit(self._keep, driver, [shared], kept)
+        self.helpers.submit(self._keep, driver, [shared], kept)
 
     @functools.cached_property
-    def _keepers(self) -> ThreadPoolExecutor:
+    def helpers(self) -> ThreadPoolExecutor:
+        """Threads for what has to wait for the disk or the store."""
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
@@ -483,9 +509,8 @@ class Engine:
     def _collect(self, turns: dict[Driver, list[Event]]) -> bool:
         """Wait for messages and sort them by run. False when the engine is closed."""
         inbox = self._inbox
-        timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         try:
-            message = inbox.get(timeout=timeout)
+            message = inbox.get(timeout=self.timers.pause())
         except Empty:
             message = None
         for _ in range(INBOX_BATCH):
@@ -506,9 +531,7 @@ class Engine:
         else:
             if message is not None:
                 self._inbox.put(message)
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            _, _, driver, event = heapq.heappop(self._timers)
+        for driver, event in self.timers.due():
             self._sort(driver, event, turns)
         return True
 
@@ -633,10 +656,12 @@ def entry_of(workflow: Workflow[..., Any]) -> Reference:
 
 
 def _new_run(
+    store: Store,
     artifacts: ArtifactStore,
     workflow: Workflow[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
     run_id: str | None,
 ) -> NewRun:
     if run_id is not None and (
@@ -655,6 +680,7 @@ def _new_run(
         "host": platform.node(),
         "cwd": str(Path.cwd()),
         "pid": os.getpid(),
+        **keep_code(store, workflow),
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
@@ -673,6 +699,6 @@ def record_run(
     run_id: str | None = None,
 ) -> str:
     """Record a run that some process is to begin later, and return its id."""
-    new = _new_run(artifacts, workflow, args, kwargs, run_id)
+    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id)
     store.create_run(new, None)
     return new.id

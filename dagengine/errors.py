@@ -12,6 +12,8 @@
     ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
     │   ├── StepFailed             stands in for an exception that can't be brought back
     │   ├── StepTimeout            an attempt ran past its timeout
+    │   ├── EventTimeout           nobody sent what a step waited for, in time
+    │   ├── Rejected               somebody said no to what a run asked approval for
     │   ├── StepUnknown            a step that is started at most once, and nobody knows what it did
     │   ├── StepSkipped            not run, because a step it depends on failed
     │   └── StepCancelled          not run to its end, because the run was cancelled
@@ -131,6 +133,20 @@ class StepTimeout(StepError, TimeoutError):
     """An attempt ran past `timeout`, in seconds, and was ended."""
 
     timeout: float
+
+
+class EventTimeout(StepError):
+    """Nobody sent `event` in the time that the step waited for it."""
+
+    event: str
+
+
+class Rejected(StepError):
+    """Somebody said no: `by` whom, `why`, and `at` what time."""
+
+    by: str
+    why: str
+    at: float
 
 
 class StepUnknown(StepError):

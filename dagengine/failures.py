@@ -9,6 +9,7 @@ import pickle
 
 from dagengine.errors import (
     DefinitionError,
+    EventTimeout,
     StepCancelled,
     StepFailed,
     StepSkipped,
@@ -27,6 +28,7 @@ _BY_KIND = {
     "unknown": StepUnknown,
     "depth": TooDeep,
     "definition": DefinitionError,
+    "event": EventTimeout,
 }
 
 

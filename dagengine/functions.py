@@ -4,7 +4,7 @@ A function of an importable module is named by module and qualified name; one of
 by the file's path, which is loaded under the file's stem as its module name; one of `__main__` that has no file (a
 notebook, `python -c`) travels by value. Every process that loads the same reference gets the same module object.
 
-May import nothing of ours but errors.
+May import nothing of ours but errors and packs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dagengine.errors import LoadError, Unpicklable
+from dagengine.packs import serves
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,16 @@ def load_file(path: str) -> Any:
         if _files.get(name, getattr(loaded, "__file__", None)) == str(file):
             return loaded
         raise LoadError(f"{path}: a module named {name} is already loaded. Rename the file.")
+    if serves(name, str(file)):
+        _files[name] = str(file)
+        _search_in(file.parent)
+        return load_module(name)
     if not file.is_file():
         raise LoadError(f"there is no file {path}. Name a Python file, as in FILE.py:WORKFLOW.")
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise LoadError(f"{path} is not a Python file. Name one, as in FILE.py:WORKFLOW.")
-    folder = str(file.parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _search_in(file.parent)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     _files[name] = str(file)
@@ -78,6 +81,12 @@ def load_file(path: str) -> Any:
             raise
         raise LoadError(f"{path} can't be loaded: {describe(error)}") from error
     return module
+
+
+def _search_in(folder: Path) -> None:
+    """Let modules beside a file be imported, as Python does for a script."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def describe(error: BaseException) -> str:

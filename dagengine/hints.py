@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,14 @@ def ask_server(control: Path, name: str, request: dict[str, Any], seconds: float
         return ask(control, name, request, seconds)
     except (NoAnswer, TimeoutError):
         return None
+
+
+def wait_at_servers(control: Path, run_id: str, seconds: float) -> None:
+    """Until a server of this machine says that the run has ended, or for so long."""
+    until = time.monotonic() + seconds
+    for name in names(control):
+        left = until - time.monotonic()
+        asked = ask_server(control, name, {"verb": "wait", "run": run_id, "timeout": left}, left + 1.0)
+        if asked is not None and asked.get("ended"):
+            return
+    time.sleep(max(0.0, until - time.monotonic()))

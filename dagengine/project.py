@@ -6,7 +6,7 @@ dagengine. Left out, and said so: files whose path leaves the project's folder b
 What is loaded in this process counts as it was when it was first looked at, whatever has become of the file since: the
 functions that run here are those. What is not loaded is read again when its file has changed.
 
-May import errors.
+May import errors and packs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dagengine.errors import CodeNotPacked
+from dagengine.packs import Pack, PackImporter, importers
 
 FOREIGN_FOLDERS = ("site-packages", "dist-packages")
 
@@ -110,9 +111,6 @@ class Project:
 
     def _from_loaded(self, name: str, loaded: Any) -> Module | None:
         spec = getattr(loaded, "__spec__", None)
-        packed = getattr(getattr(spec, "loader", None), "packed", None)
-        if packed is not None:
-            return packed(name)  # type: ignore[no-any-return]  # loaded from a pack: what that says, not the disk
         if name == "__main__" or spec is None:
             path = getattr(loaded, "__file__", None)
             return self._read(name, path, None) if path and path.endswith(".py") else None
@@ -123,6 +121,11 @@ class Project:
             from importlib.util import spec_from_file_location
 
             return spec_from_file_location(name, self._files[name])
+        if self._loaded:
+            for importer in importers():
+                spec = importer.find_spec(name)
+                if spec is not None:
+                    return spec
         parent = name.rpartition(".")[0]
         path = self._path
         if parent:
@@ -138,6 +141,8 @@ class Project:
         return spec
 
     def _from_spec(self, name: str, spec: ModuleSpec) -> Module | None:
+        if isinstance(spec.loader, PackImporter):
+            return _from_pack(name, spec.loader.pack)  # what is in the pack, whatever is on disk by now
         locations = tuple(str(Path(folder).absolute()) for folder in spec.submodule_search_locations or ())
         if spec.origin is None or not spec.has_location:
             if not locations or all(_is_foreign(folder) for folder in locations):
@@ -221,6 +226,14 @@ class Project:
             inside_package = "." in name and name.partition(".")[0] in tops
             if inside_package or os.path.dirname(path) in roots:  # noqa: PTH120 - of hundreds of loaded modules
                 yield name
+
+
+def _from_pack(name: str, pack: Pack) -> Module:
+    packed = pack.modules[name]
+    path = pack.path(name)
+    package = packed.kind != "module"
+    locations = (str(Path(path).parent),) if package else ()
+    return Module(name, path, pack.manifest["roots"][packed.root], pack.source(name), package, locations)
 
 
 def imports_of(module: Module, checked: bool = False) -> set[str]:

@@ -228,7 +228,7 @@ class Questions:
             except DagengineError as error:
                 self._refuse(event, replace(describe_failure(error), traceback=""))
 
-        self._driver.engine._keepers.submit(job)
+        self._driver.engine.helpers.submit(job)
 
 
 def unanswered(runtime: Runtime, event: Asked) -> None:

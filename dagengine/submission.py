@@ -176,6 +176,14 @@ def is_over(store: Store, run_id: str) -> bool:
     return state.ended and state is not RunState.INTERRUPTED
 
 
+def is_expected(store: Store, run_id: str) -> bool:
+    """Whether the run is queued and has not ended: somebody is to work on it, or will again."""
+    from dagengine.storage import queues
+
+    entry = queues.entry_of(store, run_id)
+    return entry is not None and entry.state in queues.ACTIVE and not is_over(store, run_id)
+
+
 def cancel_dropped(store: Store, now: Callable[[], float] = time.time) -> int:
     """Cancel the runs that were purged or replaced; returns their number. Whoever dropped them may have died since."""
     from dagengine.storage import queues

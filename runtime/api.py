@@ -225,6 +225,7 @@ def start(
     memory: int | None = None,
     object_memory: int | None = None,
     spill: str | Sequence[str] | None = None,
+    room_timeout: float | None = None,
     gpus: int | None = None,
     gpu_memory: int | None = None,
     resources: dict[str, float] | None = None,
@@ -234,6 +235,7 @@ def start(
     workers: worker processes; one for each processor that this process may use
     memory: bytes that tasks may ask for in all; object_memory: the hard limit of bytes for objects in memory
     spill: folder or URL, or several, for objects that have no room in memory
+    room_timeout: seconds that a task whose inputs find no room waits at least, when nothing can be spilled any more
     gpus, gpu_memory: declared devices and bytes on each; found by themselves where NVIDIA's library is there
     resources: named resources that tasks may ask for, {"licence": 2}
 
@@ -243,6 +245,7 @@ def start(
         "memory": memory,
         "object_memory": object_memory,
         "spill": spill,
+        "room_timeout": room_timeout,
         "gpus": gpus,
         "gpu_memory": gpu_memory,
         "resources": resources,

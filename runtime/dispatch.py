@@ -326,6 +326,7 @@ class Dispatcher:
     def load(self, worker: Worker, task: Task) -> None:
         task.move(Move.SEND)
         task.worker = worker.id
+        worker.code = task.code
         # Of an unknown function the worst is assumed: nothing is sent behind it.
         task.estimate = self.estimates.get(task.function, PREFETCH_SECONDS)
         worker.backlog += task.estimate

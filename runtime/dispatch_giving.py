@@ -16,16 +16,23 @@ if TYPE_CHECKING:
 
 def give(dispatcher: Dispatcher, now: float) -> None:
     queue, special, staff = dispatcher.queue, dispatcher.special, dispatcher.staff
+    staff.lacking = False
     while (task := special.head()) is not None and (worker := staff.find(task, dispatcher.retire, now)) is not None:
-        special.pop()
+        special.pop(task)
         if task.creates:
             staff.give_to_actor(worker, task)
         dispatcher.load(worker, task)
         dispatcher.place(worker)
     while staff.idle and staff.has_cpu and (task := queue.head()) is not None:
-        _, worker = staff.idle.popitem()  # the one that was busy last: its caches are warm
-        dispatcher.load(worker, queue.pop())
+        worker = staff.take_idle(task)
+        if worker is None:
+            if not _give_others(dispatcher):
+                break
+            continue
+        dispatcher.load(worker, queue.pop(task))
         dispatcher.place(worker)
+    if staff.lacking:
+        staff.make_room(dispatcher.retire, now)
     if staff.hungry and len(queue):
         _send_ahead(dispatcher)
     while dispatcher.sends:
@@ -39,6 +46,17 @@ def give(dispatcher: Dispatcher, now: float) -> None:
             dispatcher.begin(tasks[0], now)
 
 
+def _give_others(dispatcher: Dispatcher) -> bool:
+    """The oldest task fits none of the idle workers, so one is started for it. Meanwhile they take what fits them."""
+    for task in dispatcher.queue.heads():
+        worker = dispatcher.staff.take_idle(task)
+        if worker is not None:
+            dispatcher.load(worker, dispatcher.queue.pop(task))
+            dispatcher.place(worker)
+            return True
+    return False
+
+
 def _send_ahead(dispatcher: Dispatcher) -> None:
     refused, hungry = 0, dispatcher.staff.hungry
     while refused < len(hungry) and (task := dispatcher.queue.head()) is not None:
@@ -47,7 +65,7 @@ def _send_ahead(dispatcher: Dispatcher) -> None:
         room = max(1, len(dispatcher.queue) // len(dispatcher.staff.workers))
         given = 0
         while given < room and task is not None and _fits_behind(dispatcher, worker, task):
-            dispatcher.load(worker, dispatcher.queue.pop())
+            dispatcher.load(worker, dispatcher.queue.pop(task))
             given += 1
             task = dispatcher.queue.head()
         refused = 0 if given else refused + 1
@@ -55,6 +73,8 @@ def _send_ahead(dispatcher: Dispatcher) -> None:
 
 
 def _fits_behind(dispatcher: Dispatcher, worker: Worker, task: Task) -> bool:
+    if not worker.fits(task):
+        return False
     estimate = dispatcher.estimates.get(task.function)
     return estimate is not None and worker.backlog + estimate <= PREFETCH_SECONDS and len(worker.tasks) < PREFETCH_TASKS
 

@@ -6,7 +6,9 @@
 4. No worker has more than PREFETCH_TASKS tasks; estimated work sent ahead stays within PREFETCH_SECONDS.
 5. A worker is in `idle` (or `with_devices`) exactly if it is ready, has nothing, and owes no acknowledgement; `hungry`
    ones have tasks that don't wait.
-6. While nothing closes, the oldest plain task waits for a reason: no idle worker, or no cpu.
+6. While nothing closes, the oldest plain task waits for a reason: no idle worker that fits it, or no cpu. If workers are
+   idle that do not fit, one is being started.
+8. On a worker are tasks of one code only.
 7. A worker that was told to end and has nothing to do has been killed, or a timer is set that does it: nothing waits for
    its good will. There are `slots` workers for any task, or as many are on their way, unless starting them fails.
 
@@ -19,6 +21,7 @@ from dagengine.runtime.dispatch import Dispatcher
 from dagengine.runtime.dispatch_model import (
     PREFETCH_SECONDS,
     PREFETCH_TASKS,
+    WORKERS_MAX,
     Task,
     TaskState,
     Worker,
@@ -83,6 +86,7 @@ def _check_worker(dispatcher: Dispatcher, worker: Worker) -> None:
         assert tasks[0].state is TaskState.RUNNING
         assert all(task.state is TaskState.SENT for task in tasks[1:])
         assert worker.state is not WorkerState.STARTING, "a worker got work before it was up"
+    assert all(task.code == worker.code for task in tasks)
     if not tasks:
         assert (worker.backlog, worker.blocked) == (0.0, 0)
     if len(tasks) > 1 and worker.actor is None:
@@ -104,11 +108,18 @@ def _check_worker(dispatcher: Dispatcher, worker: Worker) -> None:
 def _check_progress(dispatcher: Dispatcher) -> None:
     staff = dispatcher.staff
     head = dispatcher.queue.head()
-    if head is not None and staff.idle:
-        assert not staff.has_cpu, f"{head.id} waits beside an idle worker, and there is a cpu for it"
+    if head is not None and staff.idle and staff.has_cpu:
+        _check_lacking(dispatcher, head)
     head = dispatcher.special.head()
-    if head is not None:
-        assert not staff.idle, f"{head.id} waits beside an idle worker"
+    if head is not None and staff.idle:
+        _check_lacking(dispatcher, head)
     if not staff.held:
         pool = sum(worker.pooled and worker.state is not WorkerState.ENDING for worker in staff.workers.values())
         assert pool >= staff.slots, "there are too few workers"
+
+
+def _check_lacking(dispatcher: Dispatcher, head: Task) -> None:
+    staff = dispatcher.staff
+    assert not any(worker.fits(head) for worker in staff.idle.values()), f"{head.id} waits beside an idle worker"
+    starting = any(worker.state is WorkerState.STARTING for worker in staff.workers.values())
+    assert starting or staff.held or len(staff.workers) >= WORKERS_MAX, f"nothing is started for {head.id}"

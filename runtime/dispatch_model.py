@@ -98,6 +98,7 @@ class Task:
     devices: GPUs that it may see
     actor: whose task it is; `creates`: it is the one that makes it; `concurrent`: it may run beside others of the actor
     threads: of a task that creates: how many concurrent calls run at a time
+    code: group of the packs that its function is imported from; processes that have run another one can't have it
     spec: the shell's, never looked at here
     order: of leasing; smaller goes first
     estimate: seconds that it was thought to take when it was sent
@@ -118,6 +119,7 @@ class Task:
     concurrent: bool = False
     threads: int = 1
     spec: object = None
+    code: str = ""
     state: TaskState = TaskState.QUEUED
     order: int = -1
     estimate: float = 0.0
@@ -159,6 +161,7 @@ class Worker:
     actor: that lives in it, or is to be made by its task; `made`: the task that made it, once it has
     mailbox: calls that could not be sent yet
     devices: GPUs that its process has seen; it can't forget them
+    code: of what it was sent first; its process has imported from there, and can't forget that, either
     """
 
     id: int
@@ -174,6 +177,11 @@ class Worker:
     made: Task | None = None
     mailbox: deque[Task] = field(default_factory=deque)
     devices: tuple[int, ...] = ()
+    code: str | None = None
+
+    def fits(self, task: Task) -> bool:
+        """Whether its process may import what the task is of."""
+        return self.code is None or self.code == task.code
 
     @property
     def pooled(self) -> bool:

@@ -3,6 +3,10 @@
 `slots` workers are kept that any task may run in. More are started when tasks could begin and no worker is free: because
 others wait inside themselves, or each needs less than a cpu. They end when they have been idle for long.
 
+A worker that has run tasks of one code is kept for it. When the oldest task is of another and no idle worker fits, one
+more is started, and of those that have been idle longest one ends if there are twice as many as are kept: so runs on
+several packs of code neither wait for each other nor replace each other's workers at every task.
+
 A worker in which an actor lives is the actor's until its end; one that has seen GPUs is used again for the same ones
 only, because a process can't forget a device. Neither counts among the `slots`.
 
@@ -35,6 +39,7 @@ class Staff:
 
     busy: workers with tasks that use a cpu
     held: none is started for now, because the last ones did not come up
+    lacking: a task waits beside idle workers, none of which fits it
     """
 
     def __init__(self, slots: int) -> None:
@@ -51,6 +56,7 @@ class Staff:
         self._next = 0
         self._failed = 0
         self.held = False
+        self.lacking = False
         self._looking = False
 
     # ---- cpus ---------------------------------------------------------------------------------
@@ -100,6 +106,8 @@ class Staff:
         if self.held:
             return []
         lack = max(waiting - len(self.idle) - self._starting, self.slots - self._pool)
+        if self.lacking and not self._starting:
+            lack = max(lack, 1)
         return [self._new() for _ in range(min(lack, WORKERS_MAX - len(self.workers)))] if lack > 0 else []
 
     def _new(self) -> StartWorker:
@@ -183,19 +191,39 @@ class Staff:
                 self._looking = True
                 timers.add(worker.idle_since + IDLE_SECONDS, Why.IDLE)
 
+    def take_idle(self, task: Task) -> Worker | None:
+        """An idle worker that fits the task: the one that was busy last, for its caches are warm. If none does, `lacking`."""
+        if not self.idle:
+            return None
+        _, worker = self.idle.popitem()
+        if worker.fits(task):
+            return worker
+        self.idle[worker.id] = worker
+        fitting = [worker for worker in self.idle.values() if worker.fits(task)]
+        if not fitting:
+            self.lacking = True
+            return None
+        # One that has run this code before one that has run nothing.
+        found = next((worker for worker in reversed(fitting) if worker.code is not None), fitting[-1])
+        del self.idle[found.id]
+        return found
+
+    def make_room(self, retire: Callable[[Worker, float], None], now: float) -> None:
+        """Before one more worker is started: end the one that has been idle longest, if there are many."""
+        if self._pool >= 2 * self.slots and not self._starting and self.idle:
+            retire(next(iter(self.idle.values())), now)
+
     def find(self, task: Task, retire: Callable[[Worker, float], None], now: float) -> Worker | None:
         """A worker for a task that was given all it needs; it is no longer idle."""
         if task.devices:
             for worker in list(self.with_devices.values()):
-                if worker.devices == task.devices:
+                if worker.devices == task.devices and worker.fits(task):
                     del self.with_devices[worker.id]
                     return worker
                 if set(worker.devices) & set(task.devices):
                     retire(worker, now)  # what it holds of the device's memory is the task's now
-        if not self.idle:
-            return None
-        _, worker = self.idle.popitem()
-        if task.devices:
-            self._leave_pool(worker)
-            worker.devices = task.devices
-        return worker
+        found = self.take_idle(task)
+        if found is not None and task.devices:
+            self._leave_pool(found)
+            found.devices = task.devices
+        return found

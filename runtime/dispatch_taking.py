@@ -30,6 +30,9 @@ def balance(dispatcher: Dispatcher, now: float) -> None:
         head = worker.tasks[0]
         stuck_at = head.began + STUCK_SECONDS
         if stuck_at <= now or worker.backlog - head.estimate >= REVOKE_SECONDS:
+            if not any(idle.fits(head) for idle in staff.idle.values()):
+                staff.lacking = True  # a worker that could have it is started
+                continue
             if best is None or worker.backlog > best.backlog:
                 best = worker
         elif look_at is None or stuck_at < look_at:

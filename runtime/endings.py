@@ -62,6 +62,7 @@ class Endings:
             Outcome.DROPPED: self._dropped,
             Outcome.INPUT: self._input,
             Outcome.ACTOR: self._actor,
+            Outcome.STALLED: self._stalled,
         }
 
     def refuse(self, requests: list[Request]) -> list[TaskId]:
@@ -205,6 +206,17 @@ class Endings:
         )
         now = time.time()
         self._tell_lost(spec, death or Death(-1, now, now, failure), failure)
+
+    def _stalled(self, action: core.Ended, spec: TaskSpec) -> None:
+        facts = action.facts or {}
+        text = (
+            f"there was no room for {facts.get('needed', 0):,} bytes that it reads, for {facts.get('seconds', 0):,} s: of the"
+            f" memory for objects ({facts.get('arena', 0):,} bytes) {facts.get('unwritten', 0):,} can't be spilled, because"
+            f" {self._agent.spill.where} is full, and {facts.get('in use', 0):,} are in use. Make room there, or give"
+            f" another place to spill to or more memory for objects"
+        )
+        failure = Failure("objects", "dagengine.errors.ObjectStoreFull", text, retriable=False, facts=dict(facts))
+        self._tell_failed(spec, failure)
 
     def _other(self, action: core.Ended, spec: TaskSpec) -> None:
         facts = action.facts or {}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dagengine.errors import InternalError
 from dagengine.functions import Reference, resolve
 from dagengine.model import INLINE_LIMIT
+from dagengine.packs import install_file
 from dagengine.runtime import current
 from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.hosting import Host
@@ -33,8 +34,9 @@ class Function:
     """A defined function or class, found at its first use, so that what goes wrong then is a failure of the task that
     asked."""
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: Reference, pack: str = "") -> None:
         self._reference = reference
+        self._pack = pack
         self._call: Callable[..., Any] | None = None
         self.name = reference.qualname.rpartition(".")[2]
         self.is_retriable: Callable[[BaseException], bool] | None = None
@@ -42,6 +44,8 @@ class Function:
     def resolved(self) -> Callable[..., Any]:
         """The plain function or class. Raises LoadError, or whatever its module raises."""
         if self._call is None:
+            if self._pack:
+                install_file(self._pack)
             found = resolve(self._reference)
             self.is_retriable = getattr(found, "is_retriable", None)
             # What a decorator has made is an object with the plain one inside; a plain class may have such a method.
@@ -67,7 +71,7 @@ class Executor:
     def define(self, message: Define) -> None:
         """Before the first Run of that function."""
         sys.path += [folder for folder in message.path if folder not in sys.path]
-        self._functions[message.number] = Function(Reference.from_json(message.reference))
+        self._functions[message.number] = Function(Reference.from_json(message.reference), message.pack)
 
     def execute(self, run: Run) -> Result:
         """Make the attempt on this thread."""

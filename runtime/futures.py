@@ -36,7 +36,7 @@ class Executor(concurrent.futures.Executor):
     """`max_workers` processes (one for each processor that this process may use).
 
     initializer, initargs: what each worker calls before its first call of ours
-    memory, object_memory, spill, gpus, gpu_memory, resources: as of `dagengine.runtime.start`
+    memory, object_memory, spill, room_timeout, gpus, gpu_memory, resources: as of `dagengine.runtime.start`
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Executor(concurrent.futures.Executor):
         memory: int | None = None,
         object_memory: int | None = None,
         spill: str | Sequence[str] | None = None,
+        room_timeout: float | None = None,
         gpus: int | None = None,
         gpu_memory: int | None = None,
         resources: dict[str, float] | None = None,
@@ -73,6 +74,7 @@ class Executor(concurrent.futures.Executor):
                 memory=memory,
                 object_memory=object_memory,
                 spill=spill,
+                room_timeout=room_timeout,
                 gpus=gpus,
                 gpu_memory=gpu_memory,
                 resources=resources,

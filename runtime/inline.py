@@ -31,8 +31,10 @@ from dagengine.runtime.inline_work import WORKER, Stream, Work, content_of, lost
 from dagengine.runtime.memory import memory_capacity
 from dagengine.runtime.messages import Answer
 from dagengine.runtime.protocol import (
+    NO_CODE,
     ActorId,
     Asked,
+    CodePack,
     Content,
     Dropped,
     Failed,
@@ -100,7 +102,8 @@ class InlineRuntime:
             for thread in self._threads:
                 thread.start()
 
-    def define(self, function: int, reference: dict[str, Any]) -> None:
+    def define(self, function: int, reference: dict[str, Any], code: CodePack = NO_CODE) -> None:
+        """In this process a module is what is loaded: whoever resumes a run has seen to it that this is the pack's."""
         self._work.define(function, Reference.from_json(reference))
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:

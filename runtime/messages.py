@@ -32,11 +32,16 @@ class Packed(msgspec.Struct, tag=0, array_like=True, gc=False):
 
 
 class Define(msgspec.Struct, tag=1, array_like=True):
-    """`path`: the controller's import path when the function was defined, which may have grown since the fork."""
+    """`path`: the controller's import path when the function was defined, which may have grown since the fork.
+
+    code: the group of packs that the function's is one of; pack: the path of its file, or ""
+    """
 
     number: int
     reference: dict[str, Any]
     path: list[str] = []
+    code: str = ""
+    pack: str = ""
 
 
 class Run(msgspec.Struct, tag=2, array_like=True, gc=False):

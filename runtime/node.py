@@ -279,10 +279,11 @@ class NodeAgent:
             request = lease.request
             if request.plain:
                 task = dispatch.Task(request.id, request.function, True, lease.attempt, spec=request.spec)
+                task.code = self._definitions[request.function].code
                 task.grace = request.spec.grace  # type: ignore[attr-defined]
                 tasks.append(task)
             else:
-                tasks.append(_special(lease))
+                tasks.append(_special(lease, self._definitions[request.function].code))
         self.happen(dispatch.Leased(tasks))
 
     def _revoke(self, action: core.Revoke) -> None:
@@ -384,7 +385,7 @@ class NodeAgent:
             self.tell(events.MemoryHigh(NODE, self.epoch, reading.used, reading.limit, usage))
 
 
-def _special(lease: core.Lease) -> dispatch.Task:
+def _special(lease: core.Lease, code: str) -> dispatch.Task:
     request = lease.request
     spec = request.spec
     assert isinstance(spec, TaskSpec)
@@ -403,4 +404,5 @@ def _special(lease: core.Lease) -> dispatch.Task:
         actor is not None and actor.concurrent,
         actor.threads if actor is not None else 1,
         spec,
+        code,
     )

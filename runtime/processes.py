@@ -42,6 +42,7 @@ from dagengine.runtime.core.events import (
     GroupReleased,
     Submitted,
 )
+from dagengine.runtime.core.limits import STALL_SECONDS
 from dagengine.runtime.core.machine import Scheduler
 from dagengine.runtime.core.placement import misfit
 from dagengine.runtime.crew import Crew
@@ -55,8 +56,10 @@ from dagengine.runtime.node import NodeAgent
 from dagengine.runtime.objects import PAGE
 from dagengine.runtime.pressure import Watch
 from dagengine.runtime.protocol import (
+    NO_CODE,
     ActorId,
     Asked,
+    CodePack,
     Content,
     GroupId,
     NodeFacts,
@@ -87,6 +90,7 @@ class ProcessRuntime:
     memory: bytes that tasks may ask for, and have, in all; None: most of what there is
     object_memory: the hard limit of bytes for objects in memory; None: a part of what there is
     spill: where objects go for which there is no room: folders, or URLs that fsspec knows; (): the scratch folder
+    room_timeout: seconds that a task whose inputs find no room waits at least, when nothing can be spilled any more
     gpus: how many there are, of `gpu_memory` bytes each; None: what is found
     resources: named ones that tasks may ask for
 
@@ -101,6 +105,7 @@ class ProcessRuntime:
         memory: int | None = None,
         object_memory: int | None = None,
         spill: Sequence[str] = (),
+        room_timeout: float = STALL_SECONDS,
         gpus: int | None = None,
         gpu_memory: int | None = None,
         resources: Mapping[str, float] | None = None,
@@ -112,6 +117,7 @@ class ProcessRuntime:
         self._scratch = scratch
         self._spill = tuple(spill) or (scratch or tempfile.gettempdir(),)
         self._memory_limit = memory
+        self._room_timeout = room_timeout
         devices = find_devices(os.environ) if gpus is None else declared(gpus, gpu_memory or 0)
         self._capacity = Capacity(
             platform.node(),
@@ -143,7 +149,7 @@ class ProcessRuntime:
             _allow_descriptors(1024 + self._workers * DESCRIPTORS)
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._shell = shell = Shell(
-                Scheduler(),
+                Scheduler(self._room_timeout),
                 self._capacity,
                 sink,
                 make_agent=self._agent,
@@ -166,8 +172,9 @@ class ProcessRuntime:
 
     # ---- any thread: tasks --------------------------------------------------------------------
 
-    def define(self, function: int, reference: dict[str, Any]) -> None:
-        self._definitions[function] = Define(function, reference, import_path())
+    def define(self, function: int, reference: dict[str, Any], code: CodePack = NO_CODE) -> None:
+        group, pack = code
+        self._definitions[function] = Define(function, reference, import_path(), group, pack)
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:
         if self._closed:

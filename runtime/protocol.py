@@ -37,6 +37,13 @@ ActorId = tuple[int, ...]
 GroupId = tuple[int, ...]
 """Chosen by the submitter, as well."""
 
+CodePack = tuple[str, str]
+"""What a function's modules are imported from: the name of a group of packs that may be in one process together, opaque to
+the runtime; and the path of the pack's file (dagengine.packs)."""
+
+NO_CODE: CodePack = ("", "")
+"""Modules are imported from where they lie."""
+
 
 @dataclass(frozen=True, slots=True)
 class InlineInput:
@@ -372,8 +379,11 @@ class Runtime(Protocol):
     def open(self, sink: Callable[[list[RuntimeEvent]], None]) -> None:
         """Start what has to run. Returns at once; tasks may be submitted from here on."""
 
-    def define(self, function: int, reference: dict[str, Any]) -> None:
-        """Announce a function (JSON of functions.Reference) under a number of the caller's, before its first use."""
+    def define(self, function: int, reference: dict[str, Any], code: CodePack = NO_CODE) -> None:
+        """Announce a function (JSON of functions.Reference) under a number of the caller's, before its first use.
+
+        Its attempts run in processes that import from the pack, and that have run nothing of another group.
+        """
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:
         """Queue attempts. Raises Infeasible, and queues none, if one asks for more than there is."""

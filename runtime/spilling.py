@@ -207,8 +207,12 @@ class SpillSpace:
             file.wanted = file.size
             self._wanted += file.size
 
+    @property
+    def where(self) -> str:
+        return ", ".join(place.where for place in self._places)
+
     def _full(self, sizes: Sequence[int]) -> SpillFull:
-        where = ", ".join(place.where for place in self._places)
+        where = self.where
         total = min(sum(map(place.span, sizes)) for place in self._places)
         if self.limit is not None and self._used + total > self.limit:
             return SpillFull(

@@ -26,6 +26,11 @@ class Store(Protocol):
 
 SIDE_TABLES = tuple(table for table in METADATA.sorted_tables if table not in RECORD)
 
+OF_RUNS = tuple(
+    table for table in SIDE_TABLES if next(iter(table.primary_key)).name == "run" and table not in (REMOVED, PIN)
+)
+"""Side tables whose rows belong to a run, and go with it. (Others may name a run, and outlive it.)"""
+
 _run = bindparam("run", type_=Integer)
 
 NOTE_REMOVED = Query(upsert(REMOVED, ("run",)))
@@ -42,10 +47,8 @@ _PINS = Query(lambda: select(PIN.c.run, PIN.c.at, PIN.c.by, PIN.c.why).order_by(
 
 DELETE_OF_RUN = tuple(
     Query(lambda table=table: delete(table).where(table.c.run == _run))  # type: ignore[misc]
-    for table in SIDE_TABLES
-    if "run" in table.c and table is not REMOVED
+    for table in (*OF_RUNS, PIN)
 )
-"""Whatever side table has a run."""
 
 _NAMING = tuple(
     Query(lambda table=table: select(table.c.digest).where(table.c.value.is_(None)))  # type: ignore[misc]

@@ -29,6 +29,8 @@ from dagengine.storage.statements import Query
 
 RECORDING, WAITING, STARTED, DROPPED, OVER = range(5)
 
+ACTIVE = (RECORDING, WAITING, STARTED)
+
 DEFAULT = "default"
 """The queue that is always there."""
 

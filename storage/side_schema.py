@@ -17,6 +17,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 from dagengine.storage.schema import METADATA
@@ -164,4 +165,74 @@ SERVER = Table(
     Column("process", Text, nullable=False),  # JSON of model.ProcessRecord
     Column("settings", Text, nullable=False),  # JSON, for people
     Column("seen_at", Float, nullable=False),
+)
+
+# ---- the code that runs were started with -------------------------------------------------------
+
+CODE = Table(
+    "code",
+    METADATA,
+    Column("digest", Text, primary_key=True),  # of the manifest
+    Column("entry", Text, nullable=False),  # the workflow's module
+    Column("modules", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("manifest", Text, nullable=False),  # JSON: packs.Pack
+    Column("created_at", Float, nullable=False),
+)
+
+CODE_FILE = Table(
+    "code_file",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("data", LargeBinary, nullable=False),  # compressed (zlib)
+)
+
+CODE_PART = Table(
+    "code_part",  # which files are in which pack
+    METADATA,
+    Column("code", Text, nullable=False),
+    Column("file", Text, nullable=False),
+    PrimaryKeyConstraint("code", "file", name="code_part_pk"),
+    sqlite_with_rowid=False,
+)
+
+CODE_USED = Table(
+    "code_used",  # runs that go on with another pack than the one they were started with
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    PrimaryKeyConstraint("run", name="code_used_pk"),
+)
+
+# ---- signals, and runs that wait without a process --------------------------------------------
+
+SIGNAL = Table(
+    "signal",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("number", Integer, nullable=False),  # 1, 2, … in the order in which they were sent
+    Column("id", Text, nullable=False),  # the sender's: the same one again is no second signal
+    Column("name", Text, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("taken", Integer),  # seq of the step that it was given to
+    Column("value", LargeBinary),  # the encoded payload, if it is small; else it is the artifact of this digest
+    PrimaryKeyConstraint("run", "number", name="signal_pk"),
+    UniqueConstraint("run", "id", name="signal_id"),
+    sqlite_with_rowid=False,
+)
+
+SLEEPER = Table(
+    "sleeper",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("id", Text, nullable=False),  # the run's
+    Column("latest", Integer, nullable=False),  # the number of the last signal that was sent to it
+    Column("asleep", Integer, nullable=False),  # 1: no process holds it, and it wants to be woken
+    Column("wake_at", Float),  # when; none: only by somebody
+    Column("process", Text),  # who let go of it and wakes it itself, as long as that process lives
+    PrimaryKeyConstraint("run", name="sleeper_pk"),
+    Index("sleeper_due", "asleep", "wake_at"),
 )

@@ -7,6 +7,7 @@ A verb is a module of this package with a click command named `command`. The tab
 from __future__ import annotations
 
 import importlib
+import keyword
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,11 @@ VERBS: dict[str, dict[str, str]] = {
         "wait": "Wait until a run has ended.",
         "cancel": "Ask runs to stop.",
     },
+    "Serve": {
+        "serve": "Work on submitted, scheduled and waiting runs, until it is stopped.",
+        "submit": "Leave a run to `dagengine serve`.",
+        "queue": "Look at queues, and set their limits.",
+    },
     "Look": {
         "ls": "List runs, the newest first.",
         "show": "Show a run: its state, tasks, failures.",
@@ -47,6 +53,8 @@ VERBS: dict[str, dict[str, str]] = {
         "rm": "Remove runs, with all that is recorded of them.",
         "pin": "Keep runs, and their values, from being collected.",
         "unpin": "Let pinned runs be collected, as any other.",
+        "export": "Write a run with its values to a file.",
+        "import": "Bring a run from a file into the store.",
         "db": "Check the store, or bring it up to date.",
         "doctor": "Look at this machine and the settings, and say what to fix.",
         "version": "Print the version.",
@@ -105,7 +113,8 @@ class VerbGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
-        command = importlib.import_module(f"dagengine.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = importlib.import_module(f"dagengine.cli.{module}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -3,6 +3,7 @@
     owner on this machine    asked over its control socket, which answers when the run ends
     it does not answer       its pidfd, which becomes readable when the process ends
     owner elsewhere          the store, read again every two seconds: nothing here can hear of the end
+    nobody yet, but queued   a server of this machine, asked as an owner is; or the store, in the same way
 
 The store alone says how the run ended; all of these only say when to look.
 """
@@ -18,7 +19,9 @@ import time
 from typing import TYPE_CHECKING
 
 from dagengine.control import NoAnswer, ask, process_ends
+from dagengine.hints import wait_at_servers
 from dagengine.model import RunRecord, RunState
+from dagengine.submission import is_expected
 from dagengine.views import run_state
 
 if TYPE_CHECKING:
@@ -38,13 +41,16 @@ def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float |
     answered = False
     while True:
         run = store.find_run(run_id)
-        if run_state(run) is not RunState.RUNNING or run.owner is None:
+        idle = run_state(run) is not RunState.RUNNING or run.owner is None
+        if idle and not is_expected(store, run_id):
             return run
         left = ASK_AGAIN if until is None else until - time.monotonic()
         if left <= 0:
             raise TimeoutError
         left = min(left, ASK_AGAIN)
-        if run.owner.host != platform.node():
+        if idle or run.owner is None:
+            wait_at_servers(settings.control, run_id, min(left, LOOK_AGAIN))
+        elif run.owner.host != platform.node():
             time.sleep(min(left, LOOK_AGAIN))
         elif answered or not _ask(settings, run, left):
             # It answers, and yet the record says that it works on the run: it let go of it without being able to say so.

@@ -6,13 +6,14 @@ import datetime
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dagengine.cli.app import Invocation, common, short
 from dagengine.cli.terminal import ago, clean, duration, mark, note, number, print_json, state_text, table
 from dagengine.model import RunRecord, RunState
+from dagengine.queues import place_view
 from dagengine.storage.interface import RunFilter
 from dagengine.views import run_state, seconds_of
 
@@ -65,8 +66,9 @@ def command(
         runs = _matching(store, [RunState(state) for state in states], name, since, limit + 1)
         more, runs = len(runs) > limit, runs[:limit]
         done = {run.id: _done(store, run) for run in runs}
+        places = {run.id: place_view(store, run.id) for run in runs if run.state is RunState.PENDING}
     if invocation.json:
-        print_json([_object(run, done[run.id]) for run in runs])
+        print_json([{**_object(run, done[run.id]), "queued": places.get(run.id)} for run in runs])
         return
     if not runs:
         filtered = bool(states or name or since)
@@ -79,7 +81,7 @@ def command(
             (
                 short(run.id),
                 clean(run.workflow, 40),
-                f"{mark(state)} {state_text(state)}",
+                f"{mark(state)} {state_text(state)}{_place(places.get(run.id))}",
                 f"{number(done[run.id])}/{number(run.steps)}",
                 ago(run.created_at),
                 duration(seconds_of(run, time.time())) if state is not RunState.CRASHED else "–",
@@ -90,6 +92,15 @@ def command(
         note(
             f"there are more. To see them: --limit {limit * 5}, --since 2d, --state failed, --name {clean(runs[0].workflow)}"
         )
+
+
+def _place(place: dict[str, Any] | None) -> str:
+    """Where a run that nobody works on yet waits."""
+    if place is None:
+        return ""
+    left = place["not_before"] - time.time()
+    when = f"in {duration(left)}" if left > 0 else f"{number(place['before'])} before it"
+    return f" in {clean(place['queue'], 20)}, {when}"
 
 
 def _matching(

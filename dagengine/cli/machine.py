@@ -22,6 +22,9 @@ def machine_options(function: Function) -> Function:
         click.option("--memory", metavar="SIZE", help="For tasks that say how much they need, e.g. 16GiB."),
         click.option("--object-memory", metavar="SIZE", help="The most that values in memory may take. They spill."),
         click.option("--spill", metavar="FOLDER|URL", multiple=True, callback=_some, help="Where they spill to."),
+        click.option(
+            "--room-timeout", metavar="TIME", help="How long steps wait for room when nothing can be spilled."
+        ),
         click.option("--gpus", type=int, metavar="N", help="GPUs to lend, instead of those that NVML finds."),
         click.option("--gpu-memory", metavar="SIZE", help="Memory of each of these, e.g. 24GiB."),
         click.option(

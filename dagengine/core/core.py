@@ -99,6 +99,8 @@ class RunCore(Compensation):
             step.attempt = pending.attempts
             step.items = pending.items
             self._load_ephemeral(step)
+        result_inputs = tuple(result_inputs)
+        self._returned(result_inputs)
         self._keep_results(result_inputs)
         for step in unfinished:
             self._link(step, now)
@@ -118,6 +120,8 @@ class RunCore(Compensation):
     def _conclude(self, now: float) -> Actions:
         self._end_whole(now)
         self._settle(now)
+        if self.world and self.body is not BodyPhase.OPEN and not self.stop:
+            self._drop_unneeded(now)
         if self.keeping and not self.stop:
             self._keep()
         self._submit(now)
@@ -193,6 +197,7 @@ class RunCore(Compensation):
     def _body_returned(self, event: BodyReturned, now: float) -> None:
         if self.body is BodyPhase.OPEN and not self.stop:
             self._close_body(BodyPhase.RETURNED)
+            self._returned(event.inputs)
             self._actions.writes.append(CloseBody(event.call, event.inputs))
             self._keep_results(event.inputs)
             self._body_is_closed()

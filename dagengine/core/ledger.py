@@ -55,6 +55,7 @@ class Ledger:
         self.in_flight = 0  # SUBMITTED or RUNNING
         self.unrecorded = 0  # ENDING
         self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
+        self.world: set[int] = set()  # steps that are, or were, OUTSIDE
         self._ready: deque[int] = deque()
         self._batches: deque[Batch] = deque()
         self._batch = Batch()
@@ -162,6 +163,7 @@ class Ledger:
             if step.kind.is_outside:
                 self._go(step, Phase.OUTSIDE)
                 self._actions.outside.append(step.seq)
+                self.world.add(step.seq)
                 return
             if step.kind is StepKind.CREATE and step.place is not None and not step.place.instance.wanted:
                 return  # an object is made when there is something for it to do: it may hold a device

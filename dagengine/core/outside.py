@@ -9,15 +9,24 @@ May import model and the store's vocabulary of writes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dagengine.core.ephemeral import Ephemerals
 from dagengine.core.events import OutsideEnded, StepKnown
 from dagengine.core.states import BodyPhase, Phase
-from dagengine.model import StepState
+from dagengine.core.step import Step
+from dagengine.model import Failure, Input, StepInput, StepKind, StepState
 from dagengine.storage.interface import RecordSteps
+
+_UNNEEDED = "dagengine.errors.StepCancelled"
 
 
 class Outside(Ephemerals):
     """A run some of whose steps are not run."""
+
+    def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:
+        super().__init__(window, host, token)
+        self._result: set[int] = set()  # steps whose values the body returned
 
     def _step_known(self, event: StepKnown, now: float) -> None:
         if self.body is not BodyPhase.OPEN or self.stop:
@@ -29,6 +38,22 @@ class Outside(Ephemerals):
             self.kept.add(step.seq)  # this value is recorded
         self._end(step, StepState.SUCCEEDED, now, value=event.value)
         self._actions.writes.extend(event.also)
+
+    def _returned(self, inputs: Iterable[Input]) -> None:
+        self._result.update(item.seq for item in inputs if isinstance(item, StepInput))
+
+    def _drop_unneeded(self, now: float) -> None:
+        """A run does not outlive its body for a timer or an event of which nobody asks: such steps are cancelled."""
+        for seq in sorted(self.world):
+            step = self.steps.get(seq)
+            if step is None or step.phase is not Phase.OUTSIDE:
+                self.world.discard(seq)
+            elif step.kind is not StepKind.CHILD and seq not in self._result and not self._is_read(step):
+                failure = Failure("cancelled", _UNNEEDED, f"nobody waits for {step.key} any more", retriable=False)
+                self._end(step, StepState.CANCELLED, now, failure=failure)
+
+    def _is_read(self, step: Step) -> bool:
+        return any(self.steps[reader].end is None for reader in step.readers())
 
     def _outside_ended(self, event: OutsideEnded, now: float) -> None:
         step = self.steps.get(event.seq)

@@ -57,6 +57,8 @@ def upgrade() -> None:
     artifact = "value IS NULL AND length(value_digest) = 32"
     op.create_index("step_artifact", "step", ["value_digest"], **_where(artifact))
     op.create_index("edge_artifact", "edge", ["digest"], **_where("digest IS NOT NULL"))
+    _code()
+    _signals()
 
 
 def _effects() -> None:
@@ -142,3 +144,63 @@ def _effects() -> None:
         sa.Column("settings", sa.Text, nullable=False),
         sa.Column("seen_at", sa.Float, nullable=False),
     )
+
+
+def _code() -> None:
+    op.create_table(
+        "code",
+        sa.Column("digest", sa.Text, primary_key=True),
+        sa.Column("entry", sa.Text, nullable=False),
+        sa.Column("modules", sa.Integer, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("manifest", sa.Text, nullable=False),
+        sa.Column("created_at", sa.Float, nullable=False),
+    )
+    op.create_table(
+        "code_file",
+        sa.Column("digest", sa.Text, primary_key=True),
+        sa.Column("data", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "code_part",
+        sa.Column("code", sa.Text, nullable=False),
+        sa.Column("file", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("code", "file", name="code_part_pk"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "code_used",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("code", sa.Text, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.PrimaryKeyConstraint("run", name="code_used_pk"),
+    )
+
+
+def _signals() -> None:
+    op.create_table(
+        "signal",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("number", sa.Integer, nullable=False),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("taken", sa.Integer),
+        sa.Column("value", sa.LargeBinary),
+        sa.PrimaryKeyConstraint("run", "number", name="signal_pk"),
+        sa.UniqueConstraint("run", "id", name="signal_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "sleeper",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("latest", sa.Integer, nullable=False),
+        sa.Column("asleep", sa.Integer, nullable=False),
+        sa.Column("wake_at", sa.Float),
+        sa.Column("process", sa.Text),
+        sa.PrimaryKeyConstraint("run", name="sleeper_pk"),
+    )
+    op.create_index("sleeper_due", "sleeper", ["asleep", "wake_at"])

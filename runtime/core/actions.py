@@ -154,6 +154,7 @@ class Outcome:
     DROPPED = "dropped"
     INPUT = "input"  # an object that it reads will never be there
     ACTOR = "actor"  # its actor is gone
+    STALLED = "stalled"  # its inputs can't be brought: what is in the arena can't be written to the full spill space
     NO_ROOM = "no room"  # its inputs together are more than any arena holds; facts: inputs, arena (bytes)
 
 

@@ -269,6 +269,7 @@ class Admission:
             return self.plan(task, node)
         if missing_size + output > reachable:
             if missing_size > reachable or node.argued:
+                self._core.stalls.notice()
                 return None
             output = reachable - missing_size
             if missing_size + output <= free:

@@ -12,13 +12,14 @@ from dagengine.runtime.core.admission import Admission
 from dagengine.runtime.core.claims import Claims
 from dagengine.runtime.core.groups import Groups
 from dagengine.runtime.core.leasing import Leasing
-from dagengine.runtime.core.limits import KLASSES
+from dagengine.runtime.core.limits import KLASSES, STALL_SECONDS
 from dagengine.runtime.core.lineage import Lineage
 from dagengine.runtime.core.lives import Lives
 from dagengine.runtime.core.model import Actor, Estimate, Klass, Node, Task
 from dagengine.runtime.core.objects import Directory
 from dagengine.runtime.core.recovery import Recovery
 from dagengine.runtime.core.rooms import Rooms
+from dagengine.runtime.core.stalls import Stalls
 from dagengine.runtime.core.timers import Timers
 from dagengine.runtime.core.watchdog import Watchdog
 from dagengine.runtime.protocol import TaskId
@@ -27,7 +28,7 @@ from dagengine.runtime.protocol import TaskId
 class Core:
     """What every part can reach. Events note which nodes, classes and actors they touched; `serve` does the rest."""
 
-    def __init__(self) -> None:
+    def __init__(self, stall_seconds: float = STALL_SECONDS) -> None:
         self.now = 0.0
         self.closing = False
         self.tasks: dict[TaskId, Task] = {}
@@ -55,6 +56,7 @@ class Core:
         self.recovery = Recovery(self)
         self.lives = Lives(self)
         self.watchdog = Watchdog(self)
+        self.stalls = Stalls(self, stall_seconds)
 
     def disturbed(self, node: Node) -> None:
         """Something on the node is free that was not before, or is asked for."""

@@ -52,6 +52,15 @@ GHOSTS: Final = 50_000
 """Freed objects that are remembered because others would need them to be made again: a loop that makes each object from
 the one before would otherwise remember for ever. What is forgotten ends the climb of a later rebuild."""
 
+STALL_SECONDS: Final = 60.0
+"""That a task waits for room which a full spill space does not let come, while nothing else happens; then it ends."""
+
+STALL_BUSY: Final = 10
+"""Times as long while anything runs: its end may change things."""
+
+STALL_NEXT_SECONDS: Final = 1.0
+"""Until more such tasks end: whoever submitted the first has freed by then what only that one needed."""
+
 KLASSES: Final = 256
 """Classes of tasks, until those that have no tasks are forgotten."""
 

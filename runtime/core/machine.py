@@ -10,7 +10,8 @@ and the same state. This module is the door; each kind of decision has a module 
     placement  which node is best                        recovery   what is lost is found again
     objects    the directory, and arenas' accounts       rooms      room in arenas, spilling
     lineage    how objects were made                     timers     what is to happen at a time
-    watchdog   what each task waits for                  invariants what is true after each event
+    watchdog   what each task waits for                  stalls     what would wait for ever for room
+    invariants what is true after each event
 
 An event changes facts and notes which nodes and classes were touched; then those are served until nothing moves. The
 invariants are in invariants.py. May import nothing of ours but errors, runtime.protocol and the core's other modules.
@@ -25,6 +26,7 @@ from typing import Any
 from dagengine.errors import InternalError
 from dagengine.runtime.core import events as e
 from dagengine.runtime.core.actions import Action, Outcome, Ready, Run
+from dagengine.runtime.core.limits import STALL_SECONDS
 from dagengine.runtime.core.model import Reader
 from dagengine.runtime.core.news import News
 from dagengine.runtime.core.states import STATE_NAMES, Place, State
@@ -34,8 +36,8 @@ from dagengine.runtime.protocol import TaskId
 class Scheduler(News):
     """`apply` an event, then carry out the actions in their order, each exactly once."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, stall_seconds: float = STALL_SECONDS) -> None:
+        super().__init__(stall_seconds)
         self._handlers: dict[type, Callable[[Any], None]] = {
             e.Submitted: self._submitted,
             e.Cancelled: self._cancelled,

@@ -214,6 +214,7 @@ class Directory:
             source, copy.source = copy.source, None
             self.unpin(source)
         if ok:
+            self._core.stalls.moved = self._core.now
             copy.place = Place.PRESENT
             self._age += 1
             copy.age = self._age
@@ -233,6 +234,7 @@ class Directory:
         node, obj = copy.node, copy.object
         node.spilling -= copy.size
         if ok:
+            self._core.stalls.moved = self._core.now
             copy.place = Place.AWAY
             copy.spilled = True
             node.used -= copy.size
@@ -277,6 +279,7 @@ class Directory:
         if obj.durable:
             self.remove(copy)
             return
+        self._core.stalls.moved = self._core.now
         self.drop(node, obj.id, False)
         node.used -= copy.size
         node.loose -= copy.size
@@ -287,6 +290,7 @@ class Directory:
     def remove(self, copy: Copy) -> None:
         """Have the node forget all that it has of the object. Nothing of it is pinned or moving."""
         node, obj = copy.node, copy.object
+        self._core.stalls.moved = self._core.now
         damaged = copy.place == Place.DAMAGED
         bad = damaged and not copy.spilled
         if damaged or copy.place == Place.PRESENT:

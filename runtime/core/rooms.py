@@ -365,13 +365,27 @@ class Rooms:
         if node.bundle is not None and not self._core.admission.bring(node.bundle, short=True):
             self._core.lives.take_back(node.bundle)
         if node.argued:
+            if node.asking or node.readers:
+                self._core.stalls.notice()
             return
+        self.let_nobody_wait(node)
+        if node.readers:
+            self._core.stalls.notice()
+
+    def let_nobody_wait(self, node: Node, for_ever: bool = False) -> None:
+        """Readers read from the spill space; who puts writes there, or is refused; `for_ever`: so is a reader of what
+        would have to be fetched."""
         for reader in list(node.readers):
             copy = reader.object.copies.get(node.id)
             if copy is not None and copy.spilled and copy.place == Place.AWAY:
                 node.readers.remove(reader)
                 reader.room = 0
                 self._ready(reader)
+            elif for_ever:
+                node.readers.remove(reader)
+                reader.room = 0
+                self.refuse(reader)
+                self._core.disturbed(node)
         for room in list(node.asking):
             if room.size <= node.free:
                 break

@@ -27,6 +27,9 @@ CYCLE_SECONDS: Final = 5.0
 AGAIN_SECONDS: Final = 0.5
 """A put that was refused is tried again after this."""
 
+REFUSALS: Final = 100
+"""After so many of them it gives up, and cancels what it has submitted."""
+
 
 class Controller(Protocol):
     """What clients need of the world."""
@@ -66,6 +69,7 @@ class Client:
         self.refused = False
         self._bundles = 0
         self._closed = False
+        self._refusals = 0
         self._steps = len(unit.steps)
         self._to_put = {object_id for object_id, _, _ in unit.puts}
         self._reading: dict[int, tuple[ObjectId, bool]] = {}
@@ -131,14 +135,16 @@ class Client:
             node.return_room(request)
             return
         if answer == "refused" or (answer == "disk" and not node.store.fits_disk(size)):
-            self.world.later(AGAIN_SECONDS, self._put, step)
+            if not self._gives_up():
+                self.world.later(AGAIN_SECONDS, self._put, step)
             return
         self.world.later(0.001, self._put_written, step, request, answer == "disk")
 
     def _put_written(self, step: tuple[ObjectId, int, bool], request: int, overflow: bool) -> None:
         object_id, size, _ = step
         if not self.world.local.keep(request, object_id, Copy(size, self.world.value(object_id)), overflow):
-            self.world.later(AGAIN_SECONDS, self._put, step)
+            if not self._gives_up():
+                self.world.later(AGAIN_SECONDS, self._put, step)
             return
         self._to_put.discard(object_id)
         self.made.add(object_id)
@@ -148,6 +154,18 @@ class Client:
         if self.over:  # it was given up while it was being written
             self._free([object_id])
         self._look()
+
+    def _gives_up(self) -> bool:
+        """Whether the disk has been full for so long that the client wants nothing more of what it had begun."""
+        self._refusals += 1
+        if self._refusals < REFUSALS:
+            return False
+        self.close()
+        unfinished = [task for task in self.submitted if task not in self.ended]
+        self.cancelled.update(unfinished)
+        if unfinished:
+            self.world.feed(e.Cancelled(unfinished, True))
+        return True
 
     def _persist(self, object_id: ObjectId) -> None:
         if object_id not in self.freed:

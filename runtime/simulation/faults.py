@@ -49,10 +49,11 @@ class Faulty(Protocol):
 
 
 class Faults:
-    """`quiet_since`: when the clients had done."""
+    """`quiet_since`: when the clients had done. `full`: the spill spaces stay small also when all is healed."""
 
-    def __init__(self, faults: Sequence[Fault], world: Faulty) -> None:
+    def __init__(self, faults: Sequence[Fault], world: Faulty, full: bool) -> None:
         self.world = world
+        self._full = full
         self.quiet_since: float | None = None
         self._old: deque[e.Event] = deque(maxlen=REMEMBERED)
         self._heard: dict[int, set[int]] = {}
@@ -83,7 +84,8 @@ class Faults:
         self.world.trace("!! healing")
         for node in self.world.nodes:
             node.fail_spills = node.fail_restores = 0
-            node.store.disk = PLENTY
+            if not self._full:
+                node.store.disk = PLENTY
             self._return(node)
         for link in self.world.links.values():
             link.quality = Quality()

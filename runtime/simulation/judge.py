@@ -53,6 +53,7 @@ class Judge:
         self._groups_released: set[GroupId] = set()
         self._disaster = False  # whether bytes may have been lost
         self._closing = False
+        self.full = False  # whether a disk has been full
 
     # ---- events ---------------------------------------------------------------------------------
 
@@ -87,6 +88,8 @@ class Judge:
             case e.Stored(object_id, _, size):
                 self._put.add(object_id)
                 self._sizes[object_id] = 0 if event.inline else size
+            case e.Spilled(ok=False):
+                self.full = True
             case e.Damaged() | e.Restored(ok=False):
                 self._disaster = True
             case e.ActorReleased(actor, _):
@@ -201,6 +204,8 @@ class Judge:
                 return self._actor_gone(request.actor)
             case a.Outcome.INPUT:
                 return action.cause is not None and self._never(action.cause)
+            case a.Outcome.STALLED:
+                return self.full
             case _:  # said before it ever ran: its inputs and its output don't fit an arena together
                 size = sum(self._sizes.get(object_id, 0) for object_id in set(request.inputs))
                 return size + max(case.plan.size, request.expected or 0) > self._smallest_arena
@@ -246,7 +251,7 @@ class Judge:
 
     def ready(self, action: a.Ready) -> None:
         fits = self._sizes.get(action.object, 0) <= self._local_arena
-        if not action.ok and fits and not self._never(action.object) and self._exists(action.object):
+        if not action.ok and fits and not self.full and not self._never(action.object) and self._exists(action.object):
             raise Violation(f"{name(action.object)} is said never to come, and is there")
 
     # ---- what really happens on the nodes -------------------------------------------------------

@@ -21,6 +21,8 @@ KB: Final = 1_000
 ARENA: Final = 10_000 * KB
 """Sizes of objects are well above model.INLINE_LIMIT, below which the core takes none for an object with room."""
 
+FULL_DISK: Final = 3_000 * KB
+
 FAULT_SECONDS: Final = 20.0
 """Faults begin within so many seconds; afterwards everything heals."""
 
@@ -84,6 +86,11 @@ FAULTS: Final = (
     *("worker", "crash", "cut", "cut up", "cut down", "line", "spills", "disk", "damage", "pressure", "echo"),
     "closing",
 )
+FULL: Final = "full for good"
+"""The spill spaces are small, and stay so when all else is healed: what can't be spilled has to end by itself."""
+
+FULL_SHARE: Final = 0.15
+"""Of the seeds. Chosen apart from the others, whose scenarios it leaves as they are."""
 
 
 def make(seed: int, features: frozenset[str] | None = None) -> Scenario:
@@ -94,6 +101,8 @@ def make(seed: int, features: frozenset[str] | None = None) -> Scenario:
         chosen = {feature for feature in FEATURES if rng.random() < chance}
         if rng.random() < 0.8:
             chosen |= {fault for fault in FAULTS if rng.random() < rng.choice((0.1, 0.3, 0.5))}
+        if Random(-1 - seed).random() < FULL_SHARE:
+            chosen.add(FULL)
         features = frozenset(chosen)
     maker = _Maker(rng, features)
     nodes = maker.nodes()
@@ -126,9 +135,8 @@ class _Maker:
             custom=(("licence", 2 * UNIT),) if "custom" in self.features else (),
             slots=slots,
         )
-        return NodePlan(
-            capacity, rng.choice((20_000 * KB, 200_000 * KB)) if "disk" in self.features else 1_000_000 * KB
-        )
+        disk = rng.choice((20_000 * KB, 200_000 * KB)) if "disk" in self.features else 1_000_000 * KB
+        return NodePlan(capacity, FULL_DISK if FULL in self.features else disk)
 
     # ---- units ----------------------------------------------------------------------------------
 

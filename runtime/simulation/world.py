@@ -32,7 +32,7 @@ from dagengine.runtime.simulation.judge import Judge
 from dagengine.runtime.simulation.network import BEAT_SECONDS, Link
 from dagengine.runtime.simulation.node import Node
 from dagengine.runtime.simulation.plans import Values, Violation, name
-from dagengine.runtime.simulation.scenario import FAULT_SECONDS, Scenario
+from dagengine.runtime.simulation.scenario import FAULT_SECONDS, FULL, Scenario
 from dagengine.runtime.simulation.store import Copy
 from dagengine.runtime.simulation.tracing import shown
 
@@ -105,7 +105,7 @@ class World:
             for plan in unit.plans:
                 self.values.planned(plan)
         self.clients = {unit.number: Client(unit, self) for unit in scenario.units}
-        self.faults = Faults(scenario.faults, self)
+        self.faults = Faults(scenario.faults, self, FULL in scenario.features)
 
     # ---- the run --------------------------------------------------------------------------------
 

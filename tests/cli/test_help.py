@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 
 from dagengine.cli.app import VERBS, app
@@ -38,6 +39,6 @@ def test_each_verb_has_a_help(cli: Cli, name: str) -> None:
     done = cli(name, "--help")
     assert done.status == 0
     assert done.out.startswith(f"Usage: dagengine {name}")
-    if name != "db":
+    if not isinstance(app.get_command(app.make_context("dagengine", ["version"]), name), click.Group):
         assert "--store" in done.out
         assert "--json" in done.out

@@ -84,3 +84,16 @@ def test_a_store_is_counted_and_copied(cli: Cli, store: Store, tmp_path: Path) -
     assert sqlite3.connect(copy).execute("PRAGMA integrity_check").fetchone() == ("ok",)
     again = cli("db", "backup", str(copy))
     assert (again.status, again.err.count("\n")) == (5, 1)
+
+
+def test_a_run_is_taken_to_another_store(cli: Cli, store: Store, tmp_path: Path) -> None:
+    """By a file; a second time its id is taken; and a file that is no archive is refused in one line."""
+    ended(store)
+    file, other = tmp_path / "run.tar", str(tmp_path / "other.db")
+    assert cli("export", "7f3a", str(file)).status == 0
+    assert cli("--store", other, "import", str(file)).out.startswith("run 7f3a imported")
+    assert cli("--store", other, "show", "7f3a").status == 0
+    assert cli("--store", other, "import", str(file)).status == 4
+    file.write_bytes(b"noise" * 500)
+    noise = cli("import", str(file))
+    assert (noise.status, noise.err.count("\n")) == (5, 1)

@@ -98,7 +98,7 @@ def test_a_step_waits_for_the_world_once_it_and_its_inputs_are_durable(kind: Ste
     actions = go(core, Recorded())
     assert actions.outside == [1]
     assert actions.submit == []
-    actions = go(core, BodyReturned(b"", ()))
+    actions = go(core, BodyReturned(b"", (StepInput(1),)))
     assert not any(isinstance(write, FinishRun) for write in actions.writes)
     go(core, Recorded())
     assert core.steps[1].phase is Phase.OUTSIDE
@@ -125,6 +125,23 @@ def test_a_failure_of_the_world_is_a_failure_of_the_step() -> None:
     actions = go(core, OutsideEnded(0, StepState.FAILED, 1.0, failure=failure))
     ends = [write for write in actions.writes if isinstance(write, (FinishStep, FinishRun))]
     assert [write.state for write in ends] == [StepState.FAILED, StepState.SKIPPED, RunState.FAILED]
+
+
+def test_a_run_does_not_wait_for_what_nobody_asks_of_it() -> None:
+    """A timer that lost a race is cancelled when the body returns; one that a step reads, or the result, is not."""
+    core = waiting(StepKind.TIMER, StepKind.TIMER, StepKind.EVENT)
+    go(core, StepsCalled([], [new(3, 1)]))
+    go(core, Recorded())
+    actions = go(core, BodyReturned(b"", (StepInput(2),)))
+    ends = [(write.seq, write.state) for write in actions.writes if isinstance(write, FinishStep)]
+    assert ends == [(0, StepState.CANCELLED)]
+    go(core, Recorded())
+    go(core, OutsideEnded(1, StepState.SUCCEEDED, 1.0, VALUE))
+    go(core, Recorded())
+    go(core, OutsideEnded(2, StepState.SUCCEEDED, 1.0, VALUE))
+    go(core, Recorded())
+    actions = go(core, AttemptSucceeded(3, 1, 0, 0.0, 1.0, VALUE))
+    assert [write.state for write in actions.writes if isinstance(write, FinishRun)] == [RunState.SUCCEEDED]
 
 
 def test_a_cancelled_run_waits_for_nothing() -> None:

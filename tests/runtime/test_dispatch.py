@@ -230,6 +230,49 @@ def test_a_worker_that_has_seen_devices_is_used_again_for_the_same_ones_only() -
     assert both.worker not in (holder, -1)
 
 
+def test_a_worker_that_has_run_one_code_is_not_used_for_another() -> None:
+    """Tasks of another pack wait for a worker of theirs, which is started; those behind them go on. None is replaced."""
+    made = world(1)
+    first, other, third = (made.tasks(1, code=code)[0] for code in "aba")
+    made.submit(first)
+    made.finish_all()
+    starts = only(StartWorker, made.submit(other, third))
+    assert [start.worker for start in starts] == [1]
+    assert (third.worker, other.worker) == (first.worker, -1)
+    made.up(1)
+    made.finish_all()
+    assert other.worker == 1
+    again = made.tasks(4)
+    for task, code in zip(again, "baab", strict=True):
+        task.code = code
+        assert not only(StartWorker, made.submit(task))
+        made.finish_all()
+    assert [task.worker for task in again] == [1, 0, 0, 1]
+    (new,) = made.tasks(1, code="c")
+    told = made.submit(new)
+    assert [retire.worker for retire in only(Retire, told)] == [0]
+    assert len(only(StartWorker, told)) == 1
+    made.finish_all()
+
+
+def test_what_waits_behind_a_long_task_gets_a_new_worker_if_the_idle_ones_have_run_another_code() -> None:
+    """It is taken back once there is somebody who could have it."""
+    made = world(2)
+    (other,) = made.tasks(1, code="b")
+    (known,) = made.tasks(1, code="a")
+    made.submit(other, known)
+    made.finish_all()
+    many = made.tasks(10, code="a")
+    told = [made.submit(task) for task in many]
+    starts = [start for actions in told for start in only(StartWorker, actions)]
+    assert len(starts) == 1
+    made.up(starts[0].worker)
+    made.now += 1.0
+    made.tick()
+    made.finish_all()
+    assert starts[0].worker in {task.worker for task in many}
+
+
 # ---- actors ---------------------------------------------------------------------------------
 
 
@@ -618,6 +661,7 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(
     """Random submissions, results, deaths, cancels and ticks; every attempt ends once and runs as often as it may."""
     chance = random.Random(seed)
     made = World(workers)
+    codes = chance.choice([[""], ["a", "b"], ["a", "b", "c"]])
     made.seconds = {0: 0.00005, 1: 0.0008, 2: 0.003, 3: 1.0}
     everything: list[Task] = []
     lost: dict[Task, int] = {}
@@ -649,6 +693,8 @@ def test_whatever_happens_in_whatever_order_the_invariants_hold(
                             },
                         ]
                     )
+                    owner = fields.get("actor")
+                    fields["code"] = codes[owner[0] % len(codes)] if isinstance(owner, tuple) else chance.choice(codes)
                     everything += made.tasks(1, function=chance.randrange(4), **fields)
                     made.submit(everything[-1])
             case "step" if worker is not None and number is not None and worker.up and not worker.signal:

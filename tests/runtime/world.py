@@ -52,6 +52,7 @@ class FakeWorker:
     running: Task | None = None
     results: deque[Task | None] = field(default_factory=deque)  # None: an acknowledgement
     signal: str = ""
+    codes: set[str] = field(default_factory=set)
     retired: bool = False
 
     def read(self) -> None:
@@ -121,6 +122,8 @@ class World:
                 worker = self.workers[number]
                 assert worker.up
                 assert not worker.retired
+                worker.codes |= {task.code for task in tasks}
+                assert len(worker.codes) == 1, "a process was given tasks of two codes"
                 worker.permits += len(tasks)
                 worker.arriving.extend(tasks)
             case Revoke(number, count):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dagengine.runtime.simulation import running
-from dagengine.runtime.simulation.scenario import FAULTS, FEATURES, make
+from dagengine.runtime.simulation.scenario import FAULTS, FEATURES, FULL, make
 
 SEEDS = 2_000
 CHUNK = 25
@@ -26,6 +26,13 @@ def test_the_seeds_use_every_feature_and_every_fault() -> None:
         for feature in scenario.features:
             counts[feature] += 1
     assert min(counts.values()) > 15, counts
+
+
+def test_where_disks_stay_full_for_good_some_tasks_end_for_lack_of_room_and_every_run_ends() -> None:
+    """Of the seeds whose disks are never healed, those that need it see the end that the grace time brings."""
+    full = [seed for seed in range(1_000) if FULL in make(seed).features]
+    ends = [running.run(make(seed), check_every=10).outcomes.get("stalled", 0) for seed in full]
+    assert sum(ends) >= 3
 
 
 @pytest.mark.parametrize("seed", range(40))

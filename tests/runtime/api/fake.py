@@ -16,7 +16,9 @@ from dagengine.functions import Reference, resolve
 from dagengine.model import INLINE_LIMIT, Failure
 from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import (
+    NO_CODE,
     ActorLost,
+    CodePack,
     Content,
     Dropped,
     Failed,
@@ -70,7 +72,7 @@ class FakeRuntime:
         self._sink = sink
         self._thread.start()
 
-    def define(self, function: int, reference: dict[str, Any]) -> None:
+    def define(self, function: int, reference: dict[str, Any], code: CodePack = NO_CODE) -> None:
         self._functions[function] = Reference.from_json(reference)
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:

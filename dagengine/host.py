@@ -1,0 +1,202 @@
+"""A host: the process in which `dagengine serve` has runs worked on, with an engine and workers of its own.
+
+    server ── {"verb": "take", "run": id}\\n ──▶ host          also: drain, force, close
+    server ◀── {"ended": id, "state": …}\\n ─── host          also: ready; left, with the reason
+
+The server hands it only runs of one version of the code, so its modules are those of its runs. It takes a run up as nobody
+asked for it (`reopen=False`): what has failed stays so. A run that can't be begun, because its code can't be loaded,
+fails here, with that as the reason; otherwise it would be tried for ever.
+
+A host whose server is gone (the socket ends) takes nothing more, works on what it has to the end, and ends: the death of
+a server costs no work. It hears nothing of the terminal's Ctrl-C; SIGTERM drains it.
+
+May import everything but the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from dagengine.engine import Engine
+from dagengine.errors import DagengineError, RunExists, RunNotFound, RunOwned, StoreError
+from dagengine.model import Failure, RunState
+from dagengine.storage.interface import FinishRun, Store
+
+if TYPE_CHECKING:
+    from dagengine.driver import Driver
+    from dagengine.model import Claim
+
+FAIL_SECONDS = 60.0
+"""For the store to write that a run can't be begun."""
+
+
+class HostEngine(Engine):
+    """Tells of each run that this process has let go of."""
+
+    def __init__(self, ended: SimpleQueue[dict[str, Any]], wake: int, *words: Any, **options: Any) -> None:
+        super().__init__(*words, **options)
+        self._let_go = ended
+        self._wake_descriptor = wake
+
+    def forget(self, driver: Driver) -> None:
+        super().forget(driver)
+        error = None if driver.error is None else f"{type(driver.error).__name__}: {driver.error}"
+        self._let_go.put({"ended": driver.run_id, "state": str(driver.state), "error": error})
+        with contextlib.suppress(BlockingIOError):  # full: it is about to be read anyway
+            os.write(self._wake_descriptor, b"\0")
+
+
+class Host:
+    """Works off what the server says at `channel`. `work` returns when it has nothing more to do."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel: socket.socket | None = channel
+        self._data = b""
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._wake, False)
+        self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._runs: set[str] = set()
+        self._closing = self._force = False
+        self._terminated = 0
+        self._engine: HostEngine | None = None
+
+    def work(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminate)
+        while self._runs or not self._closing:
+            waiting: list[Any] = [self._woken]
+            if self._channel is not None:
+                waiting.append(self._channel)
+            ready, _, _ = select.select(waiting, [], [])
+            if self._woken in ready:
+                self._awake()
+            if self._channel is not None and self._channel in ready:
+                for message in self._received():
+                    self._do(message)
+        if self._engine is not None:
+            self._engine.close(self._force)
+        self._awake()
+
+    def _terminate(self, number: int, frame: object) -> None:
+        self._terminated += 1
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake, b"\0")
+
+    def _awake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._woken, 65536)
+        with contextlib.suppress(Empty):
+            while True:
+                told = self._told.get_nowait()
+                self._runs.discard(told["ended"])
+                self._say(told)
+        if self._terminated:
+            self._do({"verb": "drain" if self._terminated == 1 else "force"})
+
+    # ---- the socket -------------------------------------------------------------------------
+
+    def _received(self) -> Iterator[dict[str, Any]]:
+        assert self._channel is not None
+        try:
+            data = self._channel.recv(65536)
+        except OSError:
+            data = b""
+        if not data:
+            self._channel.close()
+            self._channel = None
+            self._closing = True
+            return
+        *lines, self._data = (self._data + data).split(b"\n")
+        yield from map(json.loads, lines)
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self._channel is not None:
+            with contextlib.suppress(OSError):  # the server is gone: the end of the stream will say so
+                self._channel.sendall(json.dumps(message).encode() + b"\n")
+
+    # ---- what is asked ------------------------------------------------------------------------
+
+    def _do(self, message: dict[str, Any]) -> None:
+        verb = message["verb"]
+        if verb == "begin":
+            self._begin(message)
+        elif verb == "take":
+            self._take(message["run"])
+        else:
+            self._closing = True
+            self._force = self._force or verb == "force"
+            if verb != "close" and self._engine is not None:
+                self._engine.interrupt(force=verb == "force")
+
+    def _begin(self, said: dict[str, Any]) -> None:
+        self._engine = HostEngine(
+            self._told,
+            self._wake,
+            said["store"],
+            artifacts=said["artifacts"],
+            workers=said["workers"],
+            home=said["home"],
+            **said["machine"],
+        )
+        self._say({"ready": os.getpid()})
+
+    def _take(self, run_id: str) -> None:
+        assert self._engine is not None
+        store = self._engine.store
+        try:
+            record = store.find_run(run_id)
+            if record.state.ended and record.state is not RunState.INTERRUPTED:
+                self._say({"ended": run_id, "state": str(record.state), "error": None})
+                return
+            folder = str(record.facts.get("cwd", ""))
+            if not record.entry.get("file") and folder and folder not in sys.path and Path(folder).is_dir():
+                sys.path.insert(0, folder)
+            self._runs.add(run_id)
+            self._engine.resume(run_id, reopen=False)
+        except (RunOwned, RunExists, RunNotFound, StoreError) as error:
+            self._runs.discard(run_id)
+            self._say({"left": run_id, "why": f"{type(error).__name__}: {error}"})
+        except (Exception, SystemExit) as error:
+            self._runs.discard(run_id)
+            self._say({"ended": run_id, "state": str(self._fail(store, run_id, error)), "error": str(error)})
+
+    def _fail(self, store: Store, run_id: str, error: BaseException) -> RunState:
+        """The run can't be begun."""
+        from dagengine.functions import describe
+
+        assert self._engine is not None
+        message = str(error) if isinstance(error, DagengineError) else describe(error)
+        named = f"{type(error).__module__}.{type(error).__qualname__}"
+        claim = store.claim(run_id, self._engine.process, lambda owner: False, reopen=False)
+        return end_run(store, claim, Failure("error", named, f"the run can't be begun: {message}"))
+
+
+def end_run(store: Store, claim: Claim, failure: Failure) -> RunState:
+    """Let the claimed run end as failed. Raises what the store says."""
+    answers: SimpleQueue[Exception | None] = SimpleQueue()
+    store.write(claim, [FinishRun(RunState.FAILED, time.time(), failure)], answers.put)
+    error = answers.get(timeout=FAIL_SECONDS)
+    if error is not None:
+        raise error
+    return RunState.FAILED
+
+
+def main() -> None:
+    """`python -m dagengine.host DESCRIPTOR`: started by a server, which holds the other end."""
+    Host(socket.socket(fileno=int(sys.argv[1]))).work()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""The hosts of a server: which process works on which run, and what becomes of the runs of one that died.
+
+A host has the runs of one version of the code (`code_of`), so what one of them loads is never in another's way. There are
+at most `limit` of them: a run whose code has none waits until one ends that has nothing to do.
+
+**Deaths.** A host that dies takes the bodies of all its runs with it. They are taken up again, each after a while that
+doubles; one that was there twice when a host died gets a host to itself; and one that takes that down, too, fails, with how
+its host ended as the reason. So a run that kills its process (a crash in native code, out of memory) is found among a
+thousand others, and costs them a pause.
+
+May import nothing of ours but errors, config, model, identity and modules of storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagengine.model import RunRecord
+
+if TYPE_CHECKING:
+    from dagengine.config import Settings
+
+ALONE_AFTER = 2
+"""Deaths of hosts that a run has seen before it gets a host to itself."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before the runs of a dead host are taken up again: doubled with each death that one of them has seen."""
+
+IDLE_SECONDS = 20.0
+"""A host without runs is kept so long for the next one, unless its place is wanted."""
+
+Code = tuple[str, str]
+"""What a host is for: the digest of a pack, or else where the workflow's module is; and the working folder."""
+
+
+def code_of(run: RunRecord) -> Code:
+    entry = run.entry
+    return run.code or str(entry.get("file") or entry.get("module")), str(run.facts.get("cwd", ""))
+
+
+class Host:
+    """A host process as its server sees it."""
+
+    def __init__(self, code: Code, alone: bool, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+        self.code = code
+        self.alone = alone
+        self.process = process
+        self.channel = channel
+        self.runs: set[str] = set()
+        self.closing = False
+        self.idle_since = time.monotonic()
+        self._data = b""
+
+    def say(self, **message: Any) -> None:
+        with contextlib.suppress(OSError):  # it is dead: the end of the stream says so
+            self.channel.sendall(json.dumps(message).encode() + b"\n")
+
+    def received(self) -> Iterator[dict[str, Any]] | None:
+        """What it has said; None if it is gone."""
+        try:
+            data = self.channel.recv(65536)
+        except OSError:
+            return None
+        if not data:
+            return None
+        *lines, self._data = (self._data + data).split(b"\n")
+        return map(json.loads, lines)
+
+
+class Hosts:
+    """Used on one thread. `ended(run, state)`: nobody works on the run any more, as far as its host knows; `gave_up(run,
+    why)`: it took down every process that it was in.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        limit: int,
+        selector: selectors.BaseSelector,
+        *,
+        ended: Callable[[str, str], None],
+        gave_up: Callable[[str, str], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._limit = limit
+        self._selector = selector
+        self._ended = ended
+        self._gave_up = gave_up
+        self._say = say
+        self._hosts: list[Host] = []
+        self._waiting: dict[str, Code] = {}  # runs without a host, in the order in which they came
+        self._paused: list[tuple[float, str, Code]] = []  # until when they wait after the death of a host
+        self._deaths: dict[str, int] = {}
+        self.draining = False
+
+    # ---- asked by the server ------------------------------------------------------------------
+
+    @property
+    def runs(self) -> set[str]:
+        """All that were handed over, and have not ended."""
+        held = {run for host in self._hosts for run in host.runs}
+        return held | set(self._waiting) | {run for _, run, _ in self._paused}
+
+    @property
+    def count(self) -> int:
+        return len(self._hosts)
+
+    def assign(self, run: RunRecord) -> None:
+        if run.id not in self.runs:
+            self._waiting[run.id] = code_of(run)
+            self._place()
+
+    def hear(self, host: Host) -> None:
+        """Something can be read from the host's socket."""
+        messages = host.received()
+        if messages is None:
+            self._gone(host)
+            return
+        for message in messages:
+            run = message.get("ended") or message.get("left")
+            if run is None:
+                continue
+            host.runs.discard(run)
+            if not host.runs:
+                host.idle_since = time.monotonic()
+            if "ended" in message:
+                self._deaths.pop(run, None)
+                if message.get("error"):
+                    self._say(f"run {run[:12]}: {message['error']}")
+            self._ended(run, str(message.get("state", "left")))
+        self._place()
+
+    def tick(self) -> float | None:
+        """Do what is due; returns the seconds until the next time."""
+        now = time.monotonic()
+        while self._paused and self._paused[0][0] <= now:
+            _, run, code = heapq.heappop(self._paused)
+            self._waiting[run] = code
+        self._place()
+        for host in self._hosts:
+            if not host.runs and not host.closing and now - host.idle_since >= IDLE_SECONDS:
+                self._close(host)
+        times = [host.idle_since + IDLE_SECONDS for host in self._hosts if not host.runs and not host.closing]
+        times += [self._paused[0][0]] if self._paused else []
+        return max(0.0, min(times) - now) if times else None
+
+    def drain(self, force: bool = False) -> None:
+        """Nothing more is begun; what runs is waited for, or with `force` ended. Hosts end when they have nothing left."""
+        self.draining = True
+        self._waiting.clear()
+        self._paused.clear()
+        for host in self._hosts:
+            host.closing = True
+            host.say(verb="force" if force else "drain")
+
+    def kill(self) -> None:
+        """End them all, now. For when even `force` did not help."""
+        for host in self._hosts:
+            _signal(host.process, signal.SIGKILL)
+
+    # ---- who works on what ---------------------------------------------------------------------
+
+    def _place(self) -> None:
+        if self.draining:
+            return
+        for run, code in list(self._waiting.items()):
+            host = self._host_for(run, code)
+            if host is not None:
+                del self._waiting[run]
+                host.runs.add(run)
+                host.say(verb="take", run=run)
+
+    def _host_for(self, run: str, code: Code) -> Host | None:
+        alone = self._deaths.get(run, 0) >= ALONE_AFTER
+        for host in self._hosts:
+            if host.code == code and not host.closing and host.alone == alone and not (alone and host.runs):
+                return host
+        if len(self._hosts) < self._limit:
+            return self._start(code, alone)
+        for host in self._hosts:
+            if host.closing:
+                return None  # its place is about to be free
+        for host in self._hosts:
+            if not host.runs:
+                self._close(host)
+                break
+        return None
+
+    def _start(self, code: Code, alone: bool) -> Host:
+        ours, theirs = socket.socketpair()
+        folder = code[1] if code[1] and Path(code[1]).is_dir() else None
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dagengine.host", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                pass_fds=[theirs.fileno()],
+                cwd=folder,
+                start_new_session=True,  # the terminal's Ctrl-C is for the server, which drains it
+            )
+        finally:
+            theirs.close()
+        host = Host(code, alone, process, ours)
+        settings = self._settings
+        host.say(
+            verb="begin",
+            store=settings.store.value,
+            artifacts=settings.artifacts.value,
+            workers=settings.workers.value,
+            home=str(settings.home.value),
+            machine=settings.of_machine(),
+        )
+        self._hosts.append(host)
+        self._selector.register(ours, selectors.EVENT_READ, host)
+        return host
+
+    def _close(self, host: Host) -> None:
+        host.closing = True
+        host.say(verb="close")
+
+    def _gone(self, host: Host) -> None:
+        self._selector.unregister(host.channel)
+        host.channel.close()
+        self._hosts.remove(host)
+        if host.runs:
+            _signal(host.process, signal.SIGKILL)  # one that only closed its socket works on nothing we know of
+        status = host.process.wait()
+        runs, host.runs = host.runs, set()
+        if runs:
+            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            self._say(f"a host ended with {how}; it had {len(runs)} {'run' if len(runs) == 1 else 'runs'}")
+            for run in sorted(runs):
+                self._died(run, host, how)
+        self._place()
+
+    def _died(self, run: str, host: Host, how: str) -> None:
+        deaths = self._deaths[run] = self._deaths.get(run, 0) + 1
+        if self.draining:
+            self._ended(run, "left")
+        elif host.alone:
+            del self._deaths[run]
+            self._gave_up(run, f"its process died {deaths} times, the last time alone in it: {how}")
+        else:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (deaths - 1))
+            heapq.heappush(self._paused, (time.monotonic() + pause, run, host.code))
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, number)

@@ -1,0 +1,186 @@
+"""What the steps of one run wait for in the world: their time, signals, child runs.
+
+The run core says which steps those are (`arrange`), this sees to it that something will end each of them, and tells the
+core when it does. Due times are the engine's timers. Signals are read from the store: when a step begins to wait, when
+somebody says that one came (`look`), and once more before the run is let go of (`dagengine.sleeping`); nobody polls.
+
+    arrange ─▶ [reading, on a helper thread] ─▶ found: timers set, signals given to steps, in their order
+
+A timer is due its seconds after its step was recorded. A signal goes to the first step that waits for its name; it is
+taken in the batch of that step's end, so whoever takes the run over finds it there, or taken.
+
+On the engine's thread, except `_read`. May import everything that the driver may.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from dagengine.core.core import RunCore
+from dagengine.core.events import Event, OutsideEnded
+from dagengine.core.states import Phase
+from dagengine.errors import DagengineError
+from dagengine.model import Failure, StepKind, StepState, Value
+from dagengine.values import decode, encode
+
+if TYPE_CHECKING:
+    from dagengine.driver import Driver
+    from dagengine.storage.signals import Signal
+
+
+class Waits(NamedTuple):
+    """What a step waits for. `due`: when it stops to wait; `event`: the signals that it is for; `default`: encoded."""
+
+    due: float | None
+    event: str | None = None
+    default: bytes | None = None
+
+
+class _Read(NamedTuple):
+    """What was read: when the steps were recorded, new signals, up to which number, and what else came."""
+
+    created: dict[int, float]
+    signals: list[Signal]
+    latest: int
+    events: list[Event]
+
+
+class Outside:
+    """Of one run."""
+
+    def __init__(self, driver: Driver, core: RunCore) -> None:
+        self._driver = driver
+        self._core = core
+        self.waits: dict[int, Waits] = {}  # steps that were arranged and have not ended, as far as is known here
+        self.latest = 0  # signals up to this number were looked at
+        self._steps_for: dict[str, list[int]] = {}  # by event: a heap of the steps that wait for it
+        self._signals: dict[str, deque[Signal]] = {}  # by event: come, and not taken
+        self._arranging: list[int] = []
+        self._reading = False
+        self._again = False
+
+    # ---- begin --------------------------------------------------------------------------------
+
+    def arrange(self, seqs: Iterable[int]) -> None:
+        """These steps wait for the world from now on."""
+        self._arranging += seqs
+        self.look()
+
+    def look(self) -> None:
+        """Something may have come for the run."""
+        if self._reading:
+            self._again = True
+            return
+        self._reading = True
+        self._again = False
+        arranging, self._arranging = self._arranging, []
+        steps = [step for seq in arranging if (step := self._core.steps.get(seq)) and step.phase is Phase.OUTSIDE]
+        timed = [step.seq for step in steps if step.kind in (StepKind.TIMER, StepKind.EVENT)]
+        events = bool(self._steps_for) or any(step.kind is StepKind.EVENT for step in steps)
+        self._driver.engine.helpers.submit(self._read, arranging, timed, events, self.latest)
+
+    def _read(self, arranging: list[int], timed: list[int], events: bool, after: int) -> None:
+        """On a helper thread: it waits for the store."""
+        from dagengine.storage.signals import untaken
+
+        store, run = self._driver.engine.store, self._driver.claim.run_number
+        try:
+            created = {step.seq: step.created_at for step in store.steps(run, seqs=timed)} if timed else {}
+            latest, signals = untaken(store, run, after) if events else (after, [])
+            found = _Read(created, signals, latest, [])
+        except DagengineError as error:
+            self._driver.engine.tell(self._driver, error)
+            return
+        self._driver.engine.tell(self._driver, partial(self._found, arranging, found))
+
+    def hint(self) -> None:
+        """Somebody says that something came."""
+        if self._steps_for:
+            self.look()
+
+    # ---- what was read --------------------------------------------------------------------------
+
+    def _found(self, arranging: list[int], read: _Read) -> None:
+        if self._driver.ended.is_set() or self._core.finish_asked:
+            return
+        self._reading = False
+        self.latest = max(self.latest, read.latest)
+        names = {signal.name for signal in read.signals}
+        for signal in read.signals:
+            self._signals.setdefault(signal.name, deque()).append(signal)
+        for seq in arranging:
+            step = self._core.steps.get(seq)
+            if step is not None and step.phase is Phase.OUTSIDE and step.call is not None:
+                waits = self.waits[seq] = _waits(step.kind, step.call, read.created.get(seq, 0.0))
+                if waits.event is not None:
+                    heapq.heappush(self._steps_for.setdefault(waits.event, []), seq)
+                    names.add(waits.event)
+                if waits.due is not None:
+                    self._driver.engine.timers.at(waits.due, self._driver, self._in_time(seq, step.key, waits))
+        events = [*read.events, *(event for name in sorted(names) for event in self._deliver(name))]
+        if events:
+            self._driver.turn(events)
+        if self._again or self._arranging:
+            self.look()
+
+    def _in_time(self, seq: int, key: str, waits: Waits) -> OutsideEnded:
+        """The step's end if nothing comes before it is due."""
+        assert waits.due is not None
+        if waits.event is None:
+            return OutsideEnded(seq, StepState.SUCCEEDED, waits.due, NOTHING)
+        if waits.default is not None:
+            return OutsideEnded(seq, StepState.SUCCEEDED, waits.due, value_of(waits.default))
+        name = waits.event.partition(":")[2] or waits.event
+        message = f"{key}: nobody sent {name} in time"
+        failure = Failure("event", "dagengine.errors.EventTimeout", message, facts={"event": name}, retriable=False)
+        return OutsideEnded(seq, StepState.FAILED, waits.due, failure=failure)
+
+    def _deliver(self, name: str) -> list[Event]:
+        """Give the signals of that name to the steps that wait for it, the first to the first."""
+        from dagengine.storage.signals import take
+
+        steps, signals = self._steps_for.get(name, []), self._signals.get(name, deque())
+        events: list[Event] = []
+        while steps and signals:
+            seq = heapq.heappop(steps)
+            step = self._core.steps.get(seq)
+            if step is not None and step.phase is Phase.OUTSIDE and not self._core.finish_asked:
+                signal = signals.popleft()
+                end = OutsideEnded(seq, StepState.SUCCEEDED, self._driver.engine.clock.now(), signal.value)
+                end.also = (take(signal.number, seq),)
+                events.append(end)
+        if not steps:
+            self._steps_for.pop(name, None)
+        if not signals:
+            self._signals.pop(name, None)
+        return events
+
+    def ended(self, seq: int) -> None:
+        """The step's end is durable."""
+        self.waits.pop(seq, None)
+
+
+def _waits(kind: StepKind, call: bytes, created: float) -> Waits:
+    """What a recorded call of `dagengine.moments` or `dagengine.events` waits for; it holds plain data only."""
+    if kind is StepKind.CHILD:
+        return Waits(None)
+    args, kwargs = decode(call)
+    if kind is StepKind.TIMER:
+        return Waits(created + args[0])
+    timeout = kwargs.get("timeout")
+    return Waits(None if timeout is None else created + timeout, args[0], kwargs.get("default"))
+
+
+def value_of(data: bytes) -> Value:
+    """A small encoded value as it is recorded."""
+    from hashlib import sha256
+
+    return Value(sha256(data).hexdigest(), len(data), data)
+
+
+NOTHING = value_of(encode(None).to_bytes())
+"""What a timer's step is worth."""

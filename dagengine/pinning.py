@@ -1,0 +1,93 @@
+"""Which code a run goes on with: its own, from its pack, or today's.
+
+A body is called in this process, so its modules have to be the pack's here, too. Where the files still are as they were,
+nothing special happens. Where they are not, and none of the modules is loaded, they are imported from the pack. A process
+that has another version loaded can't have both: it says so, and the command line, a process of its own, can.
+
+May import errors, functions, model, packing, packs, project, workflows and storage.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagengine.errors import BadArguments, DefinitionError, LoadError
+from dagengine.functions import Reference, resolve
+from dagengine.model import RunRecord
+from dagengine.packing import Shelf, agrees_with_disk, conflict_here, keep_code
+from dagengine.packs import Pack, install_file
+from dagengine.storage.code import use_pack, used_pack
+from dagengine.storage.interface import Store
+from dagengine.workflows import Workflow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PINNED = "pinned"
+CURRENT = "current"
+
+
+class Pin:
+    """The code that one run goes on with. `digest`: of its pack, if it has one."""
+
+    def __init__(self, store: Store, record: RunRecord, digest: str | None, current: bool) -> None:
+        self._store = store
+        self._record = record
+        self.digest = digest
+        self._current = current
+
+    def workflow(self) -> Workflow[..., Any]:
+        """Raises LoadError or DefinitionError."""
+        reference = Reference.from_json(self._record.entry)
+        found = resolve(reference)
+        if not isinstance(found, Workflow):
+            raise DefinitionError(f"{reference} is not a workflow any more.")
+        if self._current:
+            self.digest = keep_code(self._store, found).get("code")
+        return found
+
+    def hold(self, record: RunRecord) -> RunRecord:
+        """The record of the run, which this process has claimed, with the code that it goes on with."""
+        if self._current and self.digest is not None and self.digest != code_of(self._store, record):
+            use_pack(self._store, record.number, self.digest)
+        facts: Mapping[str, Any] = {**record.facts, "code": self.digest}
+        return replace(record, facts={name: fact for name, fact in facts.items() if fact is not None})
+
+
+def code_of(store: Store, record: RunRecord) -> str | None:
+    """The digest of the pack that the run goes on with unless somebody says otherwise."""
+    return (used_pack(store, record.number) or record.code) if record.code is not None else None
+
+
+def pin(store: Store, record: RunRecord, code: str, shelf: Shelf) -> Pin:
+    """See to it that the run's modules are those of its pack, in this process as well; or, if `code` says so, today's.
+
+    Raises LoadError if another version of one of them is loaded here.
+    """
+    if code not in (PINNED, CURRENT):
+        raise BadArguments(f'code={code!r}: a run goes on with its own code, "pinned", or with today\'s, "current".')
+    if code == CURRENT:
+        return Pin(store, record, None, True)
+    digest = code_of(store, record)
+    if digest is not None:
+        _have_here(record, shelf.give(digest)[1])
+    return Pin(store, record, digest, False)
+
+
+def _have_here(record: RunRecord, path: str) -> None:
+    pack = Pack.of_file(path)
+    folder = str(Path(record.entry["file"]).parent) if record.entry.get("file") else None
+    if folder is not None and folder not in sys.path and Path(folder).is_dir():
+        sys.path.insert(0, folder)  # as loading the file does, so that what lies beside it is held against the pack
+    if agrees_with_disk(pack):
+        return
+    other = conflict_here(pack)
+    if other is not None:
+        raise LoadError(
+            f"run {record.id[:8]} was started with another version of {other} than this process has loaded. Resume it"
+            f' from the command line, dagengine resume {record.id[:8]}, or with today\'s code: code="current".'
+        )
+    install_file(path)

@@ -1,0 +1,414 @@
+"""`dagengine serve`: the process that has submitted runs worked on, begins what is scheduled, and wakes what waits.
+
+It works on no run itself and loads nobody's code: that is done in hosts (`hosts`, `host`). It looks into the store when
+something is due or when somebody says so (`hints`), and hands what it finds to them:
+
+    queues      runs that may begin, as their queues' limits have it
+    schedules   runs that are due are recorded and queued
+    sleepers    runs that wait for a time that has come, or for something that is there
+    settling    what a server that is gone, or a process that died, has left behind
+
+**It is never needed twice, and never alone.** Whatever it holds in memory can be read from the store again, so it may be
+killed at any moment; several may serve a store at once, of one machine or of many, because each step that matters is a
+transaction: a row that only one can take (`storage/queues`), a run's id that is the same for all, a claim.
+
+**How idle it is.** With nothing due it sleeps for `LOOK_SECONDS`, in case that a hint was lost or came from a machine
+that it does not hear: a few reads of indexes. Only on a store that machines share does it write then that it lives.
+
+May import everything of the workflow layer, but not what is heavy: it is to be small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import selectors
+import signal
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from dagengine.config import create_private
+from dagengine.control import ControlServer
+from dagengine.control import sweep as sweep_sockets
+from dagengine.errors import BadOption, DagengineError, Fenced, RunExists, RunNotFound, RunOwned, StoreError
+from dagengine.hints import PREFIX
+from dagengine.hosts import Host, Hosts
+from dagengine.identity import is_alive, this_process
+from dagengine.model import Failure, RunRecord, RunState
+from dagengine.storage import open_store, queues, servers
+from dagengine.storage.interface import FinishRun, RunFilter, Store
+from dagengine.submission import cancel_dropped, is_over
+from dagengine.views import run_state
+
+if TYPE_CHECKING:
+    from dagengine.config import Settings
+
+LOOK_SECONDS = 10.0
+"""Between two looks that nobody has asked for."""
+
+RECORDING_SECONDS = 60.0
+"""After which who was recording a run that is to be queued has died over it."""
+
+RUNS, HOSTS = 256, 4
+"""Runs under way at once, each with a body's thread in its host; and hosts, each with as many workers as there are CPUs."""
+
+ENDED_KEPT = 4_096
+"""Ends that are remembered for those who ask to be told of one that has just been."""
+
+CRASHED_LOOKED_AT = 10_000
+"""Runs that say that they run, looked through for those whose owner is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What a server was told.
+
+    queues: only of these, or of all; runs, hosts: at once; takes_over: also runs that were begun otherwise and whose process
+        died; grace: seconds that running steps have to end in when the server is told to; name: for people
+    """
+
+    queues: tuple[str, ...] = ()
+    runs: int = RUNS
+    hosts: int = HOSTS
+    takes_over: bool = True
+    grace: float = 30.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "hosts"):
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= 100_000:
+                raise BadOption(f"{name}={value!r} has to be a whole number of at least 1.")
+        if not 0 <= self.grace < float("inf"):
+            raise BadOption(f"grace={self.grace!r} has to be a number of seconds, of at least 0.")
+
+
+class Server:
+    """Serves a store until it is told to stop. `work` blocks; `stop` may be called from any thread, or a signal's handler."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        options: ServeOptions | None = None,
+        *,
+        say: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._options = ServeOptions() if options is None else options
+        self._say = say
+        self._clock = clock
+        create_private(settings.folder)
+        create_private(settings.logs)
+        self.store: Store = open_store(settings.store.value)
+        self.process = this_process()
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(self._wake, False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._hosts = Hosts(
+            settings,
+            self._options.hosts,
+            self._selector,
+            ended=self._run_ended,
+            gave_up=self._give_up,
+            say=say,
+        )
+        self._control = ControlServer(settings.control, PREFIX + self.process.id, self._asked)
+        self._stops = 0
+        self._look_at = 0.0  # on the clock
+        self._settle_at = 0.0  # on the monotonic clock
+        self._dirty: set[str] = set()  # runs whose end the store could not be told of
+        self._over = threading.Condition()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._ear: threading.Thread | None = None
+
+    # ---- life ---------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Serve, until `stop`; then drain. Raises StoreError if the store can't be used at all."""
+        self._check_queues()
+        sweep_sockets(self._settings.control)
+        self._seen()
+        self._control.start()
+        self._listen()
+        try:
+            while not self._stops:
+                self._turn(self._look())
+            self._drain()
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Drain: begin nothing more, let what runs end. The second time: end it."""
+        self._stops += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now. From any thread."""
+        self._look_at = 0.0
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._wake, b"\0")
+
+    def _turn(self, seconds: float) -> None:
+        for key, _ in self._selector.select(max(0.0, seconds)):
+            if key.data is None:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 65536)
+            else:
+                host: Host = key.data
+                self._hosts.hear(host)
+
+    def _drain(self) -> None:
+        self._say(f"stopping: {_count(len(self._hosts.runs), 'run')} under way")
+        deadline = time.monotonic() + self._options.grace
+        self._hosts.drain(force=self._stops > 1)
+        forced = self._stops > 1
+        killed = False
+        while self._hosts.count:
+            if not forced and (self._stops > 1 or time.monotonic() >= deadline):
+                forced = True
+                deadline = time.monotonic() + self._options.grace
+                self._hosts.drain(force=True)
+            elif forced and not killed and time.monotonic() >= deadline:
+                killed = True
+                self._hosts.kill()
+            self._turn(min(1.0, max(0.05, deadline - time.monotonic())))
+
+    def _close(self) -> None:
+        self._control.stop()
+        self._hosts.kill()
+        with contextlib.suppress(StoreError):
+            self._finish_dirty()
+            servers.forget(self.store, self.process.id)
+            servers.tell(self.store)  # what is left is for somebody else
+        if self._ear is not None:
+            self.store.wake(self.process)
+            self._ear.join(5.0)
+        self.store.close()
+        self._selector.close()
+        os.close(self._woken)
+        os.close(self._wake)
+
+    def _check_queues(self) -> None:
+        known = queues.queues(self.store)
+        for name in self._options.queues:
+            if name not in known:
+                from dagengine.config import did_you_mean
+
+                raise BadOption(
+                    f"there is no queue {name!r}.{did_you_mean(name, list(known))} `dagengine queue set` makes one."
+                )
+
+    def _listen(self) -> None:
+        if self.store.lease is None:
+            return
+
+        def hear() -> None:
+            while not self._stops:
+                try:
+                    servers.listen(self.store, self.process, LOOK_SECONDS)
+                except DagengineError:
+                    time.sleep(1.0)  # the server is away; the look that nobody asked for will say so
+                self.wake()
+
+        self._ear = threading.Thread(target=hear, name="dagengine-ear", daemon=True)
+        self._ear.start()
+
+    # ---- looking ------------------------------------------------------------------------------
+
+    def _look(self) -> float:
+        """Hand out what is due; the seconds until something is, as far as is known."""
+        idle = self._hosts.tick()
+        waits = [LOOK_SECONDS] if idle is None else [idle, LOOK_SECONDS]
+        now = self._clock()
+        settles = time.monotonic() >= self._settle_at
+        if settles or now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            try:
+                if settles:
+                    self._settle(now)
+                    self._settle_at = time.monotonic() + LOOK_SECONDS
+                self._hand_out(now)
+            except StoreError as error:
+                self._say(f"the store can't be read: {error}")
+                self._look_at = now + 1.0
+        waits.append(self._look_at - now)
+        return max(0.0, min(waits))
+
+    def _hand_out(self, now: float) -> None:
+        self._finish_dirty()
+        later: list[float | None] = [self._fire_schedules(now)]
+        room = self._options.runs - len(self._hosts.runs)
+        for name in queues.due_queues(self.store, now):
+            if self._options.queues and name not in self._options.queues:
+                continue
+            if room > 0:
+                taken = queues.take(self.store, name, self.process.id, room, now)
+                room -= len(taken.runs)
+                later.append(taken.again_at)
+                for run in taken.runs:
+                    self._assign(run)
+        later.append(queues.next_due(self.store, now))
+        known = [at for at in later if at is not None]
+        self._look_at = min([self._look_at, *known])
+
+    def _fire_schedules(self, now: float) -> float | None:
+        return None
+
+    def _assign(self, run_id: str) -> None:
+        try:
+            record = self.store.find_run(run_id)
+        except RunNotFound:
+            queues.move(self.store, [run_id], queues.STARTED, queues.OVER)
+            return
+        if is_over(self.store, run_id):
+            queues.move(self.store, [run_id], queues.STARTED, queues.OVER)
+        else:
+            self._hosts.assign(record)
+
+    # ---- settling -----------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Find what nobody looks after: of servers and processes that are gone, and of ends that nobody was told of."""
+        if self.store.lease is not None:
+            self._seen()
+        cancel_dropped(self.store, self._clock)
+        for entry in queues.entries(self.store, queues.RECORDING):
+            if now - entry.submitted_at > RECORDING_SECONDS:
+                self._settle_recording(entry.id)
+        living = self._living(now)
+        held = self._hosts.runs
+        for entry in queues.entries(self.store, queues.STARTED):
+            if entry.id not in held and (not self._options.queues or entry.queue in self._options.queues):
+                self._settle_started(entry, living)
+        if self._options.takes_over:
+            for run in self.store.runs(RunFilter((RunState.RUNNING,), limit=CRASHED_LOOKED_AT)):
+                if run.id not in held and run_state(run) is RunState.CRASHED:
+                    self._take_over(run)
+
+    def _settle_recording(self, run_id: str) -> None:
+        try:
+            self.store.find_run(run_id)
+        except RunNotFound:
+            queues.remove(self.store, run_id)
+        else:
+            queues.move(self.store, [run_id], queues.RECORDING, queues.WAITING)
+
+    def _settle_started(self, entry: queues.Entry, living: set[str]) -> None:
+        try:
+            run = self.store.find_run(entry.id)
+        except RunNotFound:
+            run = None
+        if run is None or is_over(self.store, entry.id):
+            queues.move(self.store, [entry.id], queues.STARTED, queues.OVER)
+            self._look_at = 0.0
+        elif run_state(run) in (RunState.PENDING, RunState.INTERRUPTED, RunState.CRASHED):
+            ours = entry.server == self.process.id
+            if not ours and entry.server in living:
+                return  # it is that one's to begin
+            if ours or queues.hand_over(self.store, entry.id, entry.server, self.process.id):
+                self._hosts.assign(run)
+
+    def _take_over(self, run: RunRecord) -> None:
+        if queues.entry_of(self.store, run.id) is None:
+            self._say(f"run {run.id[:12]} of {run.workflow}: its process died; going on with it")
+            self._hosts.assign(run)
+
+    def _living(self, now: float) -> set[str]:
+        host = platform.node()
+        known = servers.servers(self.store)
+        living = {id_ for id_, server in known.items() if server.lives(is_alive, host, now)}
+        for id_ in known.keys() - living:
+            servers.forget(self.store, id_)
+        return living
+
+    def _seen(self) -> None:
+        options = self._options
+        facts = {"name": options.name, "queues": list(options.queues), "runs": options.runs, "hosts": options.hosts}
+        servers.seen(self.store, self.process, facts, self._clock())
+
+    # ---- what hosts say ------------------------------------------------------------------------
+
+    def _run_ended(self, run_id: str, state: str) -> None:
+        """Nobody here works on the run any more. `state`: as its host saw it; the store's counts."""
+        with self._over:
+            self._ended[run_id] = None
+            while len(self._ended) > ENDED_KEPT:
+                self._ended.popitem(last=False)
+            self._over.notify_all()
+        self._dirty.add(run_id)
+        self._look_at = 0.0
+
+    def _finish_dirty(self) -> None:
+        for run_id in list(self._dirty):
+            if is_over(self.store, run_id):
+                queues.move(self.store, [run_id], queues.STARTED, queues.OVER)
+            self._dirty.discard(run_id)
+
+    def _give_up(self, run_id: str, why: str) -> None:
+        """The run takes down every process that works on it: it fails."""
+        self._say(f"run {run_id[:12]} has failed: {why}")
+        failure = Failure("lost", "dagengine.errors.WorkerLost", f"{why}. See what it said on the server's output.")
+        answers: SimpleQueue[Exception | None] = SimpleQueue()
+        try:
+            claim = self.store.claim(run_id, self.process, is_alive, reopen=False)
+            self.store.write(claim, [FinishRun(RunState.FAILED, self._clock(), failure)], answers.put)
+            answers.get()
+        except (RunOwned, RunExists, RunNotFound, Fenced, StoreError) as error:
+            self._say(f"run {run_id[:12]}: {error}")
+        self._run_ended(run_id, str(RunState.FAILED))
+
+    # ---- what others ask ------------------------------------------------------------------------
+
+    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
+        """On a thread of the control server's."""
+        verb = request.get("verb")
+        if verb == "hint":
+            self.wake()
+            return {"ok": True}
+        if verb == "wait":
+            run_id = str(request.get("run"))
+            with self._over:
+                ended = self._over.wait_for(lambda: run_id in self._ended, float(request.get("timeout") or 0.0))
+            return {"ended": ended}
+        if verb == "status":
+            return {
+                "name": self._options.name,
+                "pid": self.process.pid,
+                "queues": list(self._options.queues),
+                "runs": len(self._hosts.runs),
+                "hosts": self._hosts.count,
+                "stopping": bool(self._stops),
+            }
+        return {"error": "unknown verb"}
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def serve(settings: Settings, options: ServeOptions | None = None, *, say: Callable[[str], None]) -> None:
+    """Serve the configured store in this process, until SIGINT or SIGTERM. For the main thread."""
+    server = Server(settings, options, say=say)
+    numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: server.stop()) for number in numbers}
+    try:
+        say(f"serving {server.store.url} (process {server.process.pid})")
+        server.work()
+        say("stopped")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def with_name(options: ServeOptions) -> ServeOptions:
+    """The options with a name for people: the machine's, if none was given."""
+    return options if options.name else replace(options, name=platform.node())

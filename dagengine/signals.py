@@ -1,0 +1,128 @@
+"""Sending something to a run: kept at once, given to the step that waits for it, in the order of sending.
+
+A signal is in the store before anybody is told. Then whoever has the run is: its owner on this machine over the control
+socket, elsewhere by the database, and if nobody has it, who let go of it and whoever serves the store. Nobody who is told
+is needed: the run finds what was sent when it is taken up.
+
+May import errors, calls, control, model, moments, values and storage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagengine.control import NoAnswer, ask
+from dagengine.errors import BadArguments, DefinitionError, RunExists
+from dagengine.identity import new_id
+from dagengine.model import INLINE_LIMIT, RunRecord, RunState, Value
+from dagengine.moments import check_name
+from dagengine.scopes import current_scope
+from dagengine.units import MiB, show_size
+from dagengine.values import encode
+
+if TYPE_CHECKING:
+    from dagengine.storage.interface import ArtifactStore, Store
+
+PAYLOAD_LIMIT = 256 * MiB
+"""What a signal may carry. Above it, the data belongs where both sides find it, and the signal says where."""
+
+ID_LIMIT = 200  # characters of an id of a signal's
+_OVER = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Where signals go: a store with its artifacts, and the folder of the sockets of this machine's engines."""
+
+    store: Store
+    artifacts: ArtifactStore
+    control: Path
+
+
+def signal(run_id: str, name: str, payload: Any = None, *, id: str | None = None) -> bool:  # noqa: A002 - the sender's word
+    """Send `payload` to the run whose id begins with `run_id`, under a name that one of its steps waits for, or will.
+
+    id: the same one again is no second signal; False says that it was one. Raises BadArguments, RunNotFound; RunExists
+    if the run is over. Uses the open engine's store, or the configured one. In a workflow, signal from a task.
+    """
+    from dagengine.engine import current_engine
+
+    return current_engine().signal(run_id, name, payload, signal_id=id)
+
+
+def send(post: Post, run_id: str, name: str, payload: Any, *, signal_id: str | None = None, prefix: str = "") -> bool:
+    """As `signal`. `prefix`: sets apart names that are none of the user's."""
+    check_name(name)
+    if current_scope.get() is not None:
+        raise DefinitionError(
+            f"signal {name!r} in the body of a workflow would be sent at each replay. Send it in a task."
+        )
+    if signal_id is not None and not (0 < len(signal_id) <= ID_LIMIT and signal_id.isprintable()):
+        raise BadArguments(f"id={signal_id!r:.100}: use 1 to {ID_LIMIT} printable characters.")
+    run = post.store.find_run(run_id)
+    if run.state in _OVER:
+        raise over(run)
+    value = _kept(post, payload, name)
+    from dagengine.storage import signals
+
+    number = signals.send(
+        post.store, run.number, run.id, signal_id=signal_id or new_id(), name=prefix + name, value=value, at=time.time()
+    )
+    tell(post, post.store.find_run(run.id))
+    return number is not None
+
+
+def over(run: RunRecord) -> RunExists:
+    short = run.id[:8]
+    if run.state is RunState.SUCCEEDED:
+        return RunExists(f"run {short} has succeeded: it waits for nothing any more.", run_id=run.id)
+    return RunExists(f"run {short} has ended ({run.state}). Resume it first: dagengine resume {short}", run_id=run.id)
+
+
+def _kept(post: Post, payload: Any, name: str) -> Value:
+    if isinstance(payload, (bytes, str, bytearray, memoryview)) and len(payload) > PAYLOAD_LIMIT:
+        raise too_large(name, len(payload))  # before it is copied
+    encoded = encode(payload, f"the payload of signal {name!r}", "payload")
+    if encoded.size > PAYLOAD_LIMIT:
+        raise too_large(name, encoded.size)
+    digest, data = encoded.digest(), encoded.to_bytes()
+    if encoded.size <= INLINE_LIMIT:
+        return Value(digest, encoded.size, data)
+    post.artifacts.put(digest, encoded.size, data)
+    return Value(digest, encoded.size)
+
+
+def too_large(name: str, size: int) -> BadArguments:
+    return BadArguments(
+        f"signal {name!r} carries {show_size(size)}, and may {show_size(PAYLOAD_LIMIT)}. Store the data, and send where it is."
+    )
+
+
+def tell(post: Post, run: RunRecord) -> None:
+    """Something came for the run: say so to whoever has it, or wakes it."""
+    if run.state is RunState.RUNNING and run.owner is not None:
+        if run.owner.host == platform.node():
+            _say(post, run.owner.id, {"verb": "signal", "run": run.id})
+        elif post.store.lease is not None:
+            from dagengine.storage.sleepers import notify
+
+            notify(post.store, run.owner.id)
+        return
+    if run.state is RunState.WAITING:
+        from dagengine.hints import hint
+        from dagengine.storage.sleepers import sleeper
+
+        found = sleeper(post.store, run.number)
+        if found is not None and found.process is not None:
+            _say(post, found.process, {"verb": "wake", "run": run.id})
+        hint(post.store, post.control)
+
+
+def _say(post: Post, process: str, what: dict[str, Any]) -> None:
+    with contextlib.suppress(NoAnswer, TimeoutError):
+        ask(post.control, process, what)

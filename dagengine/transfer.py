@@ -1,0 +1,164 @@
+"""A run with its values in one file, to be taken to another store: a tar archive that other tools can look into.
+
+    run.json               the run's own row, and the version of the format
+    rows/TABLE-N.jsonl     its other rows
+    artifacts/DIGEST       large values, arguments and states
+    end.json               how many members there are: an archive without it was cut off
+
+Nothing in the archive is a path to write to, and nothing of it is unpickled here; but who resumes an imported run, or reads
+its values, runs what is in it: import only what you would run. Artifacts are held against their digests.
+
+May import errors, model and the interfaces of storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from dagengine.errors import ArtifactDamaged, RunOwned, StoreUnavailable
+from dagengine.identity import is_alive
+from dagengine.model import INLINE_LIMIT, RunRecord, RunState
+from dagengine.storage.interface import ArtifactStore, Store
+
+FORMAT = 1
+
+ROWS_MAX = 256 * 1024 * 1024
+"""Bytes in one member of rows: far above what is written here, and what can be held in memory."""
+
+
+class _Artifacts:
+    """The artifacts that rows name, each once, with their sizes."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+
+    def note(self, table: str, row: dict[str, Any]) -> None:
+        if table == "run":
+            for name in ("inputs", "result_inputs"):
+                self.found.update((part[0], part[1]) for part in json.loads(row[name]) if isinstance(part, list))
+            return
+        digest = row.get("value_digest" if table == "step" else "digest")
+        size = row.get("value_size" if table == "step" else "size")
+        if digest and size is not None and row.get("value") is None and (table == "edge" or size > INLINE_LIMIT):
+            self.found[digest.hex() if isinstance(digest, bytes) else digest] = size
+
+
+def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Path) -> int:
+    """Write the run to `file`, which must not be there; returns its size in bytes.
+
+    Raises RunOwned while a live process works on the run; StoreUnavailable; ArtifactMissing if one of its values is gone.
+    """
+    from dagengine.storage.transfer import row_text, rows_of, run_row
+
+    if run.state is RunState.RUNNING and run.owner is not None and is_alive(run.owner):
+        raise RunOwned(f"run {run.id} is being worked on: wait for it, or cancel it", run_id=run.id)
+    if file.exists():
+        raise StoreUnavailable(f"{file} is there already: name another file, or remove it.", store=str(file))
+    named = _Artifacts()
+    members = 0
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-") as unfinished:
+        with tarfile.open(fileobj=unfinished, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            row = run_row(store, run)
+            if RunState(row["state"]) is RunState.RUNNING:  # its owner is dead
+                row["state"] = str(RunState.INTERRUPTED)
+            named.note("run", row)
+            _add(archive, "run.json", json.dumps({"format": FORMAT, "row": json.loads(row_text(row))}).encode())
+            for number, (table, rows) in enumerate(rows_of(store, run.number)):
+                for each in rows:
+                    named.note(table, each)
+                _add(archive, f"rows/{table}-{number}.jsonl", "\n".join(map(row_text, rows)).encode())
+                members += 1
+            for digest, size in named.found.items():
+                with Path(artifacts.local_path(digest, size)).open("rb") as source:
+                    _add(archive, f"artifacts/{digest}", source, size)
+                members += 1
+            _add(archive, "end.json", json.dumps({"members": members}).encode())
+        unfinished.flush()
+        os.fsync(unfinished.fileno())
+        os.link(unfinished.name, file)  # whole or not at all, and in nobody's place
+    return file.stat().st_size
+
+
+def import_run(store: Store, artifacts: ArtifactStore, file: Path) -> str:
+    """Bring the run in `file` into the store; returns its id. Can be resumed, if it could be where it came from.
+
+    Raises RunExists if its id is taken; StoreUnavailable if the file is not such an archive, or not a whole one;
+    ArtifactDamaged.
+    """
+    from dagengine.storage.transfer import TABLES, Arrival, row_of
+
+    arrival: Arrival | None = None
+    run_id = ""
+    members = 0
+    try:
+        for name, size, data in _members(file):
+            folder, _, rest = name.partition("/")
+            if name == "run.json" and arrival is None:
+                head = json.loads(_read(data, size))
+                if head["format"] != FORMAT:
+                    raise _unfit(file, f"it has format {head['format']}, this dagengine reads {FORMAT}")
+                row = row_of("run", json.dumps(head["row"]))
+                run_id = str(row["id"])
+                arrival = Arrival(store, row, time.time())
+            elif arrival is not None and folder == "rows" and (table := rest.partition("-")[0]) in TABLES:
+                arrival.add(table, [row_of(table, line) for line in _read(data, size).decode().splitlines()])
+                members += 1
+            elif arrival is not None and folder == "artifacts":
+                _put(artifacts, rest, size, data)
+                members += 1
+            elif arrival is not None and name == "end.json" and json.loads(_read(data, size))["members"] == members:
+                arrival.finish()
+                return run_id
+            else:
+                raise _unfit(file, f"{name[:80]!r} does not belong into it")
+    except (tarfile.TarError, KeyError, ValueError, TypeError, EOFError) as error:
+        raise _unfit(file, " ".join(str(error).split()) or type(error).__name__) from None
+    raise _unfit(file, "it is cut off")
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes | IO[bytes], size: int | None = None) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data) if isinstance(data, bytes) else size or 0
+    member.mode = 0o600
+    archive.addfile(member, io.BytesIO(data) if isinstance(data, bytes) else data)
+
+
+def _members(file: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
+    with tarfile.open(file, mode="r:") as archive:
+        for member in archive:
+            data = archive.extractfile(member) if member.isreg() else None
+            if data is None:
+                raise _unfit(file, f"{member.name[:80]!r} is not a plain file")
+            yield member.name, member.size, data
+
+
+def _read(data: IO[bytes], size: int) -> bytes:
+    if size > ROWS_MAX:
+        raise ValueError(f"a member of {size:,} bytes is too large")
+    return data.read(size)
+
+
+def _put(artifacts: ArtifactStore, digest: str, size: int, data: IO[bytes]) -> None:
+    """By way of a file without a name: an artifact may be larger than memory."""
+    known = hashlib.sha256()
+    with tempfile.TemporaryFile() as copy:
+        while chunk := data.read(1 << 20):
+            known.update(chunk)
+            copy.write(chunk)
+        if known.hexdigest() != digest:
+            raise ArtifactDamaged(f"the value {digest[:12]} in the archive is damaged: copy it again", digest=digest)
+        copy.flush()
+        artifacts.put(digest, size, copy.fileno())
+
+
+def _unfit(file: Path, why: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{file} can't be imported: {why}. Export the run again.", store=str(file))

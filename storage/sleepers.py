@@ -1,0 +1,131 @@
+"""Runs that wait without a process: until when, and who is to wake them.
+
+    a run is let go of   ── `falls_asleep`, in the batch that makes it WAITING ──▶  asleep, wake_at
+    something comes      ── `wake`, or a signal ───────────────────────────────▶  wake_at 0: due
+    somebody takes it up ── `awake`, with the first batch under the new claim ────▶  not asleep
+
+Nothing may come between a run's last look and its falling asleep without being seen. So what comes counts up `latest`
+in the run's row here, which both sides write and which therefore orders them: a run that falls asleep having seen fewer
+signals than there are is due at once. That it is due is all that is said here; a run that wakes for nothing looks, and
+falls asleep again.
+
+May import nothing of ours but modules of storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from sqlalchemy import Float, Integer, Text, and_, bindparam, case, func, literal_column, null, select, update
+from sqlalchemy.dialects.postgresql import insert  # SQLite's compiler says it in the same words
+
+from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.side_schema import SLEEPER
+from dagengine.storage.statements import Query
+
+_S = SLEEPER.c
+
+
+class Sleeper(NamedTuple):
+    run: int
+    id: str
+    wake_at: float | None
+    process: str | None
+
+
+def _given(name: str, kind: Any) -> Any:
+    return bindparam(name, type_=kind)
+
+
+def _fall_asleep() -> Any:
+    new = insert(SLEEPER).values(
+        run=_given("run", Integer),
+        id=_given("id", Text),
+        latest=literal_column("0"),
+        asleep=literal_column("1"),
+        wake_at=_given("wake_at", Float),
+        process=_given("process", Text),
+    )
+    due = case((_S.latest > _given("seen", Integer), literal_column("0.0")), else_=new.excluded.wake_at)
+    changed = {"asleep": literal_column("1"), "wake_at": due, "process": new.excluded.process}
+    return new.on_conflict_do_update(index_elements=["run"], set_=changed)
+
+
+FALL_ASLEEP = Query(_fall_asleep)
+AWAKE = Query(lambda: update(SLEEPER).where(_S.run == _given("run", Integer)).values(asleep=literal_column("0")))
+
+
+def _come() -> Any:
+    new = insert(SLEEPER).values(
+        run=_given("run", Integer),
+        id=_given("id", Text),
+        latest=literal_column("1"),
+        asleep=literal_column("0"),
+        wake_at=literal_column("0.0"),
+        process=null(),
+    )
+    changed = {"latest": _S.latest + literal_column("1"), "wake_at": literal_column("0.0")}
+    return new.on_conflict_do_update(index_elements=["run"], set_=changed).returning(_S.latest)
+
+
+COME = Query(_come)
+"""Something came for the run: its row is locked, it is due, and the answer is the number of what came."""
+
+LATEST = Query(lambda: select(_S.latest).where(_S.run == _given("run", Integer)))
+
+_HELD = and_(_S.asleep == literal_column("1"), _S.wake_at.is_not(None))
+_COLUMNS = (_S.run, _S.id, _S.wake_at, _S.process)
+_DUE = Query(
+    lambda: (
+        select(*_COLUMNS)
+        .where(_S.asleep == literal_column("1"), _S.wake_at <= _given("now", Float))
+        .order_by(_S.wake_at)
+        .limit(_given("limit", Integer))
+    )
+)
+_NEXT = Query(lambda: select(func.min(_S.wake_at)).where(_HELD))
+_OF_RUN = Query(lambda: select(*_COLUMNS).where(_S.run == _given("run", Integer), _S.asleep == literal_column("1")))
+
+
+_NOTIFY = Query(lambda: select(func.pg_notify(_given("channel", Text), literal_column("''"))))
+
+
+def falls_asleep(run_id: str, wake_at: float | None, seen: int, process: str | None) -> SideWrite:
+    """The run is let go of, having seen `seen` signals. `process`: who wakes it itself."""
+    return SideWrite("sleepers:FALL_ASLEEP", ({"id": run_id, "wake_at": wake_at, "seen": seen, "process": process},))
+
+
+def awake() -> SideWrite:
+    """A process has the run again."""
+    return SideWrite("sleepers:AWAKE", ({},))
+
+
+def wake(store: Store, run_number: int, run_id: str) -> None:
+    """Something that the run may wait for has come: it is due at once."""
+    store.side(lambda connection: COME(connection, run=run_number, id=run_id).fetchone() and None)
+
+
+def due(store: Store, now: float, limit: int = 1_000) -> list[Sleeper]:
+    """Runs that are to be woken, the longest due first. Some of them may have a process again, or be over."""
+    rows: Iterable[Any] = store.side(lambda connection: _DUE(connection, now=now, limit=limit).fetchall(), write=False)
+    return [Sleeper(*row) for row in rows]
+
+
+def next_due(store: Store) -> float | None:
+    """When the next run is to be woken; None if none is, but by somebody."""
+    row = store.side(lambda connection: _NEXT(connection).fetchone(), write=False)
+    return None if row is None else row[0]
+
+
+def sleeper(store: Store, run_number: int) -> Sleeper | None:
+    """Until when the run waits without a process; None if it does not."""
+    row = store.side(lambda connection: _OF_RUN(connection, run=run_number).fetchone(), write=False)
+    return None if row is None else Sleeper(*row)
+
+
+def notify(store: Store, process: str) -> None:
+    """Tell the process that owns a run of this store, on whatever machine, to look. Where the database can do that."""
+    from dagengine.storage.postgres import channel_of
+
+    store.side(lambda connection: _NOTIFY(connection, channel=channel_of(process)) and None)

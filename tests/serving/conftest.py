@@ -1,0 +1,117 @@
+"""A store with servers, which are real processes, and are gone after the test with all that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagengine import config
+from dagengine.cli.ends import wait_for_end
+from dagengine.model import RunRecord
+from dagengine.storage import open_artifacts, open_store
+from dagengine.submission import Submission, submit
+from dagengine.workflows import load
+from tests.postgres.server import fresh_schema, shared
+
+FLOWS = Path(__file__).with_name("served_flows.py")
+FOLDER = "DAGENGINE_TEST_FOLDER"
+SECONDS = 40.0
+
+
+class Site:
+    """A home with a store, and what is done there. `store_url`: of one that is not in the home."""
+
+    def __init__(self, folder: Path, store_url: str | None = None) -> None:
+        self.folder = folder
+        for pipe in ("started", "go"):
+            os.mkfifo(folder / pipe)
+        config.create_private(folder / "home")
+        self.settings = config.load(home=folder / "home", store=store_url, workers=1)
+        self.store = open_store(self.settings.store.value)
+        self.artifacts = open_artifacts(self.settings.artifacts.value, cache=str(self.settings.folder / "cache"))
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def serve(self, *words: str) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "DAGENGINE_HOME": str(self.settings.home.value),
+            "DAGENGINE_STORE": self.settings.store.value,
+            FOLDER: str(self.folder),
+        }
+        with (self.folder / "said").open("ab") as said:  # a pipe would be held open by hosts that outlive their server
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dagengine", "serve", "--workers", "1", *words],
+                env=environment,
+                stderr=said,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    def submit(self, workflow: str, *args: Any, **how: Any) -> str:
+        found = load(f"{FLOWS}:{workflow}")
+        call = (found, args, {})
+        return submit(self.store, self.artifacts, self.settings.control, call, Submission(**how))[0]
+
+    def ended(self, run_id: str) -> RunRecord:
+        return wait_for_end(self.store, self.settings, run_id, SECONDS)
+
+    def await_started(self) -> int:
+        """Until a step of `held` runs; returns the pid of its host."""
+        return int((self.folder / "started").read_text())
+
+    def let_go(self) -> None:
+        (self.folder / "go").write_text("go\n")
+
+    def ledger(self) -> Counter[str]:
+        try:
+            return Counter((self.folder / "ledger").read_text().split())
+        except FileNotFoundError:
+            return Counter()
+
+    def stop(self, process: subprocess.Popen[bytes]) -> str:
+        """Ask the server to stop, wait for it, and return what all of them said."""
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(SECONDS)
+        said = (self.folder / "said").read_text()
+        assert status == 0, said
+        return said
+
+    def close(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        needle = f"{FOLDER}={self.folder}".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if needle in (entry / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(entry.name), signal.SIGKILL)
+        self.store.close()
+        self.artifacts.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    url = shared().url(fresh_schema(), lease="5") if request.param == "postgres" else None
+    made = Site(tmp_path, url)
+    yield made
+    made.close()

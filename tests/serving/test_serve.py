@@ -1,0 +1,130 @@
+"""`dagengine serve` with real processes: runs are worked on once, whoever is killed, and limits hold for all servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from dagengine.model import RunState
+from dagengine.storage import queues
+from dagengine.storage.queue_rules import QueueSettings
+from tests.serving.conftest import Site
+
+
+def test_submitted_runs_are_worked_on_and_the_server_stops_when_asked(any_site: Site) -> None:
+    """Those that were submitted before it came, and those that come while it serves; also one that fails."""
+    site = any_site
+    before = site.submit("doubled", 1)
+    server = site.serve()
+    assert site.ended(before).state is RunState.SUCCEEDED
+    after, bad = site.submit("doubled", 2), site.submit("failing", 3)
+    assert site.ended(after).state is RunState.SUCCEEDED
+    assert site.ended(bad).state is RunState.FAILED
+    site.stop(server)
+    assert site.ledger() == {"double-1": 1, "double-2": 1}
+    assert queues.counts(site.store) == {}
+
+
+def test_the_runs_of_a_killed_host_go_on_in_another_one(site: Site) -> None:
+    """What was recorded is not done again; the step that was running is."""
+    server = site.serve()
+    run = site.submit("held", 4)
+    os.kill(site.await_started(), signal.SIGKILL)
+    site.await_started()
+    site.let_go()
+    assert site.ended(run).state is RunState.SUCCEEDED
+    assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1}
+    assert "a host ended with signal SIGKILL; it had 1 run" in site.stop(server)
+
+
+def test_the_death_of_a_server_costs_no_work(site: Site) -> None:
+    """Its host goes on with what it has; the next server begins what had not begun, and hears of the end."""
+    queues.save_queue(site.store, "q", QueueSettings(concurrency=1))
+    server = site.serve()
+    run, waits = site.submit("held", 4, queue="q"), site.submit("doubled", 20, queue="q")
+    site.await_started()
+    server.kill()
+    server.wait()
+    second = site.serve()
+    site.let_go()
+    assert site.ended(run).state is RunState.SUCCEEDED
+    assert site.ended(waits).state is RunState.SUCCEEDED
+    site.stop(second)
+    assert site.ledger() == {"double-4": 1, "hold-8": 1, "double-9": 1, "double-20": 1}
+    assert queues.counts(site.store) == {}
+
+
+def test_what_a_server_took_and_never_began_is_taken_from_it_when_it_is_dead(site: Site) -> None:
+    """Between the two lines: the row says that it has begun, and no process knows of it."""
+    run = site.submit("doubled", 1)
+    assert queues.take(site.store, "default", "a server that died", 1, 1e10).runs == (run,)
+    server = site.serve()
+    assert site.ended(run).state is RunState.SUCCEEDED
+    site.stop(server)
+
+
+def test_a_server_that_is_stopped_leaves_its_runs_to_the_next(site: Site) -> None:
+    """SIGTERM drains: the step that does not end in time is ended, the run goes on elsewhere."""
+    server = site.serve("--grace", "0s")
+    run = site.submit("held", 4)
+    site.await_started()
+    site.stop(server)
+    assert site.store.find_run(run).state is RunState.INTERRUPTED
+    second = site.serve()
+    site.await_started()
+    site.let_go()
+    assert site.ended(run).state is RunState.SUCCEEDED
+    site.stop(second)
+    assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1}
+
+
+def test_a_run_that_kills_every_host_fails_and_the_others_do_not(site: Site) -> None:
+    """It is found among the others, and says how its processes died."""
+    server = site.serve()
+    deadly, harmless = site.submit("deadly"), site.submit("doubled", 1)
+    assert site.ended(harmless).state is RunState.SUCCEEDED
+    record = site.ended(deadly)
+    assert record.state is RunState.FAILED
+    assert record.failure is not None
+    assert record.failure.message.startswith("its process died 3 times, the last time alone in it: signal SIGKILL")
+    site.stop(server)
+    assert site.ledger()["deadly"] == 3
+
+
+def test_a_run_whose_code_can_not_be_loaded_fails_with_the_reason(site: Site) -> None:
+    """It is not tried for ever."""
+    from dagengine.model import NewRun
+    from dagengine.submission import Submission, place
+
+    def record(run_id: str) -> None:
+        entry = {"module": "gone", "qualname": "gone", "file": str(site.folder / "gone.py")}
+        site.store.create_run(NewRun(run_id, "gone", entry, b"", (), 1.0), None)
+
+    run, _ = place(site.store, site.settings.control, Submission(), record)
+    server = site.serve()
+    failure = site.ended(run).failure
+    assert failure is not None
+    assert "there is no file" in failure.message
+    site.stop(server)
+
+
+def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None:
+    """Twelve runs of three keys: each runs once, and never two of one key at a time."""
+    site = any_site
+    queues.save_queue(site.store, "q", QueueSettings(per_key=1))
+    runs = [site.submit("alone", f"k{n % 3}", queue="q", key=f"k{n % 3}") for n in range(12)]
+    servers = [site.serve(), site.serve()]
+    assert {site.ended(run).state for run in runs} == {RunState.SUCCEEDED}
+    for server in servers:
+        site.stop(server)
+    assert site.ledger() == {f"section-{run}": 1 for run in runs}
+
+
+def test_a_server_is_small(site: Site) -> None:
+    """It loads nothing that is heavy: under 80 MB with a host at work."""
+    server = site.serve()
+    site.ended(site.submit("doubled", 1))
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
+    assert int(status["VmHWM"].split()[0]) < 80_000
+    site.stop(server)
