@@ -33,6 +33,7 @@ from dagengine.errors import DagengineError, RuntimeStopped, StoreUnavailable
 from dagengine.functions import Reference
 from dagengine.growing import growth_of
 from dagengine.holding import Holding
+from dagengine.liveness import Liveness
 from dagengine.model import Definition, Failure, RunRecord, SavedState, StepInput, StepKind, Value
 from dagengine.options import Options
 from dagengine.progress import Tally
@@ -91,6 +92,7 @@ class Attempts:
         holding: Holding,
         supply: Supply,
         tally: Tally,
+        liveness: Liveness,
         take_seqs: Callable[[int], int],
     ) -> None:
         self._engine = engine
@@ -102,6 +104,7 @@ class Attempts:
         self._holding = holding
         self._supply = supply
         self._tally = tally
+        self._liveness = liveness
         self._take_seqs = take_seqs
         self._functions: dict[int, int] = {}
         self._unsaved: dict[tuple[int, int], int] = {}  # calls that are replayed while an object is made anew
@@ -268,6 +271,7 @@ class Attempts:
             return self._rebuilt(event)
         if isinstance(event, Started):
             _, seq, number = event.id
+            self._liveness.started(event)
             if seq in self._core.steps:
                 self._tally.started(seq, self.task_of(seq))
             return AttemptStarted(seq, number, event.worker, event.pid, event.at)
@@ -293,6 +297,10 @@ class Attempts:
         if isinstance(event, Dropped):
             _, seq, number = event.id
             self._tally.stopped(seq)
+            silenced = self._liveness.silenced((seq, number))
+            if silenced is not None:
+                began, failure = silenced
+                return AttemptFailed(seq, number, began.worker, began.at, time.time(), failure, random.random())
             return AttemptDropped(seq, number, event.started, time.time())
         raise AssertionError(event)
 

@@ -17,7 +17,6 @@ driver may.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -59,6 +58,7 @@ class Questions:
             "open": self._open_artifact,
             "keep": self._keep,
             "ending": self._ending,
+            "heartbeat": driver.liveness.beat,
         }
 
     # ---- the driver ---------------------------------------------------------------------------
@@ -171,7 +171,9 @@ class Questions:
         def done(error: StoreError | InternalError | None) -> None:
             self._driver.engine.tell(self._driver, partial(self._saved, event) if error is None else error)
 
-        self._driver.engine.store.write(self._driver.claim, [save(seq, name, value, time.time())], done)
+        self._driver.engine.store.write(
+            self._driver.claim, [save(seq, name, value, self._driver.engine.clock.now())], done
+        )
 
     def _saved(self, event: Asked) -> None:
         self._answer(event)
