@@ -363,6 +363,8 @@ class Driver:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.drop])
         if actions.force_drop:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.force_drop], force=True)
+        if actions.lookup:
+            self.engine.caching.look(self, actions.lookup)
         for delay, seq, number in actions.timers:
             self.engine.after(delay, self, DelayOver(seq, number))
         if actions.flush and not self._flush_due:
@@ -383,6 +385,8 @@ class Driver:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
             self.outside.ended(seq)
+        if actions.ended:
+            self.engine.caching.ended(self, (seq for seq, _, _ in actions.ended))
         if actions.outside:
             self.outside.arrange(actions.outside)
         if actions.compensate is not None:

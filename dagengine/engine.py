@@ -19,7 +19,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -59,6 +59,7 @@ from dagengine.workflows import Workflow
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from dagengine.caching import Caching
     from dagengine.runtime.protocol import Runtime
     from dagengine.signals import Post
     from dagengine.submission import Submission
@@ -211,11 +212,21 @@ class Engine:
         return self.begin(workflow, args, kwargs)
 
     def begin(
-        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run_id: str | None = None
+        self,
+        workflow: Workflow[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run_id: str | None = None,
+        refresh: Sequence[str] = (),
     ) -> Run[Any]:
-        """As `start`, with an id of the caller's. Raises RunExists if it is taken."""
+        """As `start`, with an id of the caller's. Raises RunExists if it is taken.
+
+        refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
+        """
         self._open()
         new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
+        if refresh:
+            new.facts["refresh"] = list(refresh)
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
@@ -462,6 +473,12 @@ class Engine:
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+
+    @functools.cached_property
+    def caching(self) -> Caching:
+        from dagengine.caching import Caching
+
+        return Caching(self)
 
     def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
         try:

@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from dagengine.core.actions import Actions
-from dagengine.core.compensation import Compensation, Ending
+from dagengine.core.cached import Cached
+from dagengine.core.compensation import Ending
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -34,6 +35,8 @@ from dagengine.core.events import (
     BodyMismatched,
     BodyRaised,
     BodyReturned,
+    CacheHit,
+    CacheMissed,
     CancelRequested,
     DelayOver,
     Event,
@@ -63,7 +66,7 @@ from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, S
 from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Compensation):
+class RunCore(Cached):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -320,4 +323,6 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     TimeIsUp: RunCore._time_is_up,
     UndoFound: RunCore._undo_found,
     FlushAttempts: RunCore._flush_attempts,
+    CacheHit: RunCore._cache_hit,
+    CacheMissed: RunCore._cache_missed,
 }

@@ -302,6 +302,25 @@ class TimeIsUp:
 
 
 @dataclass(slots=True)
+class CacheHit:
+    """The value of a step is known. `also`: is written with its end."""
+
+    seq: int
+    value: Value
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
+class CacheMissed:
+    """The step has to run. `key`: under which its value is to be kept, by virtue of `claim`; "": it is not kept."""
+
+    seq: int
+    key: str = ""
+    claim: str = ""
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
 class UndoFound:
     """Answers `compensate`: whether the run is to be compensated, and the undo steps that are left, newest first."""
 
@@ -349,4 +368,6 @@ Event = (
     | TimeIsUp
     | UndoFound
     | FlushAttempts
+    | CacheHit
+    | CacheMissed
 )
