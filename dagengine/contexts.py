@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dagengine.scopes import current_scope
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from dagengine.effects import PendingType
+    from dagengine.storage.outbox import TaskConnection
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -62,7 +61,7 @@ class Context:
         return restored(default)
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> TaskConnection:
         """A SQLAlchemy connection, in a transaction that begins with its first use and is committed when the task has
         returned, together with what it returned. Of tasks with `transactional=`."""
         from dagengine.transactions import connection

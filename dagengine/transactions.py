@@ -20,15 +20,13 @@ from dagengine.runtime import current, owner
 from dagengine.values import decode, encode
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from dagengine.storage.interface import Store
-    from dagengine.storage.outbox import Outbox
+    from dagengine.storage.outbox import Outbox, TaskConnection
 
 _outbox: ContextVar[Outbox | None] = ContextVar("dagengine_outbox", default=None)
 
 
-def connection() -> Connection:
+def connection() -> TaskConnection:
     """As Context.connection."""
     outbox = _outbox.get()
     if outbox is None:
@@ -46,15 +44,10 @@ class Transactional:
         self._where = where
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        from sqlalchemy.exc import SQLAlchemyError
+        from dagengine.storage.outbox import Taken
 
-        from dagengine.storage.outbox import Taken, translated
-
-        try:
-            outbox = self._open()
-            found = outbox.find()
-        except SQLAlchemyError as error:
-            raise translated(error, "the database of a transactional task can't be asked") from None
+        outbox = self._open()
+        found = outbox.find()
         if found is not None:
             return _value_of(found)
         token = _outbox.set(outbox)

@@ -70,6 +70,9 @@ ELSEWHERE = Table(
     PrimaryKeyConstraint("run", "step", name="dagengine_outbox_pk"),
 )
 
+TaskConnection = Connection
+"""What a task is given: SQLAlchemy's."""
+
 _OURS = "dagengine: we commit"
 
 
@@ -106,12 +109,15 @@ class Outbox:
     def find(self) -> Value | None:
         """What an attempt has returned whose transaction is committed."""
         try:
-            return self._find()
-        except (OperationalError, ProgrammingError):  # as each driver says that there is no such table
-            if self._table is not ELSEWHERE:
-                raise
-            _make(self._engine)
-            return self._find()
+            try:
+                return self._find()
+            except (OperationalError, ProgrammingError):  # as each driver says that there is no such table
+                if self._table is not ELSEWHERE:
+                    raise
+                _make(self._engine)
+                return self._find()
+        except SQLAlchemyError as error:
+            raise _unavailable(error) from None
 
     def _find(self) -> Value | None:
         columns = self._table.c
@@ -164,10 +170,10 @@ def elsewhere(url: str, run_id: str, key: str) -> Outbox:
     return Outbox(_other_engine(url), ELSEWHERE, {"run": run_id, "step": key})
 
 
-def translated(error: SQLAlchemyError, what: str) -> StoreUnavailable:
+def _unavailable(error: SQLAlchemyError) -> StoreUnavailable:
     """One line, without the statement and its values."""
     reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-    return StoreUnavailable(f"{what}: {reason}", store=what)
+    return StoreUnavailable(f"the database of a transactional task can't be asked: {reason}", store="")
 
 
 def _check_token(connection: Connection, run_number: int, token: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,7 +15,7 @@ from dagengine.storage.memos import noted
 from tests.semantics.conftest import Everywhere
 
 calls: Counter[str] = Counter()
-LARGE = "x" * 100_000
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _fresh() -> None:
     calls.clear()
 
 
-def counted(name: str, value: Any = None) -> Any:
+def counted(name: str, value: T) -> T:
     calls[name] += 1
     return value
 
@@ -104,7 +104,7 @@ def counting(to: int) -> list[int]:
     """Counts up, fails at each step, and goes on from where it was."""
     here = context()
     seen: list[int] = here.restored([])
-    counted("begun")
+    counted("begun", None)
     if len(seen) < to:
         here.checkpoint([*seen, here.attempt])
         raise ValueError("on the way")
