@@ -45,6 +45,7 @@ from dagengine.core.events import (
     InputsLost,
     InstanceLetGo,
     InterruptRequested,
+    LetGo,
     OutsideEnded,
     PatienceOver,
     Recorded,
@@ -226,6 +227,9 @@ class RunCore(Cached):
     def _cancel_requested(self, event: CancelRequested, now: float) -> None:
         if self.compensating is not None:
             return  # it is what the run does already; told again until the run has ended
+        if self.finish_asked:
+            self.late_stop = Stop.CANCEL
+            return
         self._stop(Stop.CANCEL, force=True)
         for step in list(self.steps.values()):
             if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
@@ -240,6 +244,7 @@ class RunCore(Cached):
 
     def _stop(self, why: Stop, force: bool = False) -> None:
         if self.finish_asked:
+            self.late_stop = max(self.late_stop, why)
             return
         self.stop = max(self.stop, why)
         if self.body is BodyPhase.OPEN:
@@ -293,6 +298,7 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     StepsCalled: RunCore._steps_called,
     StepKnown: RunCore._step_known,
     OutsideEnded: RunCore._outside_ended,
+    LetGo: RunCore._fall_asleep,
     Recorded: RunCore._recorded,
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,

@@ -40,6 +40,13 @@ class OutsideEnded:
 
 
 @dataclass(slots=True)
+class LetGo:
+    """The body waits, and nothing is to be done for a while: the run may wait without a process. `also`: written with that."""
+
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
 class Recorded:
     """The oldest batch of writes that was not yet answered is durable."""
 
@@ -338,6 +345,7 @@ Event = (
     StepsCalled
     | StepKnown
     | OutsideEnded
+    | LetGo
     | Recorded
     | AttemptStarted
     | AttemptSucceeded
