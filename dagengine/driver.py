@@ -183,7 +183,7 @@ class Driver:
             )
             self._frontier = None
             self._note("run.resumed", None, {})
-            self._extra_batch([AWAKE])
+            self.record_beside([AWAKE])
         else:
             self._note("run.started", None, {})
         if self._body is not None:
