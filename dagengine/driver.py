@@ -29,6 +29,7 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
+    SharedDropped,
     StepKnown,
     StepsCalled,
     TimeIsUp,
@@ -40,6 +41,7 @@ from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.life import Life
 from dagengine.liveness import Liveness
+from dagengine.logical import with_logical_time
 from dagengine.model import (
     Claim,
     Definition,
@@ -249,7 +251,8 @@ class Driver:
         self.engine.artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
 
     def read_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return self.reader.call(self.record.call, self.record.inputs)
+        given = self.reader.call(self.record.call, self.record.inputs)
+        return with_logical_time(self.record, self._load_workflow(), given)
 
     def read_steps(self, seqs: list[int]) -> dict[int, Any]:
         found, rest = {}, []
@@ -320,6 +323,8 @@ class Driver:
             if not isinstance(item, tuple):
                 called = None
                 events.append(item)
+                if isinstance(item, SharedDropped):
+                    self._tally.dropped(item.tasks)
                 if type(item) is StepKnown:
                     self._tally.of(self.definitions[item.step.definition].name).total += 1
             elif isinstance(item[1], NewStep):

@@ -157,6 +157,13 @@ class DropSteps:
 
 
 @dataclass(frozen=True, slots=True)
+class ReopenSteps:
+    """These steps, which ended without success, are WAITING again. Comes before the ends of steps in its batch."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AddEvent:
     event: EventRecord
 
@@ -183,6 +190,7 @@ Write = (
     | FinishRun
     | AddEvent
     | DropSteps
+    | ReopenSteps
     | SideWrite
 )
 
