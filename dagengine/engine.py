@@ -331,9 +331,9 @@ class Engine(Changes):
         if driver is not None:
             self.tell(driver, [CancelRequested()])
         elif record.state is RunState.WAITING:
-            from dagengine.signals import cancelled
+            from dagengine.signals import rouse_cancelled
 
-            cancelled(self.post, record)
+            rouse_cancelled(self.store, self._control_folder, record)
         if driver is None:  # else it sees to that itself
             for child in children_of(self.store, record):
                 if child.state not in OVER:
@@ -413,7 +413,7 @@ class Engine(Changes):
         from dagengine.waits import waits_of
 
         runtime = self.runtime.waits()
-        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime)))
+        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime, driver.outside.told())))
         return {
             "state": str(driver.state),
             "total": len(found),

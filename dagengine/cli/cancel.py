@@ -57,6 +57,10 @@ def _cancel(store: Store, settings: Settings, run: RunRecord) -> RunState:
 
 def _cancel_one(store: Store, settings: Settings, run: RunRecord) -> RunState:
     state = store.request_cancel(run.id, time.time())
+    if run.state is RunState.WAITING:
+        from dagengine.signals import rouse_cancelled
+
+        rouse_cancelled(store, settings.control, run)
     if state is not RunState.RUNNING:
         return state
     if run_state(run) is RunState.CRASHED:
