@@ -172,7 +172,7 @@ class Driver:
                 )
             )
             self._frontier = None
-            self._note("run.resumed", None, {})
+            self._note("run.resumed", None, {"code": self.record.code} if "changed_code" in self.record.facts else {})
         else:
             self._note("run.started", None, {})
         if self._body is not None:
