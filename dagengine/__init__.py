@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dagengine import aio, errors
     from dagengine.approvals import Approval, approve, reject, wait_approval
+    from dagengine.cache_options import Cache
     from dagengine.contexts import Context, context
     from dagengine.effects import Pending
     from dagengine.engine import Engine
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "aio": "",
     "errors": "",
+    "Cache": "cache_options",
     "Context": "contexts",
     "context": "contexts",
     "Pending": "effects",
@@ -74,6 +76,7 @@ _HOME = {
 
 __all__ = [
     "Approval",
+    "Cache",
     "Context",
     "DagengineError",
     "Engine",

@@ -19,6 +19,7 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dagengine.blocking import Blocking, watched_loop
 from dagengine.calls import encode_call, same_call, set_aside, show_call
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped, StepKnown
 from dagengine.errors import BadArguments
@@ -115,12 +116,15 @@ class Waiter:
 
     def tell(self, seq: int, state: StepState) -> None:
         """Called by the engine's thread, in the order of completion."""
-        self._told.put((seq, state))
-        self._wake_loop()
+        self._say((seq, state))
 
     def stop(self) -> None:
-        self._told.put(None)
-        self._wake_loop()
+        self._say(None)
+
+    def _say(self, told: tuple[int, StepState] | None) -> None:
+        with self._body.blocking.told():
+            self._told.put(told)
+            self._wake_loop()
 
     def _wake_loop(self) -> None:
         if self._loop is not None:
@@ -147,6 +151,7 @@ class Waiter:
     def next(self) -> Outcome:
         """The next end; blocks."""
         if not self._ready:
+            self._body.blocking.until(self._told.empty)
             self._take(self._told.get())
         self.left -= 1
         return self._ready.popleft()
@@ -179,6 +184,7 @@ class Body:
         self._replay = _Replay(recorded) if recorded is not None else None
         self._scope = Scope(self, driver.workflow_name)
         self._stopped = False
+        self.blocking = Blocking()
         self._waiters: set[Waiting] = set()
         self._delivered: set[int] = set()  # failures given to the body, which has not gone on since
         self._raised: list[tuple[BaseException, int, int]] = []  # exceptions given, the step, the root of its failure
@@ -223,7 +229,7 @@ class Body:
         function = self.workflow.function
         if not inspect.iscoroutinefunction(function):
             return function(*args, **kwargs)
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=lambda: watched_loop(self.blocking)) as runner:
             runner.get_loop().set_task_factory(_factory)
             return runner.run(function(*args, **kwargs))
 

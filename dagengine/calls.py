@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dagengine.errors import BadArguments, RefMisuse, Unpicklable
@@ -155,6 +155,24 @@ def _open(call: tuple[bytes, tuple[Input, ...]], load: Load | None) -> Any:
         data,
         [load(item) if load is not None and isinstance(item, PayloadInput) else _StandIn(item) for item in inputs],
     )
+
+
+class ByDigest(_StandIn):
+    """An input that is known by the digest of its value."""
+
+    def __init__(self, digest: str) -> None:
+        self._digest = digest
+
+    def __repr__(self) -> str:
+        return f"<{self._digest}>"
+
+
+def argument_digests(call: bytes, inputs: Sequence[Any]) -> dict[str, str]:
+    """By "argument 1", "argument x", …: a digest of each argument of an encoded call, whose placeholder i stands for
+    inputs[i]: a value, or one that is known `ByDigest`. Decoding runs the code of the arguments' classes."""
+    args, kwargs = decode(call, inputs)
+    named = {**{str(place): value for place, value in enumerate(args, 1)}, **kwargs}
+    return {f"argument {name}": canonical_digest(value) for name, value in named.items()}
 
 
 def show_call(name: str, call: tuple[bytes, tuple[Input, ...]]) -> str:

@@ -47,7 +47,7 @@ def look(driver: Driver, core: RunCore, state: RunState) -> None:
         except StoreError as error:
             driver.engine.tell(driver, error)
 
-    driver.engine._keepers.submit(job)
+    driver.engine.helpers.submit(job)
 
 
 def _wanted(driver: Driver, state: RunState) -> bool:

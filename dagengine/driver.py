@@ -33,11 +33,12 @@ from dagengine.core.events import (
     StepsCalled,
     TimeIsUp,
 )
-from dagengine.core.states import STATE_OF, Phase
+from dagengine.core.states import STATE_OF, BodyPhase, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
+from dagengine.life import Life
 from dagengine.model import (
     Claim,
     Definition,
@@ -58,14 +59,13 @@ from dagengine.runtime.protocol import (
     Succeeded,
 )
 from dagengine.shared_steps import SharedSteps, fork_facts
-from dagengine.storage.interface import AddEvent, Write
+from dagengine.storage.interface import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
 from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
-    from dagengine.workflows import Workflow
 
 POSTED_MAX = 8_192
 """Calls that the body may be ahead of the engine; at the bound the body waits. Keeps a body of a million calls from
@@ -82,7 +82,12 @@ class Driver:
     """A run in the hands of its owner, from claim to release."""
 
     def __init__(
-        self, engine: Engine, index: int, claim: Claim, record: RunRecord, workflow: Callable[[], Workflow[..., Any]]
+        self,
+        engine: Engine,
+        index: int,
+        claim: Claim,
+        record: RunRecord,
+        life: Life,
     ) -> None:
         self.engine = engine
         self.index = index  # in TaskIds
@@ -92,10 +97,12 @@ class Driver:
         self.workflow_name = record.workflow
         self.definitions = Definitions()
         self.reader = Reader(engine.store, engine.artifacts, claim.run_number)
+        self.life = life
+        self.life.driver, self.life.state = self, RunState.RUNNING
         self.ended = threading.Event()
         self.state = RunState.RUNNING
         self.error: BaseException | None = None  # why this process let go of the run before its end
-        self._load_workflow = workflow
+        self._load_workflow = life.load
         self._body: Body | None = None
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
@@ -112,7 +119,7 @@ class Driver:
         self._waiters: dict[int, list[Waiting]] = {}
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
-        self._tally = Tally()
+        self._tally = Tally(self.life.notices)
         self._attempts = Attempts(
             engine,
             index,
@@ -173,6 +180,7 @@ class Driver:
             )
             self._frontier = None
             self._note("run.resumed", None, {"code": self.record.code} if "changed_code" in self.record.facts else {})
+            self._extra_batch([AWAKE])
         else:
             self._note("run.started", None, {})
         if self._body is not None:
@@ -296,6 +304,8 @@ class Driver:
             self._act(self._core.apply(events, self.engine.clock.now()))
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
+        if events or watched:
+            self.outside.turned()
 
     def _take_posted(self, events: list[Event]) -> list[tuple[list[int], Waiting]]:
         self._notified = False
@@ -359,6 +369,8 @@ class Driver:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.drop])
         if actions.force_drop:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.force_drop], force=True)
+        if actions.lookup:
+            self.engine.caching.look(self, actions.lookup)
         for delay, seq, number in actions.timers:
             self.engine.after(delay, self, DelayOver(seq, number))
         if actions.flush and not self._flush_due:
@@ -379,6 +391,8 @@ class Driver:
             self._tally.ended(seq, self.definitions[definition].name, state)
             self._tell_waiters(seq, state)
             self.outside.ended(seq)
+        if actions.ended:
+            self.engine.caching.ended(self, (seq for seq, _, _ in actions.ended))
         if actions.outside:
             self.outside.arrange(actions.outside)
         if actions.compensate is not None:
@@ -420,6 +434,10 @@ class Driver:
         self.state = state
         self.ended.set()
         self.engine.forget(self)
+        if state is RunState.WAITING:
+            self.engine.sleeping.fell_asleep(self, self._core.late_stop)
+        else:
+            self.life.end(state, self.error)
 
     def abandon(self, error: BaseException) -> None:
         """Let go of the run where it is: nothing more is written. It can be resumed from what is recorded."""
@@ -438,6 +456,7 @@ class Driver:
         self._holding.free_all()
         self.ended.set()
         self.engine.forget(self)
+        self.life.end(self.state, error)
 
     def runtime_broke(self, error: RuntimeStopped) -> None:
         """The workers are gone: what they had is dropped, the run is released as it is, and can be resumed."""
@@ -448,6 +467,13 @@ class Driver:
             if step.phase in _OUT
         ]
         self.engine.tell(self, [InterruptRequested(), *dropped])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the body has returned, or waits for this and nothing else. On the engine's thread."""
+        return not self._posted and (
+            self._body is None or self._core.body is not BodyPhase.OPEN or self._body.blocking.now
+        )
 
     def join_body(self, timeout: float) -> bool:
         return self._body is None or self._body.join(timeout)
@@ -490,5 +516,8 @@ class Driver:
 
         self.engine.store.write(self.claim, writes, done)
 
+
+AWAKE = SideWrite("sleepers:AWAKE", ({},))
+"""A process has the run again: it is not to be woken."""
 
 _OUT = (Phase.SUBMITTED, Phase.RUNNING)

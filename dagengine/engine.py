@@ -19,7 +19,8 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -45,12 +46,14 @@ from dagengine.errors import (
 from dagengine.functions import Reference, main_file, refer
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
-from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
+from dagengine.life import Life
+from dagengine.model import NewRun, PayloadInput, ProcessRecord, RunRecord, RunState, Value
 from dagengine.packing import Shelf, keep_code
 from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
 from dagengine.run import Run
 from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.timers import Timers
@@ -59,6 +62,7 @@ from dagengine.workflows import Workflow
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from dagengine.caching import Caching
     from dagengine.runtime.protocol import Runtime
     from dagengine.signals import Post
     from dagengine.submission import Submission
@@ -97,6 +101,7 @@ class Engine:
     workers: processes that run tasks; None: as many as CPUs are free to us
     runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
     home: the folder of settings, and of the default store
+    wakes: whether it takes up again the runs that it let go of to wait without a process; if not, somebody else has to
     clock: what time it is, for tests (`dagengine.clocks`)
     machine: what this machine lends to runs: memory=, object_memory=, spill=, gpus=, gpu_memory=, resources=
         (`dagengine.config`)
@@ -111,6 +116,7 @@ class Engine:
         runtime: Runtime | None = None,
         home: str | Path | None = None,
         clock: Clock | None = None,
+        wakes: bool = True,
         **machine: Any,
     ) -> None:
         given = store if isinstance(store, (str, Path)) or store is None else None
@@ -133,6 +139,7 @@ class Engine:
         self._indexes = itertools.count()
         self.clock = Clock() if clock is None else clock
         self.timers = Timers(self.clock)
+        self.sleeping = Sleeping(self, wakes)
         self._functions: dict[str, int] = {}
         self._shelf = Shelf(self.store, folder / "cache" / "code")
         self._verified: set[str] = set()
@@ -179,6 +186,7 @@ class Engine:
             _current = None
         if self._opened:
             atexit.unregister(self.close)
+            self.sleeping.close()
             drivers = list(self._by_id.values())
             self.interrupt(force)
             for driver in drivers:
@@ -211,15 +219,25 @@ class Engine:
         return self.begin(workflow, args, kwargs)
 
     def begin(
-        self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run_id: str | None = None
+        self,
+        workflow: Workflow[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run_id: str | None = None,
+        refresh: Sequence[str] = (),
     ) -> Run[Any]:
-        """As `start`, with an id of the caller's. Raises RunExists if it is taken."""
+        """As `start`, with an id of the caller's. Raises RunExists if it is taken.
+
+        refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
+        """
         self._open()
         new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
+        if refresh:
+            new.facts["refresh"] = list(refresh)
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
-        driver = Driver(self, next(self._indexes), claim, record, lambda: workflow)
+        driver = Driver(self, next(self._indexes), claim, record, Life(record, lambda: workflow))
         driver.load(None, {})
         return self._add(driver)
 
@@ -249,11 +267,26 @@ class Engine:
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
         claim = self.store.claim(record.id, self.process, works, reopen)
         record = pinned.hold(self.store.find_run(record.id))
-        frontier = self.store.frontier(claim.run_number)
-        driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
-        driver.load(frontier, self.store.counts(claim.run_number))
+        load = lambda: cast("Workflow[..., Any]", workflow)  # noqa: E731 - shorter than a def
+        life = self.sleeping.taken(record.id) or Life(record, load)
+        life.load, life.code = load, record.code
+        driver = Driver(self, next(self._indexes), claim, record, life)
+        return self._take_up(driver, reopen)
+
+    def wake_up(self, record: RunRecord, life: Life) -> None:
+        """Go on with a run that this engine let go of. Raises RunOwned, StoreError."""
+        claim = self.store.claim(record.id, self.process, partial(self._works, record.id), reopen=False)
+        record = self.store.find_run(record.id)
+        if life.code is not None:
+            record = replace(record, facts={**record.facts, "code": life.code})
+        self._take_up(Driver(self, next(self._indexes), claim, record, life), reopen=False)
+
+    def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
+        """Begin to work on a recorded run that was claimed."""
+        number = driver.claim.run_number
+        driver.load(self.store.frontier(number), self.store.counts(number))
         run = self._add(driver)
-        if not reopen and record.cancel_requested_at is not None:
+        if not reopen and driver.record.cancel_requested_at is not None:
             self.tell(driver, [CancelRequested()])
         return run
 
@@ -304,7 +337,7 @@ class Engine:
     def _add(self, driver: Driver) -> Run[Any]:
         self._by_id[driver.run_id] = driver
         self._inbox.put((driver, _BEGIN))
-        return Run(self, driver)
+        return Run(self, driver.life)
 
     def interrupt(self, force: bool = False) -> None:
         """Ask all runs to stop: nothing more is started, and what runs is waited for, or with `force` ended."""
@@ -312,6 +345,7 @@ class Engine:
             self.store.hurry()
         for driver in list(self._by_id.values()):
             self.tell(driver, [InterruptRequested(force)])
+        self.sleeping.let_go()
 
     def cancel(self, run_id: str, compensate: bool = False) -> None:
         """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix.
@@ -327,6 +361,10 @@ class Engine:
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
+        elif record.state is RunState.WAITING:
+            from dagengine.signals import cancelled
+
+            cancelled(self.post, record)
 
     def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send something to a run of this store: as `dagengine.signal`."""
@@ -359,13 +397,17 @@ class Engine:
         """A request of another process, on a thread of the control server's."""
         driver = self._by_id.get(str(request.get("run")))
         if driver is None:
+            found = self._asked_asleep(str(request.get("verb")), str(request.get("run")), request.get("timeout"))
+            if found is not None:
+                return found
             return {"error": "this process does not work on that run"}
         if request.get("verb") == "cancel":
             self.tell(driver, [CancelRequested()])
         elif request.get("verb") == "signal":
             self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
-            driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            return {"state": str(driver.life.state)}
         elif request.get("verb") == "waits":
             return self._waits(driver)
         elif request.get("verb") == "placement":
@@ -373,6 +415,19 @@ class Engine:
         else:
             return {"error": "unknown verb"}
         return {"state": str(driver.state)}
+
+    def _asked_asleep(self, verb: str, run_id: str, timeout: float | None) -> dict[str, Any] | None:
+        """The same for a run that waits without a process."""
+        life = self.sleeping.life(run_id)
+        if life is None:
+            return None
+        if verb == "wait":
+            life.over.wait(timeout)
+        elif verb in ("signal", "wake", "cancel"):
+            if verb == "cancel":  # it was asked for when the run still had a process
+                self.store.request_cancel(run_id, self.clock.now())
+            self.sleeping.look(run_id)
+        return {"state": str(life.state)}
 
     def _waits(self, driver: Driver) -> dict[str, Any]:
         """What the run's unfinished steps wait for, as many of them as fit into an answer."""
@@ -412,6 +467,10 @@ class Engine:
         """Hand an event, a list of events, an error, or work for the engine's thread to the driver's next turn."""
         self._inbox.put((driver, what))
 
+    def do(self, work: Callable[[], None]) -> None:
+        """Have the engine's thread do it, for no run."""
+        self._inbox.put((None, work))
+
     def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
         """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
         self.timers.after(delay, driver, event)
@@ -420,6 +479,8 @@ class Engine:
         self._drivers.pop(driver.index, None)
         self._by_id.pop(driver.run_id, None)
         self.timers.forget(driver)
+        if driver.state is not RunState.WAITING:
+            self.sleeping.ended(driver.run_id)
 
     def function_number(self, reference: Reference, code: str | None = None) -> int:
         """The runtime's number of the function, as it is in the pack `code`. Raises LoadError, StoreError."""
@@ -462,6 +523,12 @@ class Engine:
         from concurrent.futures import ThreadPoolExecutor
 
         return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+
+    @functools.cached_property
+    def caching(self) -> Caching:
+        from dagengine.caching import Caching
+
+        return Caching(self)
 
     def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
         try:
@@ -522,6 +589,8 @@ class Engine:
                     return False
                 elif isinstance(what, _Question):
                     what.answer()
+                elif callable(what):
+                    what()
                 else:
                     self._sort_runtime(what, turns)
             try:
@@ -532,7 +601,10 @@ class Engine:
             if message is not None:
                 self._inbox.put(message)
         for driver, event in self.timers.due():
-            self._sort(driver, event, turns)
+            if driver is not None:
+                self._sort(driver, event, turns)
+            elif callable(event):
+                event()
         return True
 
     def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:

@@ -1,4 +1,5 @@
-"""What can be said of a task or of one call of it, validated when it is said. May import errors and units only.
+"""What can be said of a task or of one call of it, validated when it is said. May import errors, units and
+what is said of caches only.
 
 Options are recorded with a run's definitions, as JSON without the defaults; a predicate on exceptions is code, and
 stays with the function.
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from dagengine.cache_options import Cache, cache_option
 from dagengine.errors import BadOption
 
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -44,6 +46,7 @@ class Options:
     grace: seconds that an attempt has to end by itself, once it is asked to, before it is killed
     checkpoint: whether the value is recorded. If not, it lives in the memory for objects (or spilled), and is made
         again from its recorded inputs if it is lost
+    cache: whether calls with the same code, arguments and declared environment share one value (`Cache`)
     max_depth: how deep the call may be among calls that were deferred by deferred ones
     version: part of the function's fingerprint: another one says that its results are others, though its code may not
     at_most_once: start a step once, and never again by itself, even where nobody knows what it did
@@ -71,6 +74,7 @@ class Options:
     node: str | None = None
     grace: float = 2.0
     checkpoint: bool = True
+    cache: Cache | bool | None = None
     at_most_once: bool = False
     heartbeat_timeout: float | None = None
     transactional: bool | str = False
@@ -101,6 +105,9 @@ class Options:
         _label("node", self.node)
         _number("grace", self.grace, 0)
         self._check_effects()
+        object.__setattr__(self, "cache", cache_option(self.cache))
+        if self.cache is not None:
+            self._check_cache()
         _integer("max_depth", self.max_depth, 1)
         _label("version", self.version)
         _label("name", self.name)
@@ -132,6 +139,13 @@ class Options:
         if needs and not self.checkpoint:
             raise BadOption(f"{needs[0]}= needs checkpoint=True: a value that is not recorded may be made again.")
 
+    def _check_cache(self) -> None:
+        if not self.checkpoint:
+            raise BadOption("cache= keeps recorded values, and checkpoint=False records none: say one of them.")
+        effect = next((name for name in ("at_most_once", "transactional", "undo") if getattr(self, name)), None)
+        if effect is not None:
+            raise BadOption(f"{effect}= says that the task changes something, which a value from the cache= does not.")
+
     def delay(self, failures: int, chance: float) -> float:
         """Seconds to wait after failure number `failures` (1, 2, …). `chance`: a random number in [0, 1)."""
         try:
@@ -155,6 +169,8 @@ class Options:
             for field in fields(self)
             if field.name not in ("retry_on", "key", "undo") and getattr(self, field.name) != field.default
         }
+        if isinstance(self.cache, Cache):
+            values["cache"] = self.cache.to_json()
         if isinstance(self.transactional, str):
             values["transactional"] = ELSEWHERE
         return values

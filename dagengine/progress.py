@@ -47,8 +47,8 @@ class Progress:
 class Tally:
     """What is counted of a run while it goes on: written on the engine's thread, read from any."""
 
-    def __init__(self) -> None:
-        self.notices: list[str] = []
+    def __init__(self, notices: list[str] | None = None) -> None:
+        self.notices = [] if notices is None else notices
         self._counts: dict[str, TaskCount] = {}
         self._running: dict[int, TaskCount] = {}  # by seq
         self._retrying: dict[int, TaskCount] = {}  # steps that wait for their next attempt

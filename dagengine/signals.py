@@ -115,12 +115,26 @@ def tell(post: Post, run: RunRecord) -> None:
         return
     if run.state is RunState.WAITING:
         from dagengine.hints import hint
-        from dagengine.storage.sleepers import sleeper
 
-        found = sleeper(post.store, run.number)
-        if found is not None and found.process is not None:
-            _say(post, found.process, {"verb": "wake", "run": run.id})
+        rouse(post, run)
         hint(post.store, post.control)
+
+
+def rouse(post: Post, run: RunRecord) -> None:
+    """Tell the engine that let go of the run to look at it."""
+    from dagengine.storage.sleepers import sleeper
+
+    found = sleeper(post.store, run.number)
+    if found is not None and found.process is not None:
+        _say(post, found.process, {"verb": "wake", "run": run.id})
+
+
+def cancelled(post: Post, run: RunRecord) -> None:
+    """The run waited without a process when it was cancelled: nobody has to wake it any more."""
+    from dagengine.storage.sleepers import forget
+
+    rouse(post, run)
+    forget(post.store, run.number)
 
 
 def _say(post: Post, process: str, what: dict[str, Any]) -> None:

@@ -249,6 +249,8 @@ def stateful(target: type[Any] | None = None, /, *, checkpoint_every: int = 1, *
     ]
     if of_tasks:
         raise DefinitionError(f"{of_tasks[0]}= is for tasks: calls on a stateful object are made again to rebuild it.")
+    if settings.cache is not None:
+        raise DefinitionError("cache= is for tasks: a call on a stateful object depends on more than its arguments.")
     if not settings.checkpoint:
         raise DefinitionError("checkpoint=False is for tasks: what is called on a stateful object is recorded.")
 

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
+from dagengine.cache_options import Cache
 from dagengine.errors import BadArguments, DefinitionError
 from dagengine.functions import named_by_itself
 from dagengine.options import Options, RetryOn
@@ -46,6 +47,7 @@ class Changes(TypedDict, total=False):
     node: str | None
     grace: float
     checkpoint: bool
+    cache: Cache | bool | None
     at_most_once: bool
     heartbeat_timeout: float | None
     transactional: bool | str

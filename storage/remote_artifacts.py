@@ -10,6 +10,7 @@ May import nothing of ours but errors and the local artifacts. fsspec is importe
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ class FsspecArtifacts:
 
     def __init__(self, url: str, cache: str) -> None:
         self.url = _SECRETS.sub("…@", url)
+        secret = _SECRETS.search(url)
+        self._secret = secret[0] if secret else None
         import fsspec
 
         with self._translated():
@@ -145,8 +148,9 @@ class FsspecArtifacts:
             return None
 
     def _upload(self, place: str, size: int, source: bytes | int, offset: int) -> None:
-        if not isinstance(source, int):
-            check_given(size, len(source))
+        # Before anything is sent: what is closed is there, also if it was closed because of an error.
+        there = min(size, os.fstat(source).st_size - offset) if isinstance(source, int) else len(source)
+        check_given(size, there)
         written = 0
         with self._files.open(place, "wb") as target:
             for chunk in chunks_of(source, size, offset):
@@ -162,6 +166,8 @@ class FsspecArtifacts:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
+            if self._secret is not None:
+                reason = reason.replace(self._secret, "…@")
             raise StoreUnavailable(
                 f"the artifacts at {self.url} can't be reached: {reason}. Check the address and the rights to it",
                 store=self.url,

@@ -167,6 +167,38 @@ SERVER = Table(
     Column("seen_at", Float, nullable=False),
 )
 
+# ---- values that runs share -------------------------------------------------------------------
+
+CACHE_ENTRY = Table(
+    "cache_entry",
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("scope", Text, nullable=False),  # "project", or the id of a run, or of the first of its forks
+    Column("mark", Text, nullable=False),  # who computes it, or "=…": it has a value
+    Column("of_run", Text, nullable=False),  # its id; the run may be gone
+    Column("seq", Integer, nullable=False),
+    Column("parts", Text, nullable=False),  # JSON: part of the key -> digest
+    Column("at", Float, nullable=False),
+    Column("digest", Text),
+    Column("size", BigInteger),
+    Column("value", LargeBinary),  # as a memo's
+    Index("cache_entry_of_task", "task", "at"),
+)
+
+CACHE_USE = Table(
+    "cache_use",  # what the cache said to a step
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    PrimaryKeyConstraint("run", "seq", name="cache_use_pk"),
+    sqlite_with_rowid=False,
+)
+
+
 # ---- the code that runs were started with -------------------------------------------------------
 
 CODE = Table(

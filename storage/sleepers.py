@@ -106,8 +106,13 @@ def wake(store: Store, run_number: int, run_id: str) -> None:
     store.side(lambda connection: COME(connection, run=run_number, id=run_id).fetchone() and None)
 
 
+def forget(store: Store, run_number: int) -> None:
+    """The run does not wait any more, and nobody is to wake it."""
+    store.side(lambda connection: AWAKE(connection, run=run_number) and None)
+
+
 def due(store: Store, now: float, limit: int = 1_000) -> list[Sleeper]:
-    """Runs that are to be woken, the longest due first. Some of them may have a process again, or be over."""
+    """Runs that are to be woken, the longest due first. Of one that turns out to be not WAITING, say so: `forget` it."""
     rows: Iterable[Any] = store.side(lambda connection: _DUE(connection, now=now, limit=limit).fetchall(), write=False)
     return [Sleeper(*row) for row in rows]
 

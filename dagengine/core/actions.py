@@ -32,6 +32,7 @@ class Actions:
     rebuild: (seq of the CREATE step, incarnation) of stateful objects whose state is to be rebuilt in an actor
     release: (seq of the CREATE step, incarnation, force) of actors that are to end
     outside: seqs of steps that wait for the world from now on: to be answered with OutsideEnded
+    lookup: seqs of steps whose value may be in the cache: to be answered with CacheHit or CacheMissed
     timers: (seconds from now, seq, number) after which to send DelayOver
     ended: (seq, state, definition) of steps whose end is durable now, in the order of completion
     free: (seq, the attempt that made it) of ephemeral values that nobody needs any more, or that are gone
@@ -53,6 +54,7 @@ class Actions:
     rebuild: list[tuple[int, int]] = field(default_factory=list)
     release: list[tuple[int, int, bool]] = field(default_factory=list)
     outside: list[int] = field(default_factory=list)
+    lookup: list[int] = field(default_factory=list)
     timers: list[tuple[float, int, int]] = field(default_factory=list)
     ended: list[tuple[int, StepState, int]] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)

@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from dagengine.core.actions import Actions
-from dagengine.core.compensation import Compensation, Ending
+from dagengine.core.cached import Cached
+from dagengine.core.compensation import Ending
 from dagengine.core.events import (
     ActorBuilt,
     ActorGone,
@@ -34,6 +35,8 @@ from dagengine.core.events import (
     BodyMismatched,
     BodyRaised,
     BodyReturned,
+    CacheHit,
+    CacheMissed,
     CancelRequested,
     DelayOver,
     Event,
@@ -42,6 +45,7 @@ from dagengine.core.events import (
     InputsLost,
     InstanceLetGo,
     InterruptRequested,
+    LetGo,
     OutsideEnded,
     PatienceOver,
     Recorded,
@@ -63,7 +67,7 @@ from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, S
 from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Compensation):
+class RunCore(Cached):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -223,6 +227,9 @@ class RunCore(Compensation):
     def _cancel_requested(self, event: CancelRequested, now: float) -> None:
         if self.compensating is not None:
             return  # it is what the run does already; told again until the run has ended
+        if self.finish_asked:
+            self.late_stop = Stop.CANCEL
+            return
         self._stop(Stop.CANCEL, force=True)
         for step in list(self.steps.values()):
             if step.end is None and step.phase not in (Phase.SUBMITTED, Phase.RUNNING):
@@ -237,6 +244,7 @@ class RunCore(Compensation):
 
     def _stop(self, why: Stop, force: bool = False) -> None:
         if self.finish_asked:
+            self.late_stop = max(self.late_stop, why)
             return
         self.stop = max(self.stop, why)
         if self.body is BodyPhase.OPEN:
@@ -290,6 +298,7 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     StepsCalled: RunCore._steps_called,
     StepKnown: RunCore._step_known,
     OutsideEnded: RunCore._outside_ended,
+    LetGo: RunCore._fall_asleep,
     Recorded: RunCore._recorded,
     AttemptStarted: RunCore._attempt_started,
     AttemptSucceeded: RunCore._attempt_succeeded,
@@ -320,4 +329,6 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     TimeIsUp: RunCore._time_is_up,
     UndoFound: RunCore._undo_found,
     FlushAttempts: RunCore._flush_attempts,
+    CacheHit: RunCore._cache_hit,
+    CacheMissed: RunCore._cache_missed,
 }

@@ -40,6 +40,13 @@ class OutsideEnded:
 
 
 @dataclass(slots=True)
+class LetGo:
+    """The body waits, and nothing is to be done for a while: the run may wait without a process. `also`: written with that."""
+
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
 class Recorded:
     """The oldest batch of writes that was not yet answered is durable."""
 
@@ -302,6 +309,25 @@ class TimeIsUp:
 
 
 @dataclass(slots=True)
+class CacheHit:
+    """The value of a step is known. `also`: is written with its end."""
+
+    seq: int
+    value: Value
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
+class CacheMissed:
+    """The step has to run. `key`: under which its value is to be kept, by virtue of `claim`; "": it is not kept."""
+
+    seq: int
+    key: str = ""
+    claim: str = ""
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
 class UndoFound:
     """Answers `compensate`: whether the run is to be compensated, and the undo steps that are left, newest first."""
 
@@ -319,6 +345,7 @@ Event = (
     StepsCalled
     | StepKnown
     | OutsideEnded
+    | LetGo
     | Recorded
     | AttemptStarted
     | AttemptSucceeded
@@ -349,4 +376,6 @@ Event = (
     | TimeIsUp
     | UndoFound
     | FlushAttempts
+    | CacheHit
+    | CacheMissed
 )

@@ -63,6 +63,8 @@ class Ledger:
         self._to_write: dict[int, AttemptRecord] = {}  # started, not yet handed to the store
         self._waited: set[tuple[int, int]] = set()  # attempts that waited beside idle objects when that was looked at
         self._unsettled: dict[int, Instance] = {}  # objects that may have no more to do
+        self._looked: set[int] = set()  # steps whose value was looked for in the cache
+        self._claims: dict[int, tuple[str, str]] = {}  # steps whose value is to be kept: key in the cache, claim
         self._whole: deque[Step] = deque()  # expanded steps whose last item has ended
         self._actions = Actions()
 

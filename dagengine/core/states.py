@@ -9,6 +9,7 @@ NEW ──────────▶ WAITING ──────────▶ 
                    │                 │                                      │
                    │                 └─ (a map) ─▶ EXPANDED ◀── expanded ───┤
                    ├─ (a timer, an event, a child run) ─▶ OUTSIDE ──┐       │ ended
+                   ├─ (a task with a cache) ─▶ LOOKING ─▶ READY, or with a value known already ─▶ ENDING
                    │ an input did not succeed, or cancelled         │ ended │
                    └──────────▶ ENDING ◀────────────────────────────┴───────┘
                                   │ recorded
@@ -41,18 +42,19 @@ class Phase(IntEnum):
     EXPANDED = 6  # a map that waits for its items
     PARKED = 7  # a call that waits until the state of its object is rebuilt
     OUTSIDE = 8  # waits for the world: its time, an event, a child run
-    ENDING = 9  # asked to record its end
-    SUCCEEDED = 10
-    FAILED = 11
-    SKIPPED = 12
-    CANCELLED = 13
+    LOOKING = 9  # whether its value is in the cache, or about to be
+    ENDING = 10  # asked to record its end
+    SUCCEEDED = 11
+    FAILED = 12
+    SKIPPED = 13
+    CANCELLED = 14
 
 
 P = Phase
 
 TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     P.NEW: frozenset({P.WAITING, P.ENDING}),
-    P.WAITING: frozenset({P.READY, P.EXPANDED, P.OUTSIDE, P.ENDING}),
+    P.WAITING: frozenset({P.READY, P.EXPANDED, P.OUTSIDE, P.LOOKING, P.ENDING}),
     P.READY: frozenset({P.SUBMITTED, P.WAITING, P.PARKED, P.ENDING}),
     P.SUBMITTED: frozenset({P.RUNNING, P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
     P.RUNNING: frozenset({P.READY, P.WAITING, P.RETRYING, P.EXPANDED, P.ENDING}),
@@ -60,6 +62,7 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     P.EXPANDED: frozenset({P.ENDING}),
     P.PARKED: frozenset({P.READY, P.RETRYING, P.ENDING}),
     P.OUTSIDE: frozenset({P.ENDING}),
+    P.LOOKING: frozenset({P.READY, P.ENDING}),
     P.ENDING: frozenset({P.SUCCEEDED, P.FAILED, P.SKIPPED, P.CANCELLED}),
     P.SUCCEEDED: frozenset({P.WAITING, P.EXPANDED}),
     P.FAILED: frozenset(),
@@ -84,6 +87,7 @@ STATE_OF: dict[Phase, StepState] = {
     P.EXPANDED: StepState.WAITING,
     P.PARKED: StepState.READY,
     P.OUTSIDE: StepState.WAITING,
+    P.LOOKING: StepState.READY,
     P.ENDING: StepState.RUNNING,
     P.SUCCEEDED: StepState.SUCCEEDED,
     P.FAILED: StepState.FAILED,

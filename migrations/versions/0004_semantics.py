@@ -54,11 +54,40 @@ def upgrade() -> None:
         sa.Column("why", sa.Text, nullable=False),
         sa.PrimaryKeyConstraint("run", name="pin_pk"),
     )
+    _caches()
     artifact = "value IS NULL AND length(value_digest) = 32"
     op.create_index("step_artifact", "step", ["value_digest"], **_where(artifact))
     op.create_index("edge_artifact", "edge", ["digest"], **_where("digest IS NOT NULL"))
     _code()
     _signals()
+
+
+def _caches() -> None:
+    op.create_table(
+        "cache_entry",
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("task", sa.Text, nullable=False),
+        sa.Column("scope", sa.Text, nullable=False),
+        sa.Column("mark", sa.Text, nullable=False),
+        sa.Column("of_run", sa.Text, nullable=False),
+        sa.Column("seq", sa.Integer, nullable=False),
+        sa.Column("parts", sa.Text, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("digest", sa.Text),
+        sa.Column("size", sa.BigInteger),
+        sa.Column("value", sa.LargeBinary),
+    )
+    op.create_index("cache_entry_of_task", "cache_entry", ["task", "at"])
+    op.create_table(
+        "cache_use",
+        sa.Column("run", sa.Integer, nullable=False),
+        sa.Column("seq", sa.Integer, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("outcome", sa.Text, nullable=False),
+        sa.Column("why", sa.Text, nullable=False),
+        sa.PrimaryKeyConstraint("run", "seq", name="cache_use_pk"),
+        sqlite_with_rowid=False,
+    )
 
 
 def _effects() -> None:

@@ -16,11 +16,13 @@ from dagengine.errors import ArtifactDamaged, ArtifactMissing, InternalError
 from dagengine.storage.artifacts import LocalArtifacts, writer_mark
 from dagengine.storage.interface import ArtifactStore
 from dagengine.storage.remote_artifacts import FsspecArtifacts
+from tests.s3 import fresh_bucket
 from tests.storage.kit import PATIENCE, digest_of
 
 STORES: dict[str, Callable[[Path], ArtifactStore]] = {
     "local": lambda folder: LocalArtifacts(str(folder / "artifacts")),
     "memory": lambda folder: FsspecArtifacts(f"memory://{folder.name}", str(folder / "cache")),
+    "s3": lambda folder: FsspecArtifacts(f"{fresh_bucket()}/artifacts", str(folder / "cache")),
     "folder through fsspec": lambda folder: FsspecArtifacts(f"file://{folder}/remote", str(folder / "cache")),
 }
 
@@ -45,6 +47,10 @@ def files(artifacts: ArtifactStore, tmp_path: Path) -> Callable[[], dict[str, by
         if artifacts.url.startswith("memory"):
             memory = fsspec.filesystem("memory")
             return {str(path): bytes(memory.cat(path)) for path in memory.find(artifacts.url)}
+        if artifacts.url.startswith("s3"):
+            bucket = fsspec.filesystem("s3")
+            bucket.invalidate_cache()
+            return {str(path): bytes(bucket.cat(path)) for path in bucket.find(artifacts.url)}
         root = Path(artifacts.url.removeprefix("file://"))
         return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
@@ -187,9 +193,9 @@ def test_sweeping_removes_what_dead_writers_left(
     other_host = writer_mark().split("-")
     other_host[0] = "00000000"
     names = {f"{gone}-0", f"{writer_mark()}-77", "-".join(other_boot) + "-0", "-".join(other_host) + "-0", "README"}
-    if artifacts.url.startswith("memory"):
+    if not artifacts.url.startswith(("file", "/")):
         for name in names:
-            fsspec.filesystem("memory").pipe_file(f"{artifacts.url}/tmp/{name}", b"half")
+            fsspec.filesystem(artifacts.url.partition(":")[0]).pipe_file(f"{artifacts.url}/tmp/{name}", b"half")
     else:
         root = Path(artifacts.url.removeprefix("file://"))
         for name in names:
