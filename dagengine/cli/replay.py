@@ -49,8 +49,8 @@ def command(
     code: str,
     check: bool,
 ) -> int:
-    """Call the body of a run against its record, with nothing run and nothing written; say for its steps which are the
-    same, changed, or gone. A run goes on if its body calls what is recorded, up to the first value that is not.
+    """See whether a run would go on: its body is called against its record, with nothing run and nothing written. It has
+    to call what is recorded, up to the first value that is not. Says of the steps which are the same, changed, or gone.
 
     Of many runs with --name or --since, as a check before a deploy: dagengine replay --name nightly --since 7d --check
     """

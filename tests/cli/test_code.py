@@ -24,7 +24,7 @@ def second(x):
 
 @workflow
 def coded(x):
-    return second(get(first(x)))
+    return get(second(get(first(x))))
 """
 HELPER = "def label(x):\n    return f'{x} by 1'\n"
 
