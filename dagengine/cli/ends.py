@@ -42,7 +42,7 @@ def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float |
     while True:
         run = store.find_run(run_id)
         idle = run_state(run) is not RunState.RUNNING or run.owner is None
-        if idle and not is_expected(store, run_id):
+        if idle and run.state is not RunState.WAITING and not is_expected(store, run_id):
             return run
         left = ASK_AGAIN if until is None else until - time.monotonic()
         if left <= 0:
