@@ -324,9 +324,9 @@ class Engine(Changes):
         if driver is not None:
             self.tell(driver, [CancelRequested()])
         elif record.state is RunState.WAITING:
-            from dagengine.signals import cancelled
+            from dagengine.signals import rouse_cancelled
 
-            cancelled(self.post, record)
+            rouse_cancelled(self.store, self._control_folder, record)
 
     def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send something to a run of this store: as `dagengine.signal`."""
@@ -398,7 +398,7 @@ class Engine(Changes):
         from dagengine.waits import waits_of
 
         runtime = self.runtime.waits()
-        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime)))
+        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime, driver.outside.told())))
         return {
             "state": str(driver.state),
             "total": len(found),

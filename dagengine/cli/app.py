@@ -31,6 +31,9 @@ VERBS: dict[str, dict[str, str]] = {
         "resume": "Go on with a run that has not succeeded; finished steps are not repeated.",
         "wait": "Wait until a run has ended.",
         "cancel": "Ask runs to stop.",
+        "signal": "Send something to a run that waits for it.",
+        "approve": "Say yes to what a run asks approval for.",
+        "reject": "Say no to what a run asks approval for.",
     },
     "Change": {
         "fork": "Begin a new run that shares what a change does not reach.",

@@ -15,6 +15,7 @@ from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
 from dagengine.storage.beats import Beat, beats
 from dagengine.views import entry_text, resumable, run_state, run_view, seconds_of
+from dagengine.waiting_view import waiting_view
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -48,6 +49,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
         "begun": f"{clock(run.created_at)} ({ago(run.created_at, now)})",
         "took": duration(seconds_of(run, now)) if state is not RunState.CRASHED else "",
         "owner": _owner(run, state),
+        "waits": _waits(store, run, now),
         "cancel": f"asked for at {clock(run.cancel_requested_at)}" if run.cancel_requested_at else "",
         "store": clean(store.url, 500),
     }
@@ -59,6 +61,21 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     if resumable(run):
         lines += ["", f"  to go on: {typed(settings, 'resume', short(run.id))}"]
     return lines
+
+
+def _waits(store: Store, run: RunRecord, now: float) -> str:
+    found = waiting_view(store, run)
+    if found is None:
+        return ""
+    until = f"until {clock(found.until)} ({_left(found.until - now)})" if found.until else ""
+    what = dict.fromkeys(what for _, what in found.steps)
+    return clean(
+        ", ".join([until] * bool(until) + [f"for {each}" for each in what if each != "its time" or not until]), 500
+    )
+
+
+def _left(seconds: float) -> str:
+    return f"in {duration(seconds)}" if seconds > 0 else "now"
 
 
 def _owner(run: RunRecord, state: RunState) -> str:
