@@ -191,7 +191,7 @@ class Driver:
                 )
             )
             self._frontier = None
-            self._note("run.resumed", None, {})
+            self._note("run.resumed", None, {"code": self.record.code} if "changed_code" in self.record.facts else {})
             self.record_beside([AWAKE])
         else:
             self._note("run.started", None, {})
