@@ -16,11 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagengine.blocking import Blocking, watched_loop
 from dagengine.calls import encode_call, same_call, set_aside, show_call
+from dagengine.continuing import Continuation, record_successor
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped, StepKnown
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
@@ -85,7 +86,7 @@ class Waiting(Protocol):
         """The run stops: nothing more will be told."""
 
 
-class _End:
+class End:
     """The end of one step."""
 
     def __init__(self) -> None:
@@ -96,6 +97,13 @@ class _End:
 
     def stop(self) -> None:
         self.told.put(None)
+
+    def wait(self, seconds: float) -> StepState | None:
+        """None if the run stops, or if it takes too long."""
+        try:
+            return self.told.get(timeout=seconds)
+        except Empty:
+            return None
 
 
 class Waiter:
@@ -212,18 +220,24 @@ class Body:
         try:
             args, kwargs = self.driver.read_arguments()
             self._scope.enter()
-            result = self._call(args, kwargs)
-            call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self)
+            returned = self._returned(args, kwargs)
             self._went_on()
             if self.driver.shared is not None and self._replay is not None:
                 self.driver.shared.leave(self._replay.left())
-            self.driver.post(BodyReturned(call, inputs))
+            self.driver.post(returned)
         except _Mismatched as mismatch:
             self.driver.post(BodyMismatched(mismatch.failure))
         except BodyStopped:
             pass
         except BaseException as error:
             self.driver.post(self._raised_event(error))
+
+    def _returned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BodyReturned:
+        try:
+            result = self._call(args, kwargs)
+        except Continuation as asked:
+            return record_successor(self, asked)
+        return BodyReturned(*encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self.workflow.function
@@ -405,7 +419,7 @@ class Body:
 
     def end_of(self, watch: Callable[[Waiting], None]) -> StepState:
         """Wait for one step's end, of which `watch` lets the waiter know."""
-        end = _End()
+        end = End()
         self._waiters.add(end)
         watch(end)
         if self._stopped:

@@ -19,7 +19,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -28,9 +28,13 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dagengine import compensating, config
+from dagengine.afterwards import OVER
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.changes import Changes, answer_change, refuse_paused
+from dagengine.children import children_of
 from dagengine.clocks import Clock
+from dagengine.continuing import last_of
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -93,7 +97,7 @@ only where nobody else has set them, and put back at the end."""
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-class Engine:
+class Engine(Changes):
     """Runs workflows. A context manager; leaving it drains what runs, which stays resumable.
 
     store: a path or URL, an open store, or None for the configured one
@@ -224,14 +228,17 @@ class Engine:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         run_id: str | None = None,
+        *,
+        facts: dict[str, Any] | None = None,
         refresh: Sequence[str] = (),
     ) -> Run[Any]:
-        """As `start`, with an id of the caller's. Raises RunExists if it is taken.
+        """As `start`, with an id and further facts of the caller's. Raises RunExists if the id is taken.
 
         refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
         """
         self._open()
         new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
+        new.facts.update(facts or {})
         if refresh:
             new.facts["refresh"] = list(refresh)
         claim = self.store.create_run(new, self.process)
@@ -258,7 +265,8 @@ class Engine:
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
-        record = self.store.find_run(run_id)
+        record = last_of(self.store, self.store.find_run(run_id))
+        refuse_paused(record)
         workflow: Workflow[..., Any] | None = None
         pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:
@@ -284,51 +292,12 @@ class Engine:
     def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
         """Begin to work on a recorded run that was claimed."""
         number = driver.claim.run_number
+        driver.reopened = reopen
         driver.load(self.store.frontier(number), self.store.counts(number))
         run = self._add(driver)
         if not reopen and driver.record.cancel_requested_at is not None:
             self.tell(driver, [CancelRequested()])
         return run
-
-    def fork(
-        self,
-        run_id: str,
-        *,
-        from_: str | Iterable[str] = (),
-        params: Mapping[str, Any] | None = None,
-        set_: Mapping[str, Any] | None = None,
-        code: str | None = None,
-        new_id: str | None = None,
-    ) -> Run[Any]:
-        """Begin a new run that shares the results of another one, and runs only what a change reaches.
-
-        from_: keys of steps to run again, with everything after them; params: arguments of the workflow to change; set_:
-        values in the place of what steps returned; code="current": run again, too, the steps whose code has changed
-        since. The other run stays as it is. Raises RunNotFound, RunConflict, BadArguments.
-        """
-        from dagengine.forks import record_fork
-
-        names = [from_] if isinstance(from_, str) else list(from_)
-        donor = self.store.find_run(run_id)
-        return self.resume(
-            record_fork(
-                self.store,
-                self.artifacts,
-                donor,
-                from_=names,
-                params=params,
-                set_=set_,
-                code=code,
-                run_id=new_id,
-            )
-        )
-
-    def rerun(self, run_id: str, params: Mapping[str, Any] | None = None, code: str | None = None) -> Run[Any]:
-        """Begin a new run with the arguments of another one, some of them changed, that shares nothing of it."""
-        from dagengine.forks import record_rerun
-
-        donor = self.store.find_run(run_id)
-        return self.resume(record_rerun(self.store, self.artifacts, donor, params=params, code=code))
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""
@@ -362,9 +331,17 @@ class Engine:
         if driver is not None:
             self.tell(driver, [CancelRequested()])
         elif record.state is RunState.WAITING:
-            from dagengine.signals import cancelled
+            from dagengine.signals import rouse_cancelled
 
-            cancelled(self.post, record)
+            rouse_cancelled(self.store, self._control_folder, record)
+        if driver is None:  # else it sees to that itself
+            for child in children_of(self.store, record):
+                if child.state not in OVER:
+                    self.cancel(child.id)
+
+    def driver_of(self, run_id: str) -> Driver | None:
+        """Of a run that this engine works on."""
+        return self._by_id.get(run_id)
 
     def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send something to a run of this store: as `dagengine.signal`."""
@@ -408,6 +385,8 @@ class Engine:
         elif request.get("verb") == "wait":
             driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
             return {"state": str(driver.life.state)}
+        elif request.get("verb") in ("mark", "pause"):
+            return answer_change(self, driver, request)
         elif request.get("verb") == "waits":
             return self._waits(driver)
         elif request.get("verb") == "placement":
@@ -434,7 +413,7 @@ class Engine:
         from dagengine.waits import waits_of
 
         runtime = self.runtime.waits()
-        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime)))
+        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime, driver.outside.told())))
         return {
             "state": str(driver.state),
             "total": len(found),
@@ -747,18 +726,23 @@ def _new_run(
 
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
+    facts = {**facts_of(workflow), **keep_code(store, workflow)}
+    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
+
+
+def facts_of(workflow: Workflow[..., Any]) -> dict[str, Any]:
+    """What a new run says of how it was begun, and of its workflow's options."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "host": platform.node(),
         "cwd": str(Path.cwd()),
         "pid": os.getpid(),
-        **keep_code(store, workflow),
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
     if workflow.compensate:
         facts["compensate"] = True
-    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
+    return facts
 
 
 def record_run(

@@ -85,6 +85,7 @@ _DUE = Query(
     )
 )
 _NEXT = Query(lambda: select(func.min(_S.wake_at)).where(_HELD))
+_NEXT_AFTER = Query(lambda: select(func.min(_S.wake_at)).where(_HELD, _S.wake_at > _given("now", Float)))
 _OF_RUN = Query(lambda: select(*_COLUMNS).where(_S.run == _given("run", Integer), _S.asleep == literal_column("1")))
 
 
@@ -120,6 +121,12 @@ def due(store: Store, now: float, limit: int = 1_000) -> list[Sleeper]:
 def next_due(store: Store) -> float | None:
     """When the next run is to be woken; None if none is, but by somebody."""
     row = store.side(lambda connection: _NEXT(connection).fetchone(), write=False)
+    return None if row is None else row[0]
+
+
+def next_after(store: Store, now: float) -> float | None:
+    """When the next run is to be woken that is not due yet."""
+    row = store.side(lambda connection: _NEXT_AFTER(connection, now=now).fetchone(), write=False)
     return None if row is None else row[0]
 
 
