@@ -16,9 +16,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dagengine import compensating
+from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
 from dagengine.commits import Commits
+from dagengine.children import stop_with
+from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending
 from dagengine.core.core import RunCore
@@ -41,6 +44,7 @@ from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.life import Life
+from dagengine.liveness import Liveness
 from dagengine.logical import with_logical_time
 from dagengine.model import (
     Claim,
@@ -104,6 +108,9 @@ class Driver:
         self.life.driver, self.life.state = self, RunState.RUNNING
         self.ended = threading.Event()
         self.state = RunState.RUNNING
+        self.reopened = False  # somebody has asked it to go on
+        self.parent: RunRecord | None = None  # whose child it is
+        self.continued = continued_as(record) is not None
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = life.load
         self._body: Body | None = None
@@ -124,6 +131,7 @@ class Driver:
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
         self._tally = Tally(self.life.notices)
+        self.liveness = Liveness(self, self._core)
         self._attempts = Attempts(
             engine,
             index,
@@ -133,6 +141,7 @@ class Driver:
             holding=self._holding,
             supply=self._supply,
             tally=self._tally,
+            liveness=self.liveness,
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
@@ -144,6 +153,7 @@ class Driver:
 
     def load(self, frontier: Frontier | None, counts: dict[tuple[str, StepState], int]) -> None:
         """Take over a recorded run (or, with no frontier, begin a new one) and call its body if it has not returned."""
+        self.parent = parent_of(self.engine.store, self.record)
         if frontier is not None:
             self._next_seq = frontier.next_seq
             for definition in frontier.definitions:
@@ -183,8 +193,8 @@ class Driver:
                 )
             )
             self._frontier = None
-            self._note("run.resumed", None, {})
-            self._extra_batch([AWAKE])
+            self._note("run.resumed", None, {"code": self.record.code} if "changed_code" in self.record.facts else {})
+            self.record_beside([AWAKE])
         else:
             self._note("run.started", None, {})
         if self._body is not None:
@@ -360,8 +370,12 @@ class Driver:
         if actions.notices:
             actions.writes.extend(self._tell(notice) for notice in actions.notices)
         if actions.writes:
+            actions.writes.extend(word_of_end(self, actions.writes))
             self.questions.settle(actions.writes)
+            self.liveness.settle(actions.writes)
             self._write(actions.writes)
+        if actions.stop_body:
+            stop_with(self, self._core.steps.values())
         if actions.stop_body and self._body is not None:
             self._body.stop()
             with self._room:
@@ -448,7 +462,7 @@ class Driver:
         if state is RunState.WAITING:
             self.engine.sleeping.fell_asleep(self, self._core.late_stop)
         else:
-            self.life.end(state, self.error)
+            after_end(self)
 
     def abandon(self, error: BaseException) -> None:
         """Let go of the run where it is: nothing more is written. It can be resumed from what is recorded."""
@@ -512,13 +526,13 @@ class Driver:
 
     def _note(self, kind: str, seq: int | None, data: dict[str, Any]) -> None:
         data = {**data, "pid": self.engine.process.pid, "host": self.engine.host}
-        self._extra_batch([AddEvent(EventRecord(time.time(), kind, seq, data))])
+        self.record_beside([AddEvent(EventRecord(time.time(), kind, seq, data))])
 
     def probe(self) -> None:
         """Ask the store whether the run is still ours: it answers a write, also one of nothing. From any thread."""
-        self._extra_batch([])
+        self.record_beside([])
 
-    def _extra_batch(self, writes: list[Write]) -> None:
+    def record_beside(self, writes: list[Write]) -> None:
         """Writes that the core does not wait for."""
 
         def done(error: StoreError | InternalError | None) -> None:

@@ -212,6 +212,9 @@ class Store(Protocol):
     url: str
     """Without secrets, for people."""
 
+    address: str | None
+    """How another process opens this store, secrets included: for our own processes, never shown. None: it can't."""
+
     lease: float | None
     """Seconds for which a process owns its runs without `renew`, on the database's clock. None: as long as it lives."""
 

@@ -71,6 +71,7 @@ class MemoryStore(Unleased):
     """A `Store` that is gone when it is closed."""
 
     url = "memory:"
+    address: str | None = None
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

@@ -31,6 +31,9 @@ VERBS: dict[str, dict[str, str]] = {
         "resume": "Go on with a run that has not succeeded; finished steps are not repeated.",
         "wait": "Wait until a run has ended.",
         "cancel": "Ask runs to stop.",
+        "signal": "Send something to a run that waits for it.",
+        "approve": "Say yes to what a run asks approval for.",
+        "reject": "Say no to what a run asks approval for.",
     },
     "Change": {
         "fork": "Begin a new run that shares what a change does not reach.",
@@ -61,6 +64,8 @@ VERBS: dict[str, dict[str, str]] = {
         "profile": "Show where the time of a run went.",
         "timeline": "Draw when the steps of a run ran.",
         "debug": "Call a step again, here, in a debugger.",
+        "code": "Look at the code that runs were started with.",
+        "replay": "See whether a run would go on with today's code, without running anything.",
     },
     "Store and machine": {
         "gc": "Collect what nobody needs any more: old runs, old values, artifacts without a row.",
