@@ -224,9 +224,7 @@ class Engine:
         refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
         """
         self._open()
-        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
-        if refresh:
-            new.facts["refresh"] = list(refresh)
+        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
@@ -680,6 +678,7 @@ def _new_run(
     kwargs: dict[str, Any],
     *,
     run_id: str | None,
+    refresh: Sequence[str] = (),
 ) -> NewRun:
     if run_id is not None and (
         not 1 <= len(run_id) <= 128 or not set(run_id) <= ID_CHARACTERS or not run_id[0].isalnum()
@@ -703,6 +702,8 @@ def _new_run(
         facts["timeout"] = workflow.timeout
     if workflow.compensate:
         facts["compensate"] = True
+    if refresh:
+        facts["refresh"] = list(refresh)
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 
@@ -714,8 +715,9 @@ def record_run(
     kwargs: dict[str, Any],
     *,
     run_id: str | None = None,
+    refresh: Sequence[str] = (),
 ) -> str:
     """Record a run that some process is to begin later, and return its id."""
-    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id)
+    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
     store.create_run(new, None)
     return new.id

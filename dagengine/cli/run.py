@@ -26,6 +26,7 @@ def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
 @click.option("--run-id", metavar="ID", help="The run's id, instead of one that is made up.")
 @machine_options
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
+@click.option("--refresh", metavar="STEP|TASK|all", multiple=True, help="Compute this, whatever the cache has.")
 @click.option("--detach", is_flag=True, help="Print the run's id, and let it run in the background.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_obj
@@ -37,6 +38,7 @@ def command(
     *,
     run_id: str | None,
     artifacts: str | None,
+    refresh: tuple[str, ...],
     detach: bool,
     quiet: bool,
     **machine: Any,
@@ -64,7 +66,7 @@ def command(
     if detach:
         from dagengine.cli.detached import record, spawn
 
-        recorded = record(settings, found, args, kwargs, run_id)
+        recorded = record(settings, found, args, kwargs, run_id=run_id, refresh=refresh)
         spawn(settings, recorded)
         if invocation.json:
             print_json({"id": recorded, "workflow": found.name, "state": "running"})
@@ -74,7 +76,7 @@ def command(
         return 0
     return work_on(
         settings,
-        lambda engine: engine.begin(found, args, kwargs, run_id),
+        lambda engine: engine.begin(found, args, kwargs, run_id, refresh),
         quiet=quiet,
         as_object=invocation.json,
         began=time.time(),

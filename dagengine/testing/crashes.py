@@ -18,7 +18,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -238,7 +238,7 @@ def crash_everywhere(
     world: World | None = None,
     before: Callable[[], object] | None = None,
     after: Callable[[], object] | None = None,
-    once: Iterable[Task[..., Any]] = (),
+    once: Iterable[Task[..., Any] | str] = (),
     moments: Sequence[str] = ("before", "after"),
     limit: int = 1_000,
     timeout: float = 60.0,
@@ -251,13 +251,13 @@ def crash_everywhere(
     runtime: makes what runs the tasks; None: one after the other in this process
     world: gives from outside what the run waits for (`World`)
     before, after: called around each case, the plain one included: to begin with an empty outside, and to look at it
-    once: tasks that may not begin again, whatever crashes
+    once: tasks, or names of tasks, that may not begin again, whatever crashes
     moments: "before" and "after" the write, or one of them
     limit: of writes at which the process is killed; of more of them, as many are taken evenly
     timeout: seconds for each life of the process
     options: of the `Engine`
     """
-    forbidden = {task.name for task in once}
+    forbidden = {task if isinstance(task, str) else task.name for task in once}
     case = _Case(workflow, args, kwargs or {}, store, runtime, world, before, after, timeout, options)
     fate = Fate()
     with case.lives() as lives:
@@ -349,8 +349,11 @@ def _succeeded(steps: Steps) -> Steps:
 def _kept(recorded: Steps, now: Steps, fate: Fate) -> None:
     """What had succeeded when the process died is as it was, and did not run again."""
     for at, step in recorded.items():
-        if now.get(at) != step:
-            raise CrashFailure(f"step {at[1]} was recorded as {step}, and is now {now.get(at)}")
+        is_now = now.get(at)
+        if is_now is not None and not step.value_digest:  # a value that was not recorded may have been since
+            is_now = replace(is_now, value_digest=step.value_digest, value_size=step.value_size)
+        if is_now != step:
+            raise CrashFailure(f"step {at[1]} was recorded as {step}, and is now {is_now}")
     for run_id, key, _ in _ran(fate):
         known = recorded.get((run_id, key))
         if known is not None and known.value_digest and known.kind is not StepKind.MAP:

@@ -6,7 +6,8 @@ interpreter, which knows nothing of it: the two share the tuples and nothing els
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from hypothesis import strategies as st
 
@@ -87,7 +88,7 @@ def inner(tree: Program, given: int) -> int:
 
 @workflow
 def program(tree: Program) -> int:
-    return evaluate(tree)
+    return cast(int, evaluate(tree))
 
 
 def evaluate(tree: Program) -> Any:
@@ -175,7 +176,7 @@ def same(x: float) -> float:
 
 # ---- what plain Python says -------------------------------------------------------------------
 
-FUNCTIONS = {
+FUNCTIONS: dict[str, Callable[..., int]] = {
     "add": lambda x, y: x + y,
     "double": lambda x: 2 * x,
     "fleeting": lambda x: x + 1,
@@ -205,13 +206,13 @@ def plain(tree: Program) -> int:
     if kind == "fastest":
         return plain(parts[0])
     if kind == "nested":
-        return plain(parts[0]) + parts[1]
+        return plain(parts[0]) + int(parts[1])
     if kind == "counted":
         value, seen = parts[0], 0
         for step in parts[1]:
             value += plain(step)
             seen += value
-        return seen
+        return int(seen)
     if kind == "loop":
         return plain(parts[0]) + sum(range(parts[1]))
     if kind == "descending":
