@@ -16,9 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dagengine.blocking import Blocking, watched_loop
 from dagengine.calls import encode_call, same_call, set_aside, show_call
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped, StepKnown
 from dagengine.errors import BadArguments
@@ -84,7 +85,7 @@ class Waiting(Protocol):
         """The run stops: nothing more will be told."""
 
 
-class _End:
+class End:
     """The end of one step."""
 
     def __init__(self) -> None:
@@ -95,6 +96,13 @@ class _End:
 
     def stop(self) -> None:
         self.told.put(None)
+
+    def wait(self, seconds: float) -> StepState | None:
+        """None if the run stops, or if it takes too long."""
+        try:
+            return self.told.get(timeout=seconds)
+        except Empty:
+            return None
 
 
 class Waiter:
@@ -115,12 +123,15 @@ class Waiter:
 
     def tell(self, seq: int, state: StepState) -> None:
         """Called by the engine's thread, in the order of completion."""
-        self._told.put((seq, state))
-        self._wake_loop()
+        self._say((seq, state))
 
     def stop(self) -> None:
-        self._told.put(None)
-        self._wake_loop()
+        self._say(None)
+
+    def _say(self, told: tuple[int, StepState] | None) -> None:
+        with self._body.blocking.told():
+            self._told.put(told)
+            self._wake_loop()
 
     def _wake_loop(self) -> None:
         if self._loop is not None:
@@ -147,6 +158,7 @@ class Waiter:
     def next(self) -> Outcome:
         """The next end; blocks."""
         if not self._ready:
+            self._body.blocking.until(self._told.empty)
             self._take(self._told.get())
         self.left -= 1
         return self._ready.popleft()
@@ -179,6 +191,7 @@ class Body:
         self._replay = _Replay(recorded) if recorded is not None else None
         self._scope = Scope(self, driver.workflow_name)
         self._stopped = False
+        self.blocking = Blocking()
         self._waiters: set[Waiting] = set()
         self._delivered: set[int] = set()  # failures given to the body, which has not gone on since
         self._raised: list[tuple[BaseException, int, int]] = []  # exceptions given, the step, the root of its failure
@@ -223,7 +236,7 @@ class Body:
         function = self.workflow.function
         if not inspect.iscoroutinefunction(function):
             return function(*args, **kwargs)
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=lambda: watched_loop(self.blocking)) as runner:
             runner.get_loop().set_task_factory(_factory)
             return runner.run(function(*args, **kwargs))
 
@@ -399,7 +412,7 @@ class Body:
 
     def end_of(self, watch: Callable[[Waiting], None]) -> StepState:
         """Wait for one step's end, of which `watch` lets the waiter know."""
-        end = _End()
+        end = End()
         self._waiters.add(end)
         watch(end)
         if self._stopped:

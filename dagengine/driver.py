@@ -29,15 +29,19 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
+    SharedDropped,
     StepKnown,
     StepsCalled,
     TimeIsUp,
 )
-from dagengine.core.states import STATE_OF, Phase
+from dagengine.core.states import STATE_OF, BodyPhase, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
+from dagengine.life import Life
+from dagengine.liveness import Liveness
+from dagengine.logical import with_logical_time
 from dagengine.model import (
     Claim,
     Definition,
@@ -58,14 +62,13 @@ from dagengine.runtime.protocol import (
     Succeeded,
 )
 from dagengine.shared_steps import SharedSteps, fork_facts
-from dagengine.storage.interface import AddEvent, Write
+from dagengine.storage.interface import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
 from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
-    from dagengine.workflows import Workflow
 
 POSTED_MAX = 8_192
 """Calls that the body may be ahead of the engine; at the bound the body waits. Keeps a body of a million calls from
@@ -82,7 +85,12 @@ class Driver:
     """A run in the hands of its owner, from claim to release."""
 
     def __init__(
-        self, engine: Engine, index: int, claim: Claim, record: RunRecord, workflow: Callable[[], Workflow[..., Any]]
+        self,
+        engine: Engine,
+        index: int,
+        claim: Claim,
+        record: RunRecord,
+        life: Life,
     ) -> None:
         self.engine = engine
         self.index = index  # in TaskIds
@@ -92,10 +100,12 @@ class Driver:
         self.workflow_name = record.workflow
         self.definitions = Definitions()
         self.reader = Reader(engine.store, engine.artifacts, claim.run_number)
+        self.life = life
+        self.life.driver, self.life.state = self, RunState.RUNNING
         self.ended = threading.Event()
         self.state = RunState.RUNNING
         self.error: BaseException | None = None  # why this process let go of the run before its end
-        self._load_workflow = workflow
+        self._load_workflow = life.load
         self._body: Body | None = None
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
@@ -112,7 +122,8 @@ class Driver:
         self._waiters: dict[int, list[Waiting]] = {}
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
-        self._tally = Tally()
+        self._tally = Tally(self.life.notices)
+        self.liveness = Liveness(self, self._core)
         self._attempts = Attempts(
             engine,
             index,
@@ -122,6 +133,7 @@ class Driver:
             holding=self._holding,
             supply=self._supply,
             tally=self._tally,
+            liveness=self.liveness,
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
@@ -173,6 +185,7 @@ class Driver:
             )
             self._frontier = None
             self._note("run.resumed", None, {})
+            self.record_beside([AWAKE])
         else:
             self._note("run.started", None, {})
         if self._body is not None:
@@ -238,7 +251,8 @@ class Driver:
         self.engine.artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
 
     def read_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return self.reader.call(self.record.call, self.record.inputs)
+        given = self.reader.call(self.record.call, self.record.inputs)
+        return with_logical_time(self.record, self._load_workflow(), given)
 
     def read_steps(self, seqs: list[int]) -> dict[int, Any]:
         found, rest = {}, []
@@ -296,6 +310,8 @@ class Driver:
             self._act(self._core.apply(events, self.engine.clock.now()))
         for seqs, waiter in watched:
             self._watch(seqs, waiter)
+        if events or watched:
+            self.outside.turned()
 
     def _take_posted(self, events: list[Event]) -> list[tuple[list[int], Waiting]]:
         self._notified = False
@@ -307,6 +323,8 @@ class Driver:
             if not isinstance(item, tuple):
                 called = None
                 events.append(item)
+                if isinstance(item, SharedDropped):
+                    self._tally.dropped(item.tasks)
                 if type(item) is StepKnown:
                     self._tally.of(self.definitions[item.step.definition].name).total += 1
             elif isinstance(item[1], NewStep):
@@ -344,6 +362,7 @@ class Driver:
             actions.writes.extend(self._tell(notice) for notice in actions.notices)
         if actions.writes:
             self.questions.settle(actions.writes)
+            self.liveness.settle(actions.writes)
             self._write(actions.writes)
         if actions.stop_body and self._body is not None:
             self._body.stop()
@@ -424,6 +443,10 @@ class Driver:
         self.state = state
         self.ended.set()
         self.engine.forget(self)
+        if state is RunState.WAITING:
+            self.engine.sleeping.fell_asleep(self, self._core.late_stop)
+        else:
+            self.life.end(state, self.error)
 
     def abandon(self, error: BaseException) -> None:
         """Let go of the run where it is: nothing more is written. It can be resumed from what is recorded."""
@@ -442,6 +465,7 @@ class Driver:
         self._holding.free_all()
         self.ended.set()
         self.engine.forget(self)
+        self.life.end(self.state, error)
 
     def runtime_broke(self, error: RuntimeStopped) -> None:
         """The workers are gone: what they had is dropped, the run is released as it is, and can be resumed."""
@@ -452,6 +476,13 @@ class Driver:
             if step.phase in _OUT
         ]
         self.engine.tell(self, [InterruptRequested(), *dropped])
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the body has returned, or waits for this and nothing else. On the engine's thread."""
+        return not self._posted and (
+            self._body is None or self._core.body is not BodyPhase.OPEN or self._body.blocking.now
+        )
 
     def join_body(self, timeout: float) -> bool:
         return self._body is None or self._body.join(timeout)
@@ -479,13 +510,13 @@ class Driver:
 
     def _note(self, kind: str, seq: int | None, data: dict[str, Any]) -> None:
         data = {**data, "pid": self.engine.process.pid, "host": self.engine.host}
-        self._extra_batch([AddEvent(EventRecord(time.time(), kind, seq, data))])
+        self.record_beside([AddEvent(EventRecord(time.time(), kind, seq, data))])
 
     def probe(self) -> None:
         """Ask the store whether the run is still ours: it answers a write, also one of nothing. From any thread."""
-        self._extra_batch([])
+        self.record_beside([])
 
-    def _extra_batch(self, writes: list[Write]) -> None:
+    def record_beside(self, writes: list[Write]) -> None:
         """Writes that the core does not wait for."""
 
         def done(error: StoreError | InternalError | None) -> None:
@@ -494,5 +525,8 @@ class Driver:
 
         self.engine.store.write(self.claim, writes, done)
 
+
+AWAKE = SideWrite("sleepers:AWAKE", ({},))
+"""A process has the run again: it is not to be woken."""
 
 _OUT = (Phase.SUBMITTED, Phase.RUNNING)

@@ -19,7 +19,8 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.changes import Changes, answer_change, refuse_paused
 from dagengine.clocks import Clock
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
@@ -45,12 +47,14 @@ from dagengine.errors import (
 from dagengine.functions import Reference, main_file, refer
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
-from dagengine.model import NewRun, PayloadInput, ProcessRecord, Value
+from dagengine.life import Life
+from dagengine.model import NewRun, PayloadInput, ProcessRecord, RunRecord, RunState, Value
 from dagengine.packing import Shelf, keep_code
 from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
 from dagengine.run import Run
 from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.timers import Timers
@@ -90,7 +94,7 @@ only where nobody else has set them, and put back at the end."""
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-class Engine:
+class Engine(Changes):
     """Runs workflows. A context manager; leaving it drains what runs, which stays resumable.
 
     store: a path or URL, an open store, or None for the configured one
@@ -98,6 +102,7 @@ class Engine:
     workers: processes that run tasks; None: as many as CPUs are free to us
     runtime: what runs the tasks instead of worker processes, e.g. `dagengine.runtime.InlineRuntime()`
     home: the folder of settings, and of the default store
+    wakes: whether it takes up again the runs that it let go of to wait without a process; if not, somebody else has to
     clock: what time it is, for tests (`dagengine.clocks`)
     machine: what this machine lends to runs: memory=, object_memory=, spill=, gpus=, gpu_memory=, resources=
         (`dagengine.config`)
@@ -112,6 +117,7 @@ class Engine:
         runtime: Runtime | None = None,
         home: str | Path | None = None,
         clock: Clock | None = None,
+        wakes: bool = True,
         **machine: Any,
     ) -> None:
         given = store if isinstance(store, (str, Path)) or store is None else None
@@ -134,6 +140,7 @@ class Engine:
         self._indexes = itertools.count()
         self.clock = Clock() if clock is None else clock
         self.timers = Timers(self.clock)
+        self.sleeping = Sleeping(self, wakes)
         self._functions: dict[str, int] = {}
         self._shelf = Shelf(self.store, folder / "cache" / "code")
         self._verified: set[str] = set()
@@ -180,6 +187,7 @@ class Engine:
             _current = None
         if self._opened:
             atexit.unregister(self.close)
+            self.sleeping.close()
             drivers = list(self._by_id.values())
             self.interrupt(force)
             for driver in drivers:
@@ -228,7 +236,7 @@ class Engine:
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
-        driver = Driver(self, next(self._indexes), claim, record, lambda: workflow)
+        driver = Driver(self, next(self._indexes), claim, record, Life(record, lambda: workflow))
         driver.load(None, {})
         return self._add(driver)
 
@@ -250,6 +258,7 @@ class Engine:
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
         record = self.store.find_run(run_id)
+        refuse_paused(record)
         workflow: Workflow[..., Any] | None = None
         pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:
@@ -258,53 +267,28 @@ class Engine:
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
         claim = self.store.claim(record.id, self.process, works, reopen)
         record = pinned.hold(self.store.find_run(record.id))
-        frontier = self.store.frontier(claim.run_number)
-        driver = Driver(self, next(self._indexes), claim, record, lambda: cast("Workflow[..., Any]", workflow))
-        driver.load(frontier, self.store.counts(claim.run_number))
+        load = lambda: cast("Workflow[..., Any]", workflow)  # noqa: E731 - shorter than a def
+        life = self.sleeping.taken(record.id) or Life(record, load)
+        life.load, life.code = load, record.code
+        driver = Driver(self, next(self._indexes), claim, record, life)
+        return self._take_up(driver, reopen)
+
+    def wake_up(self, record: RunRecord, life: Life) -> None:
+        """Go on with a run that this engine let go of. Raises RunOwned, StoreError."""
+        claim = self.store.claim(record.id, self.process, partial(self._works, record.id), reopen=False)
+        record = self.store.find_run(record.id)
+        if life.code is not None:
+            record = replace(record, facts={**record.facts, "code": life.code})
+        self._take_up(Driver(self, next(self._indexes), claim, record, life), reopen=False)
+
+    def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
+        """Begin to work on a recorded run that was claimed."""
+        number = driver.claim.run_number
+        driver.load(self.store.frontier(number), self.store.counts(number))
         run = self._add(driver)
-        if not reopen and record.cancel_requested_at is not None:
+        if not reopen and driver.record.cancel_requested_at is not None:
             self.tell(driver, [CancelRequested()])
         return run
-
-    def fork(
-        self,
-        run_id: str,
-        *,
-        from_: str | Iterable[str] = (),
-        params: Mapping[str, Any] | None = None,
-        set_: Mapping[str, Any] | None = None,
-        code: str | None = None,
-        new_id: str | None = None,
-    ) -> Run[Any]:
-        """Begin a new run that shares the results of another one, and runs only what a change reaches.
-
-        from_: keys of steps to run again, with everything after them; params: arguments of the workflow to change; set_:
-        values in the place of what steps returned; code="current": run again, too, the steps whose code has changed
-        since. The other run stays as it is. Raises RunNotFound, RunConflict, BadArguments.
-        """
-        from dagengine.forks import record_fork
-
-        names = [from_] if isinstance(from_, str) else list(from_)
-        donor = self.store.find_run(run_id)
-        return self.resume(
-            record_fork(
-                self.store,
-                self.artifacts,
-                donor,
-                from_=names,
-                params=params,
-                set_=set_,
-                code=code,
-                run_id=new_id,
-            )
-        )
-
-    def rerun(self, run_id: str, params: Mapping[str, Any] | None = None, code: str | None = None) -> Run[Any]:
-        """Begin a new run with the arguments of another one, some of them changed, that shares nothing of it."""
-        from dagengine.forks import record_rerun
-
-        donor = self.store.find_run(run_id)
-        return self.resume(record_rerun(self.store, self.artifacts, donor, params=params, code=code))
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""
@@ -313,7 +297,7 @@ class Engine:
     def _add(self, driver: Driver) -> Run[Any]:
         self._by_id[driver.run_id] = driver
         self._inbox.put((driver, _BEGIN))
-        return Run(self, driver)
+        return Run(self, driver.life)
 
     def interrupt(self, force: bool = False) -> None:
         """Ask all runs to stop: nothing more is started, and what runs is waited for, or with `force` ended."""
@@ -321,6 +305,7 @@ class Engine:
             self.store.hurry()
         for driver in list(self._by_id.values()):
             self.tell(driver, [InterruptRequested(force)])
+        self.sleeping.let_go()
 
     def cancel(self, run_id: str, compensate: bool = False) -> None:
         """Cancel the run, whether this engine works on it or another process does. `run_id`: whole, or a prefix.
@@ -336,6 +321,10 @@ class Engine:
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
+        elif record.state is RunState.WAITING:
+            from dagengine.signals import rouse_cancelled
+
+            rouse_cancelled(self.store, self._control_folder, record)
 
     def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send something to a run of this store: as `dagengine.signal`."""
@@ -368,13 +357,19 @@ class Engine:
         """A request of another process, on a thread of the control server's."""
         driver = self._by_id.get(str(request.get("run")))
         if driver is None:
+            found = self._asked_asleep(str(request.get("verb")), str(request.get("run")), request.get("timeout"))
+            if found is not None:
+                return found
             return {"error": "this process does not work on that run"}
         if request.get("verb") == "cancel":
             self.tell(driver, [CancelRequested()])
         elif request.get("verb") == "signal":
             self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
-            driver.ended.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            return {"state": str(driver.life.state)}
+        elif request.get("verb") in ("mark", "pause"):
+            return answer_change(self, driver, request)
         elif request.get("verb") == "waits":
             return self._waits(driver)
         elif request.get("verb") == "placement":
@@ -383,12 +378,25 @@ class Engine:
             return {"error": "unknown verb"}
         return {"state": str(driver.state)}
 
+    def _asked_asleep(self, verb: str, run_id: str, timeout: float | None) -> dict[str, Any] | None:
+        """The same for a run that waits without a process."""
+        life = self.sleeping.life(run_id)
+        if life is None:
+            return None
+        if verb == "wait":
+            life.over.wait(timeout)
+        elif verb in ("signal", "wake", "cancel"):
+            if verb == "cancel":  # it was asked for when the run still had a process
+                self.store.request_cancel(run_id, self.clock.now())
+            self.sleeping.look(run_id)
+        return {"state": str(life.state)}
+
     def _waits(self, driver: Driver) -> dict[str, Any]:
         """What the run's unfinished steps wait for, as many of them as fit into an answer."""
         from dagengine.waits import waits_of
 
         runtime = self.runtime.waits()
-        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime)))
+        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime, driver.outside.told())))
         return {
             "state": str(driver.state),
             "total": len(found),
@@ -421,6 +429,10 @@ class Engine:
         """Hand an event, a list of events, an error, or work for the engine's thread to the driver's next turn."""
         self._inbox.put((driver, what))
 
+    def do(self, work: Callable[[], None]) -> None:
+        """Have the engine's thread do it, for no run."""
+        self._inbox.put((None, work))
+
     def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
         """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
         self.timers.after(delay, driver, event)
@@ -429,6 +441,8 @@ class Engine:
         self._drivers.pop(driver.index, None)
         self._by_id.pop(driver.run_id, None)
         self.timers.forget(driver)
+        if driver.state is not RunState.WAITING:
+            self.sleeping.ended(driver.run_id)
 
     def function_number(self, reference: Reference, code: str | None = None) -> int:
         """The runtime's number of the function, as it is in the pack `code`. Raises LoadError, StoreError."""
@@ -537,6 +551,8 @@ class Engine:
                     return False
                 elif isinstance(what, _Question):
                     what.answer()
+                elif callable(what):
+                    what()
                 else:
                     self._sort_runtime(what, turns)
             try:
@@ -547,7 +563,10 @@ class Engine:
             if message is not None:
                 self._inbox.put(message)
         for driver, event in self.timers.due():
-            self._sort(driver, event, turns)
+            if driver is not None:
+                self._sort(driver, event, turns)
+            elif callable(event):
+                event()
         return True
 
     def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:
@@ -691,20 +710,25 @@ def _new_run(
 
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
+    facts = {**facts_of(workflow), **keep_code(store, workflow)}
+    if refresh:
+        facts["refresh"] = list(refresh)
+    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
+
+
+def facts_of(workflow: Workflow[..., Any]) -> dict[str, Any]:
+    """What a new run says of how it was begun, and of its workflow's options."""
     facts: dict[str, Any] = {
         "python": platform.python_version(),
         "host": platform.node(),
         "cwd": str(Path.cwd()),
         "pid": os.getpid(),
-        **keep_code(store, workflow),
     }
     if workflow.timeout is not None:
         facts["timeout"] = workflow.timeout
     if workflow.compensate:
         facts["compensate"] = True
-    if refresh:
-        facts["refresh"] = list(refresh)
-    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
+    return facts
 
 
 def record_run(

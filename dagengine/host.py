@@ -148,6 +148,7 @@ class Host:
             artifacts=said["artifacts"],
             workers=said["workers"],
             home=said["home"],
+            wakes=False,  # the server does
             **said["machine"],
         )
         self._say({"ready": os.getpid()})

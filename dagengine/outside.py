@@ -5,9 +5,13 @@ core when it does. Due times are the engine's timers. Signals are read from the 
 somebody says that one came (`look`), and once more before the run is let go of (`dagengine.sleeping`); nobody polls.
 
     arrange ─▶ [reading, on a helper thread] ─▶ found: timers set, signals given to steps, in their order
+    turned ─▶ quiet for a while? ─▶ [reading once more] ─▶ nothing found: the run is let go of
 
 A timer is due its seconds after its step was recorded. A signal goes to the first step that waits for its name; it is
 taken in the batch of that step's end, so whoever takes the run over finds it there, or taken.
+
+A run is let go of when its body waits for the engine and nothing else, and all that is left of it waits for the world: if
+that is so LINGER seconds later still, and the next thing that is due is at least SHORT seconds away.
 
 On the engine's thread, except `_read`. May import everything that the driver may.
 """
@@ -15,17 +19,29 @@ On the engine's thread, except `_read`. May import everything that the driver ma
 from __future__ import annotations
 
 import heapq
+import time
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagengine.core.core import RunCore
-from dagengine.core.events import Event, OutsideEnded
+from dagengine.core.events import Event, LetGo, OutsideEnded
 from dagengine.core.states import Phase
 from dagengine.errors import DagengineError
-from dagengine.model import Failure, StepKind, StepState, Value
+from dagengine.model import EventRecord, Failure, StepKind, StepState, Value
+from dagengine.storage.interface import AddEvent
 from dagengine.values import decode, encode
+
+LINGER = 0.3
+"""Seconds for which a run that waits stays loaded: a signal that answers what it has just done finds it there."""
+
+SHORT = 1.0
+"""Seconds. To let go of a run and take it up again costs some milliseconds and two commits: not worth it for less."""
+
+EVERYTHING = 2**31 - 1
+"""In place of the number of the last signal seen, where no signal is waited for."""
+
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver
@@ -62,6 +78,8 @@ class Outside:
         self._arranging: list[int] = []
         self._reading = False
         self._again = False
+        self._turns = 0
+        self._lingering = False
 
     # ---- begin --------------------------------------------------------------------------------
 
@@ -81,13 +99,13 @@ class Outside:
         steps = [step for seq in arranging if (step := self._core.steps.get(seq)) and step.phase is Phase.OUTSIDE]
         timed = [step.seq for step in steps if step.kind in (StepKind.TIMER, StepKind.EVENT)]
         events = bool(self._steps_for) or any(step.kind is StepKind.EVENT for step in steps)
-        self._driver.engine.helpers.submit(self._read, arranging, timed, events, self.latest)
+        self._driver.engine.helpers.submit(self._read, arranging, timed, events)
 
-    def _read(self, arranging: list[int], timed: list[int], events: bool, after: int) -> None:
+    def _read(self, arranging: list[int], timed: list[int], events: bool, turn: int | None = None) -> None:
         """On a helper thread: it waits for the store."""
         from dagengine.storage.signals import untaken
 
-        store, run = self._driver.engine.store, self._driver.claim.run_number
+        store, run, after = self._driver.engine.store, self._driver.claim.run_number, self.latest
         try:
             created = {step.seq: step.created_at for step in store.steps(run, seqs=timed)} if timed else {}
             latest, signals = untaken(store, run, after) if events else (after, [])
@@ -95,7 +113,7 @@ class Outside:
         except DagengineError as error:
             self._driver.engine.tell(self._driver, error)
             return
-        self._driver.engine.tell(self._driver, partial(self._found, arranging, found))
+        self._driver.engine.tell(self._driver, partial(self._found, arranging, found, turn))
 
     def hint(self) -> None:
         """Somebody says that something came."""
@@ -104,7 +122,8 @@ class Outside:
 
     # ---- what was read --------------------------------------------------------------------------
 
-    def _found(self, arranging: list[int], read: _Read) -> None:
+    def _found(self, arranging: list[int], read: _Read, turn: int | None) -> None:
+        """`turn`: the last one, if this was read in order to let go of the run."""
         if self._driver.ended.is_set() or self._core.finish_asked:
             return
         self._reading = False
@@ -126,6 +145,51 @@ class Outside:
             self._driver.turn(events)
         if self._again or self._arranging:
             self.look()
+        elif turn == self._turns and self._may_sleep():
+            self._sleep()
+
+    # ---- letting go -----------------------------------------------------------------------------
+
+    def turned(self) -> None:
+        """Something happened in the run."""
+        self._turns += 1
+        if self._core.world and not self._lingering:
+            self._linger()
+
+    def _linger(self) -> None:
+        self._lingering = True
+        self._driver.engine.after(LINGER, self._driver, partial(self._lingered, self._turns))
+
+    def _lingered(self, turn: int) -> None:
+        self._lingering = False
+        if turn != self._turns or self._reading:
+            self._linger()
+        elif self._may_sleep():
+            self._reading = True
+            self._driver.engine.helpers.submit(self._read, [], [], bool(self._steps_for), turn)
+
+    def _may_sleep(self) -> bool:
+        if not self._driver.is_idle or not self._core.quiet():
+            return False
+        due = self._next_due()
+        return due is None or due > self._driver.engine.clock.now() + SHORT
+
+    def _open(self) -> list[int]:
+        steps = self._core.steps
+        return [seq for seq in self.waits if (step := steps.get(seq)) is not None and step.phase is Phase.OUTSIDE]
+
+    def _next_due(self) -> float | None:
+        return min((due for seq in self._open() if (due := self.waits[seq].due) is not None), default=None)
+
+    def _sleep(self) -> None:
+        from dagengine.storage.sleepers import falls_asleep
+
+        timers_only = not any(self.waits[seq].event is not None or self.waits[seq].due is None for seq in self._open())
+        engine, wake_at = self._driver.engine, self._next_due()
+        seen = EVERYTHING if timers_only else self.latest
+        process = engine.process.id if engine.sleeping.wakes else None
+        note = AddEvent(EventRecord(engine.clock.now(), "run.waiting", None, {"until": wake_at}))
+        self._driver.turn([LetGo((falls_asleep(self._driver.run_id, wake_at, seen, process), note))])
 
     def _in_time(self, seq: int, key: str, waits: Waits) -> OutsideEnded:
         """The step's end if nothing comes before it is due."""
@@ -159,6 +223,10 @@ class Outside:
             self._signals.pop(name, None)
         return events
 
+    def told(self) -> dict[int, str]:
+        """What the steps wait for, for people."""
+        return {seq: _told(waits) for seq, waits in self.waits.items()}
+
     def ended(self, seq: int) -> None:
         """The step's end is durable."""
         self.waits.pop(seq, None)
@@ -173,6 +241,15 @@ def _waits(kind: StepKind, call: bytes, created: float) -> Waits:
         return Waits(created + args[0])
     timeout = kwargs.get("timeout")
     return Waits(None if timeout is None else created + timeout, args[0], kwargs.get("default"))
+
+
+def _told(waits: Waits) -> str:
+    name, until = waits.event, ""
+    if waits.due is not None:
+        until = f"until {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(waits.due))}"
+    if name is None:
+        return until or "for the run that it began"
+    return f"for {'an approval of ' if ':' in name else 'the signal '}{name.rpartition(':')[2]}{until and ', ' + until}"
 
 
 def value_of(data: bytes) -> Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dagengine.model import RunState, StepState
@@ -47,8 +48,8 @@ class Progress:
 class Tally:
     """What is counted of a run while it goes on: written on the engine's thread, read from any."""
 
-    def __init__(self) -> None:
-        self.notices: list[str] = []
+    def __init__(self, notices: list[str] | None = None) -> None:
+        self.notices = [] if notices is None else notices
         self._counts: dict[str, TaskCount] = {}
         self._running: dict[int, TaskCount] = {}  # by seq
         self._retrying: dict[int, TaskCount] = {}  # steps that wait for their next attempt
@@ -69,6 +70,12 @@ class Tally:
         if state.ended:
             known.end(state, count)
             known.before += count
+
+    def dropped(self, tasks: Iterable[str]) -> None:
+        """Steps of these functions, which had succeeded before, are none of the run's any more."""
+        for task in tasks:
+            count = self.of(task)
+            count.total, count.done, count.before = count.total - 1, count.done - 1, count.before - 1
 
     def started(self, seq: int, task: str) -> None:
         if seq not in self._running:

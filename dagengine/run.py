@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from dagengine.errors import RunCancelled, RunFailed, RunInterrupted, RunMismatch
 from dagengine.failures import exception_of
 from dagengine.model import Failure, RunState, StepRecord
-from dagengine.progress import Progress
+from dagengine.progress import Progress, Tally
+from dagengine.reading import Reader
 
 if TYPE_CHECKING:
     import networkx
 
     from dagengine.driver import Driver
     from dagengine.engine import Engine
+    from dagengine.life import Life
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -21,14 +23,20 @@ T_co = TypeVar("T_co", covariant=True)
 class Run(Generic[T_co]):
     """A run in this process. `id` is what the command line takes, too: any prefix of it that is unique."""
 
-    def __init__(self, engine: Engine, driver: Driver) -> None:
+    def __init__(self, engine: Engine, life: Life) -> None:
         self._engine = engine
-        self._driver = driver
-        self.id = driver.run_id
+        self._life = life
+        self.id = life.run_id
+
+    @property
+    def _driver(self) -> Driver:
+        """For tests of ours. A run that waits has none."""
+        assert self._life.driver is not None
+        return self._life.driver
 
     @property
     def state(self) -> RunState:
-        return self._driver.state
+        return self._life.state
 
     @property
     def failure(self) -> Failure | None:
@@ -36,8 +44,11 @@ class Run(Generic[T_co]):
         return self._engine.store.find_run(self.id).failure
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, at most `timeout` seconds. True if it has come."""
-        return self._driver.ended.wait(timeout)
+        """Wait for the end, at most `timeout` seconds. True if it has come.
+
+        Also of a run that waits without a process meanwhile; unless this engine does not wake it any more.
+        """
+        return self._life.over.wait(timeout)
 
     def result(self) -> T_co:
         """Wait for the end and return what the workflow returned, with values in the places of refs.
@@ -50,19 +61,24 @@ class Run(Generic[T_co]):
         except KeyboardInterrupt as stop:
             stop.add_note(f"The run goes on with: dagengine resume {self.id}")
             raise
-        if self._driver.error is not None:
-            raise self._driver.error
+        if self._life.error is not None:
+            raise self._life.error
         if self.state is not RunState.SUCCEEDED:
             raise self._ended_badly()
         record = self._engine.store.find_run(self.id)
         assert record.result_call is not None
-        (value,), _ = self._driver.reader.call(record.result_call, record.result_inputs)
+        reader = Reader(self._engine.store, self._engine.artifacts, self._life.number)
+        (value,), _ = reader.call(record.result_call, record.result_inputs)
         return cast(T_co, value)
 
     def _ended_badly(self) -> BaseException:
         short, go_on = self.id[:8], f"Resume with: dagengine resume {self.id}"
         if self.state is RunState.CANCELLED:
             return RunCancelled(f"run {short} was cancelled. {go_on}", run_id=self.id)
+        if self.state is RunState.PAUSED:
+            return RunInterrupted(f"run {short} was paused. Let it go on: dagengine unpause {self.id}", run_id=self.id)
+        if self.state is RunState.WAITING:
+            return RunInterrupted(f"run {short} waits, and this engine does not wake it. {go_on}", run_id=self.id)
         failure = self.failure
         if self.state is RunState.INTERRUPTED or failure is None:
             return RunInterrupted(f"run {short} was interrupted. {go_on}", run_id=self.id)
@@ -91,11 +107,19 @@ class Run(Generic[T_co]):
         self._engine.cancel(self.id, compensate)
 
     def progress(self) -> Progress:
-        return self._driver.progress()
+        driver = self._life.driver
+        if driver is not None:
+            return driver.progress()
+        tally = Tally(self._life.notices)
+        for (task, state), count in self._engine.store.counts(self._life.number).items():
+            tally.take_over(task, state, count)
+        return Progress(
+            self.id, self._life.workflow, self.state, tally.view(), self._life.started_at, tuple(tally.notices)
+        )
 
     def steps(self) -> list[StepRecord]:
         """The recorded steps, in the order of recording."""
-        return self._engine.store.steps(self._driver.claim.run_number)
+        return self._engine.store.steps(self._life.number)
 
     def graph(self) -> networkx.DiGraph[Any]:
         """The recorded graph: a node for each step by its seq, with `key`, `task`, `state` and more as attributes; an
@@ -105,4 +129,4 @@ class Run(Generic[T_co]):
         return graph_of(self._engine.store, self._engine.store.find_run(self.id))
 
     def __repr__(self) -> str:
-        return f"<run {self.id[:8]} of {self._driver.workflow_name}: {self.state}>"
+        return f"<run {self.id[:8]} of {self._life.workflow}: {self.state}>"

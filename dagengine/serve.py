@@ -41,7 +41,8 @@ from dagengine.hints import PREFIX
 from dagengine.hosts import Host, Hosts
 from dagengine.identity import is_alive, this_process
 from dagengine.model import Failure, RunRecord, RunState
-from dagengine.storage import open_store, queues, servers
+from dagengine.schedules import fire_due
+from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.interface import FinishRun, RunFilter, Store
 from dagengine.submission import cancel_dropped, is_over
 from dagengine.views import run_state
@@ -60,6 +61,9 @@ RUNS, HOSTS = 256, 4
 
 ENDED_KEPT = 4_096
 """Ends that are remembered for those who ask to be told of one that has just been."""
+
+FINAL = frozenset(str(state) for state in RunState if state.ended and state is not RunState.INTERRUPTED)
+"""States after which nobody is waited for."""
 
 CRASHED_LOOKED_AT = 10_000
 """Runs that say that they run, looked through for those whose owner is dead."""
@@ -128,6 +132,7 @@ class Server:
         self._dirty: set[str] = set()  # runs whose end the store could not be told of
         self._over = threading.Condition()
         self._ended: OrderedDict[str, None] = OrderedDict()
+        self._due: dict[str, float] = {}  # sleepers that were due at the last look, and since when
         self._ear: threading.Thread | None = None
 
     # ---- life ---------------------------------------------------------------------------------
@@ -245,7 +250,7 @@ class Server:
 
     def _hand_out(self, now: float) -> None:
         self._finish_dirty()
-        later: list[float | None] = [self._fire_schedules(now)]
+        later: list[float | None] = [fire_due(self.store, self._settings.control, self._clock)]
         room = self._options.runs - len(self._hosts.runs)
         for name in queues.due_queues(self.store, now):
             if self._options.queues and name not in self._options.queues:
@@ -256,23 +261,40 @@ class Server:
                 later.append(taken.again_at)
                 for run in taken.runs:
                     self._assign(run)
-        later.append(queues.next_due(self.store, now))
+        later += [queues.next_due(self.store, now), self._wake_sleepers(now, room)]
         known = [at for at in later if at is not None]
         self._look_at = min([self._look_at, *known])
 
-    def _fire_schedules(self, now: float) -> float | None:
-        return None
-
     def _assign(self, run_id: str) -> None:
-        try:
-            record = self.store.find_run(run_id)
-        except RunNotFound:
-            queues.move(self.store, [run_id], queues.STARTED, queues.OVER)
-            return
-        if is_over(self.store, run_id):
-            queues.move(self.store, [run_id], queues.STARTED, queues.OVER)
+        run = self._known(run_id)
+        if run is None or is_over(self.store, run_id):
+            queues.remove(self.store, [run_id], queues.STARTED)
         else:
-            self._hosts.assign(record)
+            self._hosts.assign(run)
+
+    def _wake_sleepers(self, now: float, room: int) -> float | None:
+        """Runs that wait without a process, and whose time has come; when the next one's has.
+
+        One that a process has let go of and means to wake itself is left to that for a while: it knows the run's code.
+        """
+        due = sleepers.due(self.store, now)
+        first_seen, self._due = self._due, {}
+        held = self._hosts.runs
+        for sleeper in due:
+            seen = self._due[sleeper.id] = first_seen.get(sleeper.id, time.monotonic())
+            theirs = sleeper.process is not None and time.monotonic() - seen < LOOK_SECONDS
+            if room > 0 and not theirs and sleeper.id not in held:
+                run = self._known(sleeper.id)
+                if run is not None and run.state is RunState.WAITING:
+                    self._hosts.assign(run)
+                    room -= 1
+        return sleepers.next_after(self.store, now)
+
+    def _known(self, run_id: str) -> RunRecord | None:
+        try:
+            return self.store.find_run(run_id)
+        except RunNotFound:
+            return None
 
     # ---- settling -----------------------------------------------------------------------------
 
@@ -298,17 +320,14 @@ class Server:
         try:
             self.store.find_run(run_id)
         except RunNotFound:
-            queues.remove(self.store, run_id)
+            queues.remove(self.store, [run_id], queues.RECORDING)
         else:
             queues.move(self.store, [run_id], queues.RECORDING, queues.WAITING)
 
     def _settle_started(self, entry: queues.Entry, living: set[str]) -> None:
-        try:
-            run = self.store.find_run(entry.id)
-        except RunNotFound:
-            run = None
+        run = self._known(entry.id)
         if run is None or is_over(self.store, entry.id):
-            queues.move(self.store, [entry.id], queues.STARTED, queues.OVER)
+            queues.remove(self.store, [entry.id], queues.STARTED)
             self._look_at = 0.0
         elif run_state(run) in (RunState.PENDING, RunState.INTERRUPTED, RunState.CRASHED):
             ours = entry.server == self.process.id
@@ -340,7 +359,8 @@ class Server:
     def _run_ended(self, run_id: str, state: str) -> None:
         """Nobody here works on the run any more. `state`: as its host saw it; the store's counts."""
         with self._over:
-            self._ended[run_id] = None
+            if state in FINAL:
+                self._ended[run_id] = None
             while len(self._ended) > ENDED_KEPT:
                 self._ended.popitem(last=False)
             self._over.notify_all()
@@ -350,7 +370,7 @@ class Server:
     def _finish_dirty(self) -> None:
         for run_id in list(self._dirty):
             if is_over(self.store, run_id):
-                queues.move(self.store, [run_id], queues.STARTED, queues.OVER)
+                queues.remove(self.store, [run_id], queues.STARTED)
             self._dirty.discard(run_id)
 
     def _give_up(self, run_id: str, why: str) -> None:

@@ -131,8 +131,10 @@ def place(
         )
     try:
         record(run_id)
+    except RunExists:
+        raise  # the row may be that of whoever recorded it
     except BaseException:
-        queues.remove(store, run_id)
+        queues.remove(store, [run_id], queues.RECORDING)
         raise
     queues.move(store, [run_id], queues.RECORDING, queues.WAITING)
     if how.duplicate == "replace":
@@ -164,7 +166,7 @@ def _add(store: Store, entry: Any, replace: bool) -> Any:
             ) from None
         if stands is None or not is_over(store, stands.id):
             return stands
-        queues.move(store, [stands.id], stands.state, queues.OVER)
+        queues.remove(store, [stands.id], stands.state)
 
 
 def is_over(store: Store, run_id: str) -> bool:
@@ -192,7 +194,7 @@ def cancel_dropped(store: Store, now: Callable[[], float] = time.time) -> int:
     for entry in dropped:
         with contextlib.suppress(RunNotFound):
             store.request_cancel(entry.id, now())
-    queues.move(store, [entry.id for entry in dropped], queues.DROPPED, queues.OVER)
+    queues.remove(store, [entry.id for entry in dropped], queues.DROPPED)
     return len(dropped)
 
 

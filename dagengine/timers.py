@@ -28,21 +28,22 @@ class Timers:
         self._numbers = itertools.count()
         self._delays: list[tuple[float, int]] = []
         self._times: list[tuple[float, int]] = []
-        self._what: dict[int, tuple[Driver, What]] = {}
-        self._of: dict[Driver, set[int]] = {}
+        self._what: dict[int, tuple[Driver | None, What]] = {}
+        self._of: dict[Driver | None, set[int]] = {}
 
     def after(self, delay: float, driver: Driver, what: What) -> None:
         """In `delay` seconds."""
         heapq.heappush(self._delays, (self._clock.monotonic() + delay, self._add(driver, what)))
 
-    def at(self, due: float, driver: Driver, what: What) -> None:
-        """When the wall clock says `due`."""
+    def at(self, due: float, driver: Driver | None, what: What) -> None:
+        """When the wall clock says `due`. For no driver: it can't be forgotten."""
         heapq.heappush(self._times, (due, self._add(driver, what)))
 
-    def _add(self, driver: Driver, what: What) -> int:
+    def _add(self, driver: Driver | None, what: What) -> int:
         number = next(self._numbers)
         self._what[number] = (driver, what)
-        self._of.setdefault(driver, set()).add(number)
+        if driver is not None:
+            self._of.setdefault(driver, set()).add(number)
         return number
 
     def forget(self, driver: Driver) -> None:
@@ -58,15 +59,19 @@ class Timers:
         delay = self._delays[0][0] - self._clock.monotonic() if self._delays else None
         return self._clock.pause(self._times[0][0] if self._times else None, delay)
 
-    def due(self) -> Iterator[tuple[Driver, What]]:
+    def due(self) -> Iterator[tuple[Driver | None, What]]:
         """What is due now, the earliest first; it is not there any more after that."""
         for heap, now in ((self._delays, self._clock.monotonic()), (self._times, self._clock.now())):
             while heap and heap[0][0] <= now:
                 _, number = heapq.heappop(heap)
                 found = self._what.pop(number, None)
                 if found is not None:
-                    numbers = self._of[found[0]]
-                    numbers.discard(number)
-                    if not numbers:
-                        del self._of[found[0]]
+                    self._done(found[0], number)
                     yield found
+
+    def _done(self, driver: Driver | None, number: int) -> None:
+        if driver is not None:
+            numbers = self._of[driver]
+            numbers.discard(number)
+            if not numbers:
+                del self._of[driver]

@@ -39,6 +39,9 @@ DESCRIPTORS: Final = 4
 
 _LENGTH = struct.Struct("<I")
 _READ = 256 * 1024
+# As plain numbers: an enumeration's own arithmetic is slow.
+_CLOSE_ON_EXEC = int(socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 _SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
 
 M = TypeVar("M")
@@ -63,8 +66,8 @@ class Frames(Generic[M]):
         self._decode: Callable[[Any], list[M]] = _decoder(kind)
         self._rest = bytearray()
 
-    def feed(self, data: bytes) -> list[M]:
-        """The messages that `data` completes."""
+    def feed(self, data: bytes | memoryview) -> list[M]:
+        """The messages that `data` completes. Nothing of it is kept."""
         if self._rest:
             self._rest += data
             whole = memoryview(self._rest)
@@ -103,6 +106,9 @@ class Link(Generic[M]):
         self.descriptors: deque[int] = deque()
         self.exhausted = False
         self._frames: Frames[M] = Frames(kind)
+        # Kept: to allocate so much anew for each read took several times as long as the read.
+        self._buffer = memoryview(bytearray(_READ))
+        self._buffers = [self._buffer]
         self._out: deque[tuple[memoryview, list[int]]] = deque()
 
     def fileno(self) -> int:
@@ -165,7 +171,7 @@ class Link(Generic[M]):
     def receive(self) -> list[M] | None:
         """What has arrived, perhaps nothing yet; None when the other end is closed. Waits on a blocking socket."""
         try:
-            data, ancillary, flags, _ = self.socket.recvmsg(_READ, _SPACE, socket.MSG_CMSG_CLOEXEC)
+            size, ancillary, flags, _ = self.socket.recvmsg_into(self._buffers, _SPACE, _CLOSE_ON_EXEC)
         except BlockingIOError:
             self.exhausted = True
             return []
@@ -176,12 +182,12 @@ class Link(Generic[M]):
                 numbers = array.array("i")
                 numbers.frombytes(packed[: len(packed) - len(packed) % numbers.itemsize])
                 self.descriptors.extend(numbers)
-        if flags & socket.MSG_CTRUNC:
+        if flags & _TRUNCATED:
             raise OSError(errno.EMFILE, "too many files are open: allow more (ulimit -n), or use fewer workers")
-        if not data:
+        if not size:
             return None
         self.exhausted = False
-        messages = self._frames.feed(data)
+        messages = self._frames.feed(self._buffer[:size])
         if any(type(message) is Packed for message in messages):
             return self._unpack(messages)
         return messages

@@ -2,11 +2,11 @@
 
 A run that is submitted has a row in `queued`, which is written before the run is recorded and counts from when it is:
 
-    RECORDING ──▶ WAITING ──▶ STARTED ──▶ OVER
+    RECORDING ──▶ WAITING ──▶ STARTED ──▶ gone: the run has ended
                      └──────▶ DROPPED ─────┘      purged or replaced: its run is to be cancelled
 
-A row holds its place under the limits from STARTED to OVER, whichever process works on the run, or none: nothing is given
-back by the death of anybody. Whoever takes or adds holds the queue's own row in his transaction, so two that take at once
+A row that is STARTED holds its place under the limits until the run has ended, whichever process works on it, or none:
+nothing is given back by the death of anybody. Whoever takes or adds holds the queue's own row in his transaction, so two that take at once
 take one after the other.
 
 May import nothing of ours but errors and modules of storage.
@@ -27,7 +27,7 @@ from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
 from dagengine.storage.statements import Query
 
-RECORDING, WAITING, STARTED, DROPPED, OVER = range(5)
+RECORDING, WAITING, STARTED, DROPPED = range(4)
 
 ACTIVE = (RECORDING, WAITING, STARTED)
 
@@ -122,7 +122,7 @@ _HAND_OVER = Query(
         .values(server=bindparam("by"))
     )
 )
-_REMOVE = Query(lambda: delete(QUEUED).where(_ROW.id == bindparam("id_")))
+_REMOVE = Query(lambda: delete(QUEUED).where(_ROW.id == bindparam("id_"), _ROW.state == bindparam("before")))
 _LOAD = Query(
     lambda: (
         select(_ROW.key, _ROW.server, func.count())
@@ -276,9 +276,15 @@ def move(store: Store, runs: Sequence[str], before: int, after: int) -> None:
         store.side(work)
 
 
-def remove(store: Store, run: str) -> None:
-    """Forget a row whose run was not recorded."""
-    store.side(lambda connection: _REMOVE(connection, id_=run) and None)
+def remove(store: Store, runs: Sequence[str], before: int) -> None:
+    """Forget those of `runs` that are in state `before`: they have ended, or were never recorded."""
+
+    def work(connection: Any) -> None:
+        for run in runs:
+            _REMOVE(connection, id_=run, before=before)
+
+    if runs:
+        store.side(work)
 
 
 def drop_waiting(store: Store, queue: str) -> list[str]:

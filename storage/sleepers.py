@@ -85,6 +85,7 @@ _DUE = Query(
     )
 )
 _NEXT = Query(lambda: select(func.min(_S.wake_at)).where(_HELD))
+_NEXT_AFTER = Query(lambda: select(func.min(_S.wake_at)).where(_HELD, _S.wake_at > _given("now", Float)))
 _OF_RUN = Query(lambda: select(*_COLUMNS).where(_S.run == _given("run", Integer), _S.asleep == literal_column("1")))
 
 
@@ -106,8 +107,13 @@ def wake(store: Store, run_number: int, run_id: str) -> None:
     store.side(lambda connection: COME(connection, run=run_number, id=run_id).fetchone() and None)
 
 
+def forget(store: Store, run_number: int) -> None:
+    """The run does not wait any more, and nobody is to wake it."""
+    store.side(lambda connection: AWAKE(connection, run=run_number) and None)
+
+
 def due(store: Store, now: float, limit: int = 1_000) -> list[Sleeper]:
-    """Runs that are to be woken, the longest due first. Some of them may have a process again, or be over."""
+    """Runs that are to be woken, the longest due first. Of one that turns out to be not WAITING, say so: `forget` it."""
     rows: Iterable[Any] = store.side(lambda connection: _DUE(connection, now=now, limit=limit).fetchall(), write=False)
     return [Sleeper(*row) for row in rows]
 
@@ -115,6 +121,12 @@ def due(store: Store, now: float, limit: int = 1_000) -> list[Sleeper]:
 def next_due(store: Store) -> float | None:
     """When the next run is to be woken; None if none is, but by somebody."""
     row = store.side(lambda connection: _NEXT(connection).fetchone(), write=False)
+    return None if row is None else row[0]
+
+
+def next_after(store: Store, now: float) -> float | None:
+    """When the next run is to be woken that is not due yet."""
+    row = store.side(lambda connection: _NEXT_AFTER(connection, now=now).fetchone(), write=False)
     return None if row is None else row[0]
 
 

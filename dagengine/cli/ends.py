@@ -3,6 +3,7 @@
     owner on this machine    asked over its control socket, which answers when the run ends
     it does not answer       its pidfd, which becomes readable when the process ends
     owner elsewhere          the store, read again every two seconds: nothing here can hear of the end
+    nobody, while it waits   the same: for a timer, a signal or another run
     nobody yet, but queued   a server of this machine, asked as an owner is; or the store, in the same way
 
 The store alone says how the run ended; all of these only say when to look.
@@ -42,7 +43,7 @@ def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float |
     while True:
         run = store.find_run(run_id)
         idle = run_state(run) is not RunState.RUNNING or run.owner is None
-        if idle and not is_expected(store, run_id):
+        if idle and run.state is not RunState.WAITING and not is_expected(store, run_id):
             return run
         left = ASK_AGAIN if until is None else until - time.monotonic()
         if left <= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dagengine.model import Definition, Failure, Input, NewStep, StepState, Value
+from dagengine.model import Definition, EventRecord, Failure, Input, NewStep, StepState, Value
 from dagengine.storage.interface import Write
 
 
@@ -36,6 +36,13 @@ class OutsideEnded:
     at: float
     value: Value | None = None
     failure: Failure | None = None
+    also: tuple[Write, ...] = ()
+
+
+@dataclass(slots=True)
+class LetGo:
+    """The body waits, and nothing is to be done for a while: the run may wait without a process. `also`: written with that."""
+
     also: tuple[Write, ...] = ()
 
 
@@ -256,10 +263,11 @@ class FailuresHandled:
 
 @dataclass(slots=True)
 class SharedDropped:
-    """The body did not call these steps, which the run shares with another one, as they are recorded. `chained`: as in
-    `storage.interface.DropSteps`."""
+    """The body did not call these steps, which the run shares with another one, as they are recorded. `tasks`: their
+    functions; `chained`: as in `storage.interface.DropSteps`."""
 
     seqs: tuple[int, ...]
+    tasks: tuple[str, ...]
     chained: tuple[tuple[int, int], ...]
 
 
@@ -284,9 +292,22 @@ class BodyMismatched:
 
 @dataclass(slots=True)
 class InterruptRequested:
-    """Drain. With `force`, end what runs."""
+    """Drain. With `force`, end what runs. With `pause`, nobody goes on before a person says so."""
 
     force: bool = False
+    pause: bool = False
+
+
+@dataclass(slots=True)
+class StepMarked:
+    """A person has decided how an unfinished step ends. `note`: who, and why."""
+
+    seq: int
+    state: StepState
+    at: float
+    note: EventRecord
+    value: Value | None = None
+    failure: Failure | None = None
 
 
 @dataclass(slots=True)
@@ -338,6 +359,7 @@ Event = (
     StepsCalled
     | StepKnown
     | OutsideEnded
+    | LetGo
     | Recorded
     | AttemptStarted
     | AttemptSucceeded
@@ -364,6 +386,7 @@ Event = (
     | BodyRaised
     | BodyMismatched
     | InterruptRequested
+    | StepMarked
     | CancelRequested
     | TimeIsUp
     | UndoFound

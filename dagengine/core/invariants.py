@@ -57,7 +57,7 @@ def check(core: RunCore) -> None:
     _check_ephemeral(core)
     if core.finish_asked:
         _demand(core.in_flight == 0, "I7: the run asked to finish with attempts in flight")
-        if core.stop == Stop.NO:
+        if core.stop == Stop.NO and not core.asleep:
             _demand(core.unfinished == 0, "I7: the run asked to finish with unfinished steps")
     for instance in core.instances.values():
         _check_instance(

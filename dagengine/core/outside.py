@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dagengine.core.ephemeral import Ephemerals
-from dagengine.core.events import OutsideEnded, StepKnown
-from dagengine.core.states import BodyPhase, Phase
+from dagengine.core.events import LetGo, OutsideEnded, StepKnown
+from dagengine.core.states import BodyPhase, Phase, Stop
 from dagengine.core.step import Step
-from dagengine.model import Failure, Input, StepInput, StepKind, StepState
-from dagengine.storage.interface import RecordSteps
+from dagengine.model import Failure, Input, RunState, StepInput, StepKind, StepState
+from dagengine.storage.interface import FinishRun, RecordSteps
 
 _UNNEEDED = "dagengine.errors.StepCancelled"
 
@@ -26,6 +26,8 @@ class Outside(Ephemerals):
 
     def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:
         super().__init__(window, host, token)
+        self.asleep = False  # let go of, to wait without a process
+        self.late_stop = Stop.NO  # asked for since then
         self._result: set[int] = set()  # steps whose values the body returned
 
     def _step_known(self, event: StepKnown, now: float) -> None:
@@ -38,6 +40,30 @@ class Outside(Ephemerals):
             self.kept.add(step.seq)  # this value is recorded
         self._end(step, StepState.SUCCEEDED, now, value=event.value)
         self._actions.writes.extend(event.also)
+
+    def quiet(self) -> bool:
+        """Whether nothing can happen in this run before something does in the world.
+
+        Not while values are held that are not recorded: they would have to be made again. Nor with a failure that
+        nobody has handled, or a body that raised: neither is on record before the run's end is.
+        """
+        if self.finish_asked or self.stop or not self.world or self.body not in (BodyPhase.OPEN, BodyPhase.RETURNED):
+            return False
+        if self._batches or self.in_flight or self.unrecorded or self.held or self.keeping or self.unhandled:
+            return False
+        idle = (Phase.WAITING, Phase.OUTSIDE, Phase.EXPANDED)
+        left = [step.phase for step in self.steps.values() if step.end is None]
+        return Phase.OUTSIDE in left and all(phase in idle for phase in left)
+
+    def _fall_asleep(self, event: LetGo, now: float) -> None:
+        if not self.quiet():
+            return
+        self.asleep = self.finish_asked = True
+        self._batch.finished = RunState.WAITING
+        self._actions.writes.append(FinishRun(RunState.WAITING, now))
+        self._actions.writes.extend(event.also)
+        self._actions.stop_body = True
+        self._release_all(force=False)
 
     def _returned(self, inputs: Iterable[Input]) -> None:
         self._result.update(item.seq for item in inputs if isinstance(item, StepInput))

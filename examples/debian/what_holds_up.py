@@ -5,7 +5,7 @@ Returns the packages that hold up the most, and writes debian-report/ (a page, a
 
     read 16 ─▶ index ─▶ scatter 16 ─▶ assemble 16 ─┬▶ (share 16 ─▶ collect 16) × 30 rounds ─▶ checkpoint × 6 ──┐
                  │                   (16 × 16)     └▶ layer ─▶ reach 16 ───────────────────────────────────────┼▶ report
-                 └▶ featurise 16 ─▶ pool ─▶ epoch × 4, one after the other, for each of 10 held-out tenths ────┘
+                 └▶ featurise 16 ─▶ pool ─▶ epoch × 4 of a Classifier, for each of 10 held-out tenths ─────────┘
 
 Packages are numbered by (hash of the name, name), so that each of the 16 partitions is one range of numbers and the
 parts of a vector, one after the other, are the vector. Every task is deterministic: a step that is killed and runs
@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dagengine import task, workflow
+from dagengine import readonly, stateful, task, workflow
 
 DATA = "debian-bookworm-main.tsv.gz"
 PARTS = 16
@@ -304,26 +304,37 @@ def pool(parts: list[Examples], slow: float) -> Examples:
     )
 
 
-@task
-def epoch(before: Model | None, examples: Examples, held_out: int, slow: float) -> Model:
-    """Softmax regression: once through all examples but one tenth, in random order, one at a time.
+@stateful
+class Classifier:
+    """Softmax regression. Each epoch is a step, and its state is saved with it; the weights stay in the process."""
 
-    Takes the model and returns it, so each epoch's result is a checkpoint to go on from.
-    """
-    time.sleep(slow)
-    done = before.accuracy if before else []
-    weights = before.weights.copy() if before else np.zeros((FEATURES, SECTIONS))
-    starts, labels = examples.starts.tolist(), examples.labels.tolist()
-    random = np.random.default_rng([held_out, len(done)])
-    for at in random.permutation(np.flatnonzero(examples.tenths != held_out)).tolist():
-        words = examples.words[starts[at] : starts[at + 1]]
-        chance = _chances(weights, words)
-        chance[labels[at]] -= 1
-        weights[words] -= LEARNING_RATE * chance
-    confusion = np.zeros((SECTIONS, SECTIONS), np.int32)
-    for at in np.flatnonzero(examples.tenths == held_out).tolist():
-        confusion[labels[at], _chances(weights, examples.words[starts[at] : starts[at + 1]]).argmax()] += 1
-    return Model(weights, [*done, float(confusion.trace() / confusion.sum())], confusion)
+    def __init__(self, held_out: int) -> None:
+        self.held_out = held_out
+        self.weights = np.zeros((FEATURES, SECTIONS))
+        self.accuracy: list[float] = []
+        self.confusion = np.zeros((SECTIONS, SECTIONS), np.int32)
+
+    def epoch(self, examples: Examples, slow: float) -> float:
+        """Once through all examples but one tenth, in random order, one at a time; then the accuracy on that tenth."""
+        time.sleep(slow)
+        weights = self.weights.copy()  # what was restored is read-only
+        starts, labels = examples.starts.tolist(), examples.labels.tolist()
+        random = np.random.default_rng([self.held_out, len(self.accuracy)])
+        for at in random.permutation(np.flatnonzero(examples.tenths != self.held_out)).tolist():
+            words = examples.words[starts[at] : starts[at + 1]]
+            chance = _chances(weights, words)
+            chance[labels[at]] -= 1
+            weights[words] -= LEARNING_RATE * chance
+        confusion = np.zeros((SECTIONS, SECTIONS), np.int32)
+        for at in np.flatnonzero(examples.tenths == self.held_out).tolist():
+            confusion[labels[at], _chances(weights, examples.words[starts[at] : starts[at + 1]]).argmax()] += 1
+        self.weights, self.confusion = weights, confusion
+        self.accuracy.append(float(confusion.trace() / confusion.sum()))
+        return self.accuracy[-1]
+
+    @readonly
+    def model(self) -> Model:
+        return Model(self.weights, self.accuracy, self.confusion)
 
 
 def _chances(weights: Floats, words: Ints) -> Floats:
@@ -518,9 +529,11 @@ def what_holds_up(
             checkpoints.append(checkpoint(done, ranks, checkpoints[-1] if checkpoints else None, slow))
 
     examples = pool(featurise.map(tables, packages, slow), slow)
-    models = [epoch(None, examples, held_out, slow) for held_out in range(folds)]
-    for _ in range(epochs - 1):
-        models = [epoch(model, examples, held_out, slow) for held_out, model in enumerate(models)]
+    classifiers = [Classifier(held_out) for held_out in range(folds)]
+    for _ in range(epochs):
+        for classifier in classifiers:
+            classifier.epoch(examples, slow)
+    models = [classifier.model() for classifier in classifiers]
 
     return report(
         out, packages, blocks, checkpoints=checkpoints, layers=layers, reached=reached, models=models, slow=slow

@@ -9,7 +9,7 @@ import pytest
 from dagengine.storage import queues
 from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import QueueSettings
-from dagengine.storage.queues import OVER, RECORDING, STARTED, WAITING, Entry
+from dagengine.storage.queues import RECORDING, STARTED, WAITING, Entry
 
 
 def _submit(store: Store, *entries: Entry) -> None:
@@ -58,7 +58,7 @@ def test_limits_count_those_under_way_until_they_are_over(store: Store) -> None:
     assert queues.take(store, "q", "S", 9, 10.0).runs == ()
     assert queues.take(store, "q", "T", 9, 10.0).runs == ("r5",)
     assert queues.take(store, "q", "U", 9, 10.0).runs == ()
-    queues.move(store, ["r0", "r3"], STARTED, OVER)
+    queues.remove(store, ["r0", "r3"], STARTED)
     assert queues.take(store, "q", "U", 9, 10.0).runs == ("r1", "r6")
     assert _ids(queues.entries(store, WAITING, "q")) == ["r2"]
 
@@ -107,7 +107,7 @@ def test_one_of_a_kind_waits_or_runs_at_a_time(store: Store) -> None:
     stands = queues.add(store, Entry("d", dedup="D"))
     assert stands is not None
     assert stands.id == "c"
-    queues.move(store, ["c"], STARTED, OVER)
+    queues.remove(store, ["c"], STARTED)
     assert queues.add(store, Entry("d", dedup="D")) is None
 
 
@@ -126,7 +126,7 @@ def test_a_purge_drops_what_waits_and_leaves_what_runs(store: Store) -> None:
     queues.take(store, "default", "S", 1, 10.0)
     assert queues.drop_waiting(store, "default") == ["b"]
     assert _ids(queues.entries(store, STARTED)) == ["a"]
-    queues.remove(store, "b")
+    queues.remove(store, ["b"], queues.DROPPED)
     assert queues.entry_of(store, "b") is None
     with pytest.raises(KeyError):
         queues.add(store, Entry("c", "nowhere"))
@@ -155,7 +155,7 @@ def test_servers_that_take_at_once_keep_the_limits_together(store: Store) -> Non
                     under_way.append(key)
                 with lock:
                     under_way.remove(key)
-                queues.move(store, [run], STARTED, OVER)
+                queues.remove(store, [run], STARTED)
 
     threads = [threading.Thread(target=serve, args=(f"S{n}",), daemon=True) for n in range(4)]
     for thread in threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dagengine.clocks import Clock
+from dagengine.engine import Engine
 
 
 class Jumping(Clock):
@@ -11,6 +12,11 @@ class Jumping(Clock):
     def __init__(self, stands: bool = False) -> None:
         self.stands = stands
         self.ahead = 0.0
+
+    def go(self, engine: Engine) -> None:
+        """Stand no more."""
+        self.stands = False
+        engine.do(lambda: None)  # its thread may wait for what is now due
 
     def now(self) -> float:
         return super().now() + self.ahead

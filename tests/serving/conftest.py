@@ -60,8 +60,7 @@ class Site:
 
     def submit(self, workflow: str, *args: Any, **how: Any) -> str:
         found = load(f"{FLOWS}:{workflow}")
-        call = (found, args, {})
-        return submit(self.store, self.artifacts, self.settings.control, call, Submission(**how))[0]
+        return submit(self.store, self.artifacts, self.settings.control, (found, args, {}), Submission(**how))[0]
 
     def ended(self, run_id: str) -> RunRecord:
         return wait_for_end(self.store, self.settings, run_id, SECONDS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import datetime
 from pathlib import Path
 
-from dagengine import context, task, workflow
+from dagengine import context, get, sleep, task, wait_event, workflow
 
 FOLDER = "DAGENGINE_TEST_FOLDER"
 
@@ -73,3 +74,19 @@ def deadly() -> None:
 @workflow
 def failing(x: int) -> int:
     raise ValueError(f"no {x}")
+
+
+@workflow
+def timed(x: int, logical_time: datetime) -> str:
+    return f"{get(double(x))} {logical_time:%Y-%m-%d}"
+
+
+@workflow
+def sleeping(x: int) -> int:
+    sleep(2)
+    return double(x)
+
+
+@workflow
+def waiting(x: int) -> int:
+    return double(x + wait_event("more"))

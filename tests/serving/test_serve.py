@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
-from dagengine.model import RunState
+from dagengine.model import NewRun, RunState
 from dagengine.storage import queues
 from dagengine.storage.queue_rules import QueueSettings
-from tests.serving.conftest import Site
+from dagengine.submission import Submission, place
+from dagengine.workflows import load
+from tests.serving.conftest import FLOWS, Site
+
+
+def _submit_without_code(site: Site) -> str:
+    """A run whose workflow can't be loaded by anybody."""
+
+    def record(run_id: str) -> None:
+        entry = {"module": "gone", "qualname": "gone", "file": str(site.folder / "gone.py")}
+        site.store.create_run(NewRun(run_id, "gone", entry, b"", (), 1.0), None)
+
+    return place(site.store, site.settings.control, Submission(), record)[0]
 
 
 def test_submitted_runs_are_worked_on_and_the_server_stops_when_asked(any_site: Site) -> None:
-    """Those that were submitted before it came, and those that come while it serves; also one that fails."""
+    """Those that were submitted before it came, and those that come while it serves; also one that fails, and one whose
+    code is gone. It loads nothing that is heavy."""
     site = any_site
-    before = site.submit("doubled", 1)
+    before, gone = site.submit("doubled", 1), _submit_without_code(site)
     server = site.serve()
     assert site.ended(before).state is RunState.SUCCEEDED
     after, bad = site.submit("doubled", 2), site.submit("failing", 3)
     assert site.ended(after).state is RunState.SUCCEEDED
     assert site.ended(bad).state is RunState.FAILED
+    failure = site.ended(gone).failure
+    assert failure is not None
+    assert "there is no file" in failure.message
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
+    assert int(status["VmHWM"].split()[0]) < 80_000
     site.stop(server)
     assert site.ledger() == {"double-1": 1, "double-2": 1}
     assert queues.counts(site.store) == {}
@@ -92,23 +111,6 @@ def test_a_run_that_kills_every_host_fails_and_the_others_do_not(site: Site) -> 
     assert site.ledger()["deadly"] == 3
 
 
-def test_a_run_whose_code_can_not_be_loaded_fails_with_the_reason(site: Site) -> None:
-    """It is not tried for ever."""
-    from dagengine.model import NewRun
-    from dagengine.submission import Submission, place
-
-    def record(run_id: str) -> None:
-        entry = {"module": "gone", "qualname": "gone", "file": str(site.folder / "gone.py")}
-        site.store.create_run(NewRun(run_id, "gone", entry, b"", (), 1.0), None)
-
-    run, _ = place(site.store, site.settings.control, Submission(), record)
-    server = site.serve()
-    failure = site.ended(run).failure
-    assert failure is not None
-    assert "there is no file" in failure.message
-    site.stop(server)
-
-
 def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None:
     """Twelve runs of three keys: each runs once, and never two of one key at a time."""
     site = any_site
@@ -121,10 +123,43 @@ def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None
     assert site.ledger() == {f"section-{run}": 1 for run in runs}
 
 
-def test_a_server_is_small(site: Site) -> None:
-    """It loads nothing that is heavy: under 80 MB with a host at work."""
-    server = site.serve()
-    site.ended(site.submit("doubled", 1))
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines())
-    assert int(status["VmHWM"].split()[0]) < 80_000
+def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> None:
+    """Its time came while nobody served: it is begun once, by the first of two servers."""
+    from dagengine.cli.results import read_result
+    from dagengine.schedules import When, create_schedule
+    from dagengine.storage import schedules
+    from dagengine.storage.interface import RunFilter
+
+    workflow = load(f"{FLOWS}:timed")
+    create_schedule(site.store, "yearly", (workflow, (4,), {}), When("0 0 1 1 *", tz="Europe/Paris"))
+    schedules.pause(site.store, "yearly", False, datetime(2025, 12, 31, 23, tzinfo=UTC).timestamp())
+    both = [site.serve(), site.serve()]
+    servers_hear = site.submit("doubled", 1)
+    site.ended(servers_hear)
+    (run,) = site.store.runs(RunFilter(name="timed"))
+    assert run.id == "yearly.20251231T230000Z"
+    record = site.ended(run.id)
+    assert record.state is RunState.SUCCEEDED
+    assert read_result(site.store, site.settings, record) == "8 2025-12-31"
+    for server in both:
+        site.stop(server)
+    assert site.ledger() == {"double-1": 1, "double-4": 1}
+
+
+def test_runs_that_wait_without_a_process_are_woken(any_site: Site) -> None:
+    """By their time, and by a signal: the process that let go of them is gone."""
+    from dagengine.engine import Engine
+    from dagengine.runtime import InlineRuntime
+
+    site = any_site
+    flows = [load(f"{FLOWS}:{name}") for name in ("sleeping", "waiting")]
+    with Engine(site.store, home=site.settings.home.value, runtime=InlineRuntime(), wakes=False) as engine:
+        runs = [engine.start(flow, number) for number, flow in enumerate(flows)]
+        for run in runs:
+            run.wait()
+        assert {run.state for run in runs} == {RunState.WAITING}
+        server = site.serve()
+        engine.signal(runs[1].id, "more", 4)
+        assert {site.ended(run.id).state for run in runs} == {RunState.SUCCEEDED}
     site.stop(server)
+    assert site.ledger() == {"double-0": 1, "double-5": 1}
