@@ -19,8 +19,8 @@ from dagengine import compensating
 from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
-from dagengine.commits import Commits
 from dagengine.children import stop_with
+from dagengine.commits import Commits
 from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending

@@ -4,7 +4,7 @@
     set         a person gave it its value
     ran         it was asked for; or its code, an argument, or a step that it reads differs; or the donor lacks it
 
-A value that came from the cache says so, too. Arguments whose bytes differ are decoded to be shown. May import nothing of
+Arguments whose bytes differ are decoded to be shown. May import nothing of
 ours but errors, model, calls, shared_steps and the interface and side tables of storage.
 """
 
@@ -21,7 +21,7 @@ from dagengine.storage.origins import origins
 def provenance(store: Store, run: RunRecord, step: StepRecord) -> list[str]:
     """What is to be said of where the step's value comes from, and why it was not shared if it was not."""
     origin = origins(store, run.number, [step.seq]).get(step.seq)
-    if origin is not None:
+    if origin is not None and origin.get("by") != "cache":  # of the cache, its own account says more
         return [
             f"it did not run here: its value is that of step {origin.get('seq')} of run {origin['run']} ({origin['by']})"
         ]
