@@ -171,27 +171,31 @@ class Host:
             self._say({"left": run_id, "why": f"{type(error).__name__}: {error}"})
         except (Exception, SystemExit) as error:
             self._runs.discard(run_id)
-            self._say({"ended": run_id, "state": str(self._fail(store, run_id, error)), "error": str(error)})
+            self._fail(store, run_id, error)
 
-    def _fail(self, store: Store, run_id: str, error: BaseException) -> RunState:
-        """The run can't be begun."""
+    def _fail(self, store: Store, run_id: str, error: BaseException) -> None:
+        """The run can't be begun: say so in its record, or where that fails, too, to the server."""
         from dagengine.functions import describe
 
         assert self._engine is not None
-        message = str(error) if isinstance(error, DagengineError) else describe(error)
+        reason = str(error) if isinstance(error, DagengineError) else describe(error)
         named = f"{type(error).__module__}.{type(error).__qualname__}"
-        claim = store.claim(run_id, self._engine.process, lambda owner: False, reopen=False)
-        return end_run(store, claim, Failure("error", named, f"the run can't be begun: {message}"))
+        try:
+            claim = store.claim(run_id, self._engine.process, lambda owner: False, reopen=False)
+            end_run(store, claim, Failure("error", named, f"the run can't be begun: {reason}"))
+        except Exception as second:
+            self._say({"left": run_id, "why": f"{reason}; and it could not be ended: {describe(second)}"})
+        else:
+            self._say({"ended": run_id, "state": str(RunState.FAILED), "error": reason})
 
 
-def end_run(store: Store, claim: Claim, failure: Failure) -> RunState:
+def end_run(store: Store, claim: Claim, failure: Failure) -> None:
     """Let the claimed run end as failed. Raises what the store says."""
     answers: SimpleQueue[Exception | None] = SimpleQueue()
     store.write(claim, [FinishRun(RunState.FAILED, time.time(), failure)], answers.put)
     error = answers.get(timeout=FAIL_SECONDS)
     if error is not None:
         raise error
-    return RunState.FAILED
 
 
 def main() -> None:

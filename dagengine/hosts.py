@@ -138,8 +138,9 @@ class Hosts:
                 host.idle_since = time.monotonic()
             if "ended" in message:
                 self._deaths.pop(run, None)
-                if message.get("error"):
-                    self._say(f"run {run[:12]}: {message['error']}")
+            why = message.get("error") or message.get("why")
+            if why and not why.startswith("RunOwned"):
+                self._say(f"run {run[:12]}: {why}")
             self._ended(run, str(message.get("state", "left")))
         self._place()
 
