@@ -33,6 +33,7 @@ from dagengine.errors import DagengineError, RuntimeStopped, StoreUnavailable
 from dagengine.functions import Reference
 from dagengine.growing import growth_of
 from dagengine.holding import Holding
+from dagengine.liveness import Liveness
 from dagengine.model import Definition, Failure, RunRecord, SavedState, StepInput, StepKind, Value
 from dagengine.options import Options
 from dagengine.progress import Tally
@@ -56,6 +57,7 @@ from dagengine.runtime.protocol import (
     Yielded,
 )
 from dagengine.supply import Found, Supply
+from dagengine.transactions import facts_of
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
@@ -90,6 +92,7 @@ class Attempts:
         holding: Holding,
         supply: Supply,
         tally: Tally,
+        liveness: Liveness,
         take_seqs: Callable[[int], int],
     ) -> None:
         self._engine = engine
@@ -101,6 +104,7 @@ class Attempts:
         self._holding = holding
         self._supply = supply
         self._tally = tally
+        self._liveness = liveness
         self._take_seqs = take_seqs
         self._functions: dict[int, int] = {}
         self._unsaved: dict[tuple[int, int], int] = {}  # calls that are replayed while an object is made anew
@@ -180,7 +184,7 @@ class Attempts:
             self._supply.of_call(inputs, found),
             resources,
             options.timeout,
-            self._context(step.key, step.definition, number),
+            self._with_effects(self._context(step.key, step.definition, number), seq, options),
             f"{self._engine.logs}/{self._run.id}/{seq}.{number}.log" if self._engine.logs else None,
             _MODES.get(step.kind, "call") if step.items is None else "call",
             _placement(options),
@@ -203,6 +207,14 @@ class Attempts:
             "attempt": attempt,
             "idempotency_key": f"{self._run.id}/{key}",
         }
+
+    def _with_effects(self, context: dict[str, Any], seq: int, options: Options) -> dict[str, Any]:
+        """What the task's own effects need to know (effects, transactions). Raises BadOption."""
+        if options.heartbeat_timeout is not None:
+            context["heartbeat_timeout"] = options.heartbeat_timeout
+        if options.transactional is True:
+            context["transaction"] = facts_of(self._engine.store, self._run, seq)
+        return context
 
     def _rebuilding(self, saved: SavedState, seq: int, incarnation: int) -> TaskSpec:
         """What makes the object anew: the creation with its arguments, or the saved state; then the calls since."""
@@ -259,6 +271,7 @@ class Attempts:
             return self._rebuilt(event)
         if isinstance(event, Started):
             _, seq, number = event.id
+            self._liveness.started(event)
             if seq in self._core.steps:
                 self._tally.started(seq, self.task_of(seq))
             return AttemptStarted(seq, number, event.worker, event.pid, event.at)
@@ -284,6 +297,10 @@ class Attempts:
         if isinstance(event, Dropped):
             _, seq, number = event.id
             self._tally.stopped(seq)
+            silenced = self._liveness.silenced((seq, number))
+            if silenced is not None:
+                began, failure = silenced
+                return AttemptFailed(seq, number, began.worker, began.at, time.time(), failure, random.random())
             return AttemptDropped(seq, number, event.started, time.time())
         raise AssertionError(event)
 

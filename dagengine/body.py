@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagengine.blocking import Blocking, watched_loop
@@ -85,7 +85,7 @@ class Waiting(Protocol):
         """The run stops: nothing more will be told."""
 
 
-class _End:
+class End:
     """The end of one step."""
 
     def __init__(self) -> None:
@@ -96,6 +96,13 @@ class _End:
 
     def stop(self) -> None:
         self.told.put(None)
+
+    def wait(self, seconds: float) -> StepState | None:
+        """None if the run stops, or if it takes too long."""
+        try:
+            return self.told.get(timeout=seconds)
+        except Empty:
+            return None
 
 
 class Waiter:
@@ -405,7 +412,7 @@ class Body:
 
     def end_of(self, watch: Callable[[Waiting], None]) -> StepState:
         """Wait for one step's end, of which `watch` lets the waiter know."""
-        end = _End()
+        end = End()
         self._waiters.add(end)
         watch(end)
         if self._stopped:

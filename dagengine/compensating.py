@@ -8,7 +8,6 @@ May import everything of the workflow layer that a driver may.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ def request(engine: Engine, run: RunRecord) -> None:
 
     if run.state is RunState.SUCCEEDED:
         raise RunExists(f"run {run.id[:8]} has succeeded: there is nothing to cancel.", run_id=run.id)
-    note(engine.store, run.number, time.time())
+    note(engine.store, run.number, engine.clock.now())
     if run_state(run, lambda owner: engine._works(run.id, owner)) is RunState.RUNNING:
         engine.cancel(run.id)
     else:

@@ -14,6 +14,7 @@ from dagengine.scopes import current_scope
 
 if TYPE_CHECKING:
     from dagengine.effects import PendingType
+    from dagengine.storage.outbox import TaskConnection
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -58,6 +59,14 @@ class Context:
         from dagengine.effects import restored
 
         return restored(default)
+
+    @property
+    def connection(self) -> TaskConnection:
+        """A SQLAlchemy connection, in a transaction that begins with its first use and is committed when the task has
+        returned, together with what it returned. Of tasks with `transactional=`."""
+        from dagengine.transactions import connection
+
+        return connection()
 
     def heartbeat(self, progress: Any = None) -> None:
         """Say that the task lives, and how far it is: a number, a text or a small dict, for people. Call it as often as

@@ -29,6 +29,7 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
+    SharedDropped,
     StepKnown,
     StepsCalled,
     TimeIsUp,
@@ -39,6 +40,7 @@ from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.life import Life
+from dagengine.liveness import Liveness
 from dagengine.logical import with_logical_time
 from dagengine.model import (
     Claim,
@@ -121,6 +123,7 @@ class Driver:
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
         self._tally = Tally(self.life.notices)
+        self.liveness = Liveness(self, self._core)
         self._attempts = Attempts(
             engine,
             index,
@@ -130,6 +133,7 @@ class Driver:
             holding=self._holding,
             supply=self._supply,
             tally=self._tally,
+            liveness=self.liveness,
             take_seqs=self.take_seqs,
         )
         self.questions = Questions(self, self._core)
@@ -181,7 +185,7 @@ class Driver:
             )
             self._frontier = None
             self._note("run.resumed", None, {})
-            self._extra_batch([AWAKE])
+            self.record_beside([AWAKE])
         else:
             self._note("run.started", None, {})
         if self._body is not None:
@@ -319,6 +323,8 @@ class Driver:
             if not isinstance(item, tuple):
                 called = None
                 events.append(item)
+                if isinstance(item, SharedDropped):
+                    self._tally.dropped(item.tasks)
                 if type(item) is StepKnown:
                     self._tally.of(self.definitions[item.step.definition].name).total += 1
             elif isinstance(item[1], NewStep):
@@ -356,6 +362,7 @@ class Driver:
             actions.writes.extend(self._tell(notice) for notice in actions.notices)
         if actions.writes:
             self.questions.settle(actions.writes)
+            self.liveness.settle(actions.writes)
             self._write(actions.writes)
         if actions.stop_body and self._body is not None:
             self._body.stop()
@@ -503,13 +510,13 @@ class Driver:
 
     def _note(self, kind: str, seq: int | None, data: dict[str, Any]) -> None:
         data = {**data, "pid": self.engine.process.pid, "host": self.engine.host}
-        self._extra_batch([AddEvent(EventRecord(time.time(), kind, seq, data))])
+        self.record_beside([AddEvent(EventRecord(time.time(), kind, seq, data))])
 
     def probe(self) -> None:
         """Ask the store whether the run is still ours: it answers a write, also one of nothing. From any thread."""
-        self._extra_batch([])
+        self.record_beside([])
 
-    def _extra_batch(self, writes: list[Write]) -> None:
+    def record_beside(self, writes: list[Write]) -> None:
         """Writes that the core does not wait for."""
 
         def done(error: StoreError | InternalError | None) -> None:

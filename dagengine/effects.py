@@ -64,7 +64,7 @@ def _in_attempt(what: str) -> bool:
     """Whether this is the code of a run's step. Raises DefinitionError where it can't be told, or can't be done."""
     facts = current.context.get()
     if facts is not None:
-        if facts.get("transaction"):
+        if "transaction" in facts:
             raise DefinitionError(
                 f"{what} in a transactional task: what it does counts once already, with context().connection."
             )

@@ -19,7 +19,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from dagengine import compensating, config
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
+from dagengine.changes import Changes, answer_change, refuse_paused
 from dagengine.clocks import Clock
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
@@ -93,7 +94,7 @@ only where nobody else has set them, and put back at the end."""
 ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-class Engine:
+class Engine(Changes):
     """Runs workflows. A context manager; leaving it drains what runs, which stays resumable.
 
     store: a path or URL, an open store, or None for the configured one
@@ -259,6 +260,7 @@ class Engine:
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
         record = self.store.find_run(run_id)
+        refuse_paused(record)
         workflow: Workflow[..., Any] | None = None
         pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:
@@ -289,46 +291,6 @@ class Engine:
         if not reopen and driver.record.cancel_requested_at is not None:
             self.tell(driver, [CancelRequested()])
         return run
-
-    def fork(
-        self,
-        run_id: str,
-        *,
-        from_: str | Iterable[str] = (),
-        params: Mapping[str, Any] | None = None,
-        set_: Mapping[str, Any] | None = None,
-        code: str | None = None,
-        new_id: str | None = None,
-    ) -> Run[Any]:
-        """Begin a new run that shares the results of another one, and runs only what a change reaches.
-
-        from_: keys of steps to run again, with everything after them; params: arguments of the workflow to change; set_:
-        values in the place of what steps returned; code="current": run again, too, the steps whose code has changed
-        since. The other run stays as it is. Raises RunNotFound, RunConflict, BadArguments.
-        """
-        from dagengine.forks import record_fork
-
-        names = [from_] if isinstance(from_, str) else list(from_)
-        donor = self.store.find_run(run_id)
-        return self.resume(
-            record_fork(
-                self.store,
-                self.artifacts,
-                donor,
-                from_=names,
-                params=params,
-                set_=set_,
-                code=code,
-                run_id=new_id,
-            )
-        )
-
-    def rerun(self, run_id: str, params: Mapping[str, Any] | None = None, code: str | None = None) -> Run[Any]:
-        """Begin a new run with the arguments of another one, some of them changed, that shares nothing of it."""
-        from dagengine.forks import record_rerun
-
-        donor = self.store.find_run(run_id)
-        return self.resume(record_rerun(self.store, self.artifacts, donor, params=params, code=code))
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""
@@ -362,9 +324,9 @@ class Engine:
         if driver is not None:
             self.tell(driver, [CancelRequested()])
         elif record.state is RunState.WAITING:
-            from dagengine.signals import cancelled
+            from dagengine.signals import rouse_cancelled
 
-            cancelled(self.post, record)
+            rouse_cancelled(self.store, self._control_folder, record)
 
     def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send something to a run of this store: as `dagengine.signal`."""
@@ -408,6 +370,8 @@ class Engine:
         elif request.get("verb") == "wait":
             driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
             return {"state": str(driver.life.state)}
+        elif request.get("verb") in ("mark", "pause"):
+            return answer_change(self, driver, request)
         elif request.get("verb") == "waits":
             return self._waits(driver)
         elif request.get("verb") == "placement":
@@ -434,7 +398,7 @@ class Engine:
         from dagengine.waits import waits_of
 
         runtime = self.runtime.waits()
-        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime)))
+        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime, driver.outside.told())))
         return {
             "state": str(driver.state),
             "total": len(found),

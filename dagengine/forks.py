@@ -20,7 +20,7 @@ import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagengine.calls import encode_call
 from dagengine.errors import BadArguments, RunConflict
@@ -38,6 +38,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
+from dagengine.packing import Shelf
+from dagengine.pinning import CURRENT, PINNED, code_of, pin
 from dagengine.reading import Reader
 from dagengine.shared_steps import fork_facts
 from dagengine.sharing import Sharing
@@ -48,14 +50,19 @@ from dagengine.views import find_step
 if TYPE_CHECKING:
     from dagengine.workflows import Workflow
 
-CURRENT = "current"
-
 _SETTABLE = frozenset(StepKind) - {StepKind.CREATE, StepKind.METHOD, StepKind.UNDO}
 
 
+class Place(NamedTuple):
+    """Where runs are recorded, large values lie, and code is kept as files."""
+
+    store: Store
+    artifacts: ArtifactStore
+    shelf: Shelf
+
+
 def record_fork(
-    store: Store,
-    artifacts: ArtifactStore,
+    place: Place,
     donor: RunRecord,
     *,
     from_: Iterable[str] = (),
@@ -69,6 +76,7 @@ def record_fork(
     Raises RunNotFound for a step that there is not, with the nearest; RunConflict for a run or step that can't be forked
     so; BadArguments.
     """
+    store, artifacts, _ = place
     if not donor.steps and donor.state is RunState.PENDING:
         raise RunConflict(
             f"run {donor.id[:12]} was never begun: there is nothing to fork. Begin it with: dagengine resume"
@@ -82,7 +90,7 @@ def record_fork(
         _check_settable(donor, graph.steps[seq])
     if code == CURRENT:
         anew += changed_steps(store, donor, graph.steps.values())
-    values = {seq: _kept(artifacts, value, graph.steps[seq].key) for seq, value in given.items()}
+    values = {seq: keep_value(artifacts, value, graph.steps[seq].key) for seq, value in given.items()}
     unchanged = {seq for seq, value in values.items() if _is_value(graph.steps[seq], value)}
     for seq in unchanged:
         del values[seq]
@@ -108,14 +116,14 @@ def record_fork(
         "order": (donor.token + 1) << 32,
         "given": sorted({*values, *((fork_facts(donor) or {}).get("given", ()))} & {*values, *shares.kept}),
     }
-    new = _new_run(donor, _call(store, artifacts, donor, params), code, run_id, {"fork": asked})
+    changed = _Changed(place, donor, params, code)
+    new = _new_run(donor, changed, run_id, {"fork": asked})
     store.create_run(new, None, share)
     return new.id
 
 
 def record_rerun(
-    store: Store,
-    artifacts: ArtifactStore,
+    place: Place,
     donor: RunRecord,
     *,
     params: Mapping[str, Any] | None = None,
@@ -124,35 +132,47 @@ def record_rerun(
 ) -> str:
     """Record a run with the donor's arguments, which shares nothing of it."""
     asked = {"rerun": {"params": sorted(params or ())}}
-    new = _new_run(donor, _call(store, artifacts, donor, params), code, run_id, asked)
-    store.create_run(new, None)
+    new = _new_run(donor, _Changed(place, donor, params, code), run_id, asked)
+    place.store.create_run(new, None)
     return new.id
 
 
-def _new_run(
-    donor: RunRecord,
-    call: tuple[bytes, tuple[PayloadInput, ...]],
-    code: str | None,
-    run_id: str | None,
-    facts: dict[str, Any],
-) -> NewRun:
-    kept = {name: fact for name, fact in donor.facts.items() if name in _INHERITED and (name != "code" or code is None)}
+class _Changed:
+    """The arguments and the code of a new run: the donor's, but for what was changed. Its workflow is loaded if it must be.
+
+    Raises LoadError, BadArguments.
+    """
+
+    def __init__(
+        self, place: Place, donor: RunRecord, params: Mapping[str, Any] | None, code: str | None
+    ) -> None:  # fmt: skip
+        self.call, self.inputs = donor.call, donor.inputs
+        self.code = code_of(place.store, donor)
+        if not params and code != CURRENT:
+            return
+        loaded = pin(place.store, donor, code or PINNED, place.shelf)
+        workflow = loaded.workflow()
+        self.code = loaded.digest
+        if params:
+            self.call, self.inputs = _call(place, donor, params, workflow)
+
+
+def _new_run(donor: RunRecord, changed: _Changed, run_id: str | None, facts: dict[str, Any]) -> NewRun:
+    kept = {name: fact for name, fact in donor.facts.items() if name in _INHERITED}
     here = {"python": platform.python_version(), "host": platform.node(), "pid": os.getpid(), "cwd": str(Path.cwd())}
-    facts = {**here, **kept, "forked_from": donor.id, **facts}
-    return NewRun(run_id or new_id(), donor.workflow, donor.entry, *call, time.time(), facts)
+    code = {} if changed.code is None else {"code": changed.code}
+    facts = {**here, **kept, **code, "forked_from": donor.id, **facts}
+    return NewRun(run_id or new_id(), donor.workflow, donor.entry, changed.call, changed.inputs, time.time(), facts)
 
 
-_INHERITED = ("cwd", "timeout", "code", "logical_time")
+_INHERITED = ("cwd", "timeout", "logical_time")
 
 
 def _call(
-    store: Store, artifacts: ArtifactStore, donor: RunRecord, params: Mapping[str, Any] | None
+    place: Place, donor: RunRecord, params: Mapping[str, Any], workflow: Workflow[..., Any]
 ) -> tuple[bytes, tuple[PayloadInput, ...]]:
     """The donor's arguments, those in `params` changed, as a call."""
-    if not params:
-        return donor.call, donor.inputs
-    workflow = workflow_of(donor)
-    args, kwargs = Reader(store, artifacts, donor.number).call(donor.call, donor.inputs)
+    args, kwargs = Reader(place.store, place.artifacts, donor.number).call(donor.call, donor.inputs)
     bound = workflow.signature.bind(*args, **kwargs)
     names = [name for name, parameter in workflow.signature.parameters.items() if parameter.kind.value in (0, 1, 3)]
     for name, value in params.items():
@@ -164,15 +184,10 @@ def _call(
     workflow.check_arguments(bound.args, bound.kwargs)
 
     def keep(encoded: Any) -> None:
-        artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
+        place.artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
 
     call, inputs = encode_call(bound.args, bound.kwargs, f"the call {workflow.name}", keep)
     return call, tuple(part for part in inputs if isinstance(part, PayloadInput))
-
-
-def workflow_of(run: RunRecord) -> Workflow[..., Any]:
-    """The run's workflow, loaded. Raises LoadError."""
-    return cast("Workflow[..., Any]", resolve(Reference.from_json(run.entry)))
 
 
 def changed_steps(store: Store, run: RunRecord, steps: Iterable[StepRecord]) -> list[StepRecord]:
@@ -210,7 +225,7 @@ def _check_reached(donor: RunRecord, graph: Sharing, seq: int, dropped: set[int]
         )
 
 
-def _kept(artifacts: ArtifactStore, value: Any, key: str) -> Value:
+def keep_value(artifacts: ArtifactStore, value: Any, key: str) -> Value:
     """The value, encoded, and durable if it is large."""
     encoded = encode(value, f"the value of {key}")
     if encoded.placeholders:
@@ -233,20 +248,19 @@ def parse_values(words: Sequence[str]) -> dict[str, Any]:
         key, text = _split(word)
         if key in found:
             raise BadArguments(f"{key} is set twice. Set it once.")
-        where = f"the value of {key}"
-        if text.startswith("@"):
-            where = f"{where} in {text[1:]}"
-            try:
-                text = Path(text[1:]).read_text()
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not text"
-                raise BadArguments(f"{where} can't be read: {reason}. Say STEP=VALUE or STEP=@FILE.") from None
-        found[key] = parse_value(text, where)
+        found[key] = parse_text(text, f"the value of {key}")
     return found
 
 
-def parse_value(text: str, where: str) -> Any:
-    """The JSON value. Raises BadArguments."""
+def parse_text(text: str, where: str) -> Any:
+    """JSON, or the JSON in @FILE. Raises BadArguments."""
+    if text.startswith("@"):
+        where = f"{where} in {text[1:]}"
+        try:
+            text = Path(text[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise BadArguments(f"{where} can't be read: {reason}.") from None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -300,6 +300,7 @@ class Frontier:
 
     ephemeral: steps that succeeded and whose value was not recorded: those that an unfinished step, or what the body
         returned, is made from, up to recorded values; of a run whose body is to be called again, all of them
+    failed: by seq, the steps that failed, and whose failure nobody has handled, in the order of completion: key, failure
     """
 
     steps: tuple[PendingStep, ...]
@@ -307,6 +308,7 @@ class Frontier:
     next_seq: int
     definitions: tuple[Definition, ...]
     ephemeral: tuple[PendingStep, ...] = ()
+    failed: dict[int, tuple[str, Failure]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ On the engine's thread, except `_read`. May import everything that the driver ma
 from __future__ import annotations
 
 import heapq
+import time
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
@@ -222,6 +223,10 @@ class Outside:
             self._signals.pop(name, None)
         return events
 
+    def told(self) -> dict[int, str]:
+        """What the steps wait for, for people."""
+        return {seq: _told(waits) for seq, waits in self.waits.items()}
+
     def ended(self, seq: int) -> None:
         """The step's end is durable."""
         self.waits.pop(seq, None)
@@ -236,6 +241,15 @@ def _waits(kind: StepKind, call: bytes, created: float) -> Waits:
         return Waits(created + args[0])
     timeout = kwargs.get("timeout")
     return Waits(None if timeout is None else created + timeout, args[0], kwargs.get("default"))
+
+
+def _told(waits: Waits) -> str:
+    name, until = waits.event, ""
+    if waits.due is not None:
+        until = f"until {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(waits.due))}"
+    if name is None:
+        return until or "for the run that it began"
+    return f"for {'an approval of ' if ':' in name else 'the signal '}{name.rpartition(':')[2]}{until and ', ' + until}"
 
 
 def value_of(data: bytes) -> Value:

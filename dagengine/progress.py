@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dagengine.model import RunState, StepState
@@ -69,6 +70,12 @@ class Tally:
         if state.ended:
             known.end(state, count)
             known.before += count
+
+    def dropped(self, tasks: Iterable[str]) -> None:
+        """Steps of these functions, which had succeeded before, are none of the run's any more."""
+        for task in tasks:
+            count = self.of(task)
+            count.total, count.done, count.before = count.total - 1, count.done - 1, count.before - 1
 
     def started(self, seq: int, task: str) -> None:
         if seq not in self._running:

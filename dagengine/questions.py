@@ -17,7 +17,6 @@ driver may.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -59,6 +58,7 @@ class Questions:
             "open": self._open_artifact,
             "keep": self._keep,
             "ending": self._ending,
+            "heartbeat": driver.liveness.beat,
         }
 
     # ---- the driver ---------------------------------------------------------------------------
@@ -70,19 +70,21 @@ class Questions:
         self._noted = noted(self._driver.engine.store, self._driver.claim.run_number)
 
     def settle(self, writes: list[Write]) -> None:
-        """Of steps that succeed with these writes nothing stays noted."""
-        if not self._noted:
+        """Of steps that succeed with these writes nothing stays noted, here or in the outbox."""
+        if not self._noted and not self._core.transactional:
             return
-        ended = [
-            write.seq
-            for write in writes
-            if type(write) is FinishStep and write.state is StepState.SUCCEEDED and write.seq in self._noted
-        ]
-        if ended:
+        ended = [write.seq for write in writes if type(write) is FinishStep and write.state is StepState.SUCCEEDED]
+        forgotten = [seq for seq in ended if seq in self._noted]
+        if forgotten:
             from dagengine.storage.memos import forget
 
-            self._noted.difference_update(ended)
-            writes.append(forget(ended))
+            self._noted.difference_update(forgotten)
+            writes.append(forget(forgotten))
+        committed = [seq for seq in ended if self._core.steps[seq].definition in self._core.transactional]
+        if committed:
+            from dagengine.storage.outbox import clear
+
+            writes.append(clear(committed))
 
     def end(self) -> None:
         """The run is let go of: nobody who waits is left waiting."""
@@ -169,7 +171,9 @@ class Questions:
         def done(error: StoreError | InternalError | None) -> None:
             self._driver.engine.tell(self._driver, partial(self._saved, event) if error is None else error)
 
-        self._driver.engine.store.write(self._driver.claim, [save(seq, name, value, time.time())], done)
+        self._driver.engine.store.write(
+            self._driver.claim, [save(seq, name, value, self._driver.engine.clock.now())], done
+        )
 
     def _saved(self, event: Asked) -> None:
         self._answer(event)

@@ -75,6 +75,8 @@ class Run(Generic[T_co]):
         short, go_on = self.id[:8], f"Resume with: dagengine resume {self.id}"
         if self.state is RunState.CANCELLED:
             return RunCancelled(f"run {short} was cancelled. {go_on}", run_id=self.id)
+        if self.state is RunState.PAUSED:
+            return RunInterrupted(f"run {short} was paused. Let it go on: dagengine unpause {self.id}", run_id=self.id)
         if self.state is RunState.WAITING:
             return RunInterrupted(f"run {short} waits, and this engine does not wake it. {go_on}", run_id=self.id)
         failure = self.failure

@@ -94,4 +94,5 @@ class SharedSteps:
             )
         if dropped:
             kept = tuple((made, call) for made, call in dict.fromkeys(chained) if call not in self._dropped)
-            self._post(SharedDropped(tuple(sorted(dropped)), kept))
+            gone = tuple(sorted(dropped))
+            self._post(SharedDropped(gone, tuple(self._graph.steps[seq].task for seq in gone), kept))

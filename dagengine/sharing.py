@@ -60,11 +60,15 @@ class Sharing:
                 self._called[caller].append(step.seq)
 
     def _find_caller(self, key: str) -> int | None:
-        """The step that called the step of this key: a map its items, a task what it returned. None: the body did."""
+        """The step that called the step of this key: a map its items, a task what it returned. None: the body did.
+
+        Deep in what tasks returned, a key names the number of the caller instead of its key: start/@17/f[0].
+        """
         above = key.rpartition("/")[0]
         while above:
-            seq = self._by_key.get(above)
-            if seq is not None and self.steps[seq].kind is not StepKind.CREATE:
+            last = above.rpartition("/")[2]
+            seq = int(last[1:]) if last[:1] == "@" and last[1:].isdecimal() else self._by_key.get(above)
+            if seq in self.steps and self.steps[seq].kind is not StepKind.CREATE:
                 return seq
             above = above.rpartition("/")[0]
         return None

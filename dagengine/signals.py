@@ -107,7 +107,7 @@ def tell(post: Post, run: RunRecord) -> None:
     """Something came for the run: say so to whoever has it, or wakes it."""
     if run.state is RunState.RUNNING and run.owner is not None:
         if run.owner.host == platform.node():
-            _say(post, run.owner.id, {"verb": "signal", "run": run.id})
+            _say(post.control, run.owner.id, {"verb": "signal", "run": run.id})
         elif post.store.lease is not None:
             from dagengine.storage.sleepers import notify
 
@@ -116,27 +116,27 @@ def tell(post: Post, run: RunRecord) -> None:
     if run.state is RunState.WAITING:
         from dagengine.hints import hint
 
-        rouse(post, run)
+        rouse(post.store, post.control, run)
         hint(post.store, post.control)
 
 
-def rouse(post: Post, run: RunRecord) -> None:
+def rouse(store: Store, control: Path, run: RunRecord) -> None:
     """Tell the engine that let go of the run to look at it."""
     from dagengine.storage.sleepers import sleeper
 
-    found = sleeper(post.store, run.number)
+    found = sleeper(store, run.number)
     if found is not None and found.process is not None:
-        _say(post, found.process, {"verb": "wake", "run": run.id})
+        _say(control, found.process, {"verb": "wake", "run": run.id})
 
 
-def cancelled(post: Post, run: RunRecord) -> None:
+def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:
     """The run waited without a process when it was cancelled: nobody has to wake it any more."""
     from dagengine.storage.sleepers import forget
 
-    rouse(post, run)
-    forget(post.store, run.number)
+    rouse(store, control, run)
+    forget(store, run.number)
 
 
-def _say(post: Post, process: str, what: dict[str, Any]) -> None:
+def _say(control: Path, process: str, what: dict[str, Any]) -> None:
     with contextlib.suppress(NoAnswer, TimeoutError):
-        ask(post.control, process, what)
+        ask(control, process, what)

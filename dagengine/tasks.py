@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from dagengine.cache_options import Cache
-from dagengine.errors import BadArguments, DefinitionError
+from dagengine.errors import BadArguments, BadOption, DefinitionError
 from dagengine.functions import named_by_itself
 from dagengine.options import Options, RetryOn
 from dagengine.refs import Ref
@@ -67,6 +67,8 @@ class Task(Generic[P, R_co]):
     def __init__(self, function: Callable[P, R_co], options: Options) -> None:
         if not callable(function):
             raise DefinitionError(f"@task takes a function, not {function!r}.")
+        if options.transactional and inspect.iscoroutinefunction(function):
+            raise BadOption(f"transactional= is for plain functions, and {function.__qualname__} is async.")
         functools.update_wrapper(self, function)
         self.function = function
         self.settings = options
@@ -108,7 +110,18 @@ class Task(Generic[P, R_co]):
 
     def options(self, **changes: Unpack[Changes]) -> Task[P, R_co]:
         """The same task with other options, for one call or more: `fetch.options(timeout=5)(url)`."""
+        if "transactional" in changes:
+            raise DefinitionError(f"transactional= belongs to {self.name} itself: say @task(transactional=...).")
         return Task(self.function, self.settings.changed(**changes))
+
+    @functools.cached_property
+    def in_attempt(self) -> Callable[..., Any]:
+        """What a worker calls."""
+        if not self.settings.transactional:
+            return self.function
+        from dagengine.transactions import Transactional
+
+        return Transactional(self.function, self.settings.transactional)
 
     def is_retriable(self, error: BaseException) -> bool:
         """Whether the task's `retry_on` lets this exception be retried. Workers ask, next to the exception."""

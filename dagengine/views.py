@@ -14,12 +14,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagengine.errors import RunNotFound
 from dagengine.identity import is_alive
 from dagengine.model import AttemptRecord, Failure, ProcessRecord, RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.storage.interface import Store
+
+if TYPE_CHECKING:
+    from dagengine.storage.beats import Beat
 
 Alive = Callable[[ProcessRecord], bool]
 
@@ -208,7 +211,18 @@ def run_view(
     }
     if with_steps:
         view["steps"] = [step.to_json() for step in steps]
+        view["heartbeats"] = [beat._asdict() for beat in beats_of(store, run, steps)]
     return view
+
+
+def beats_of(store: Store, run: RunRecord, steps: Sequence[StepView]) -> list[Beat]:
+    """The last heartbeats of attempts that run."""
+    running = {step.record.seq: step.attempts for step in steps if step.state is StepState.RUNNING}
+    if not running:
+        return []
+    from dagengine.storage.beats import beats
+
+    return [beat for seq, beat in beats(store, run.number).items() if running.get(seq) == beat.attempt]
 
 
 def seconds_of(run: RunRecord, now: float) -> float | None:

@@ -29,12 +29,16 @@ class Wait:
         return asdict(self)
 
 
-def waits_of(core: RunCore, index: int, runtime: Mapping[TaskId, str]) -> Iterator[Wait]:
-    """One reason for each unfinished step, in the order of seq. `index`: the run's, in the runtime's task ids."""
+def waits_of(
+    core: RunCore, index: int, runtime: Mapping[TaskId, str], outside: Mapping[int, str] | None = None
+) -> Iterator[Wait]:
+    """One reason for each unfinished step, in the order of seq. `index`: the run's, in the runtime's task ids. `outside`:
+    what steps wait for that the world ends."""
     for seq in sorted(core.steps):
         step = core.steps[seq]
         if step.phase < Phase.SUCCEEDED:
-            yield Wait(step.key, str(STATE_OF[step.phase]), _reason(core, step, index, runtime))
+            told = (outside or {}).get(seq) if step.phase is Phase.OUTSIDE else None
+            yield Wait(step.key, str(STATE_OF[step.phase]), told or _reason(core, step, index, runtime))
 
 
 def _reason(core: RunCore, step: Step, index: int, runtime: Mapping[TaskId, str]) -> str:
@@ -42,6 +46,8 @@ def _reason(core: RunCore, step: Step, index: int, runtime: Mapping[TaskId, str]
         return "for the store: " + ("its record" if step.phase is Phase.NEW else "its end") + " is being written"
     if step.phase is Phase.WAITING:
         return f"for {_named(core, [item.seq for item in step.inputs if isinstance(item, StepInput)])}"
+    if step.phase is Phase.OUTSIDE:
+        return "for the world"
     if step.phase is Phase.EXPANDED:
         return f"for its items: {_named(core, step.item_seqs())}"
     if step.phase is Phase.RETRYING:

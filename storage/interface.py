@@ -157,6 +157,13 @@ class DropSteps:
 
 
 @dataclass(frozen=True, slots=True)
+class ReopenSteps:
+    """These steps, which ended without success, are WAITING again. Comes before the ends of steps in its batch."""
+
+    seqs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AddEvent:
     event: EventRecord
 
@@ -183,6 +190,7 @@ Write = (
     | FinishRun
     | AddEvent
     | DropSteps
+    | ReopenSteps
     | SideWrite
 )
 
@@ -203,6 +211,9 @@ class Store(Protocol):
 
     url: str
     """Without secrets, for people."""
+
+    address: str | None
+    """How another process opens this store, secrets included: for our own processes, never shown. None: it can't."""
 
     lease: float | None
     """Seconds for which a process owns its runs without `renew`, on the database's clock. None: as long as it lives."""

@@ -71,6 +71,7 @@ class MemoryStore(Unleased):
     """A `Store` that is gone when it is closed."""
 
     url = "memory:"
+    address: str | None = None
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -218,7 +219,8 @@ class MemoryStore(Unleased):
                 if seq in run.steps and run.steps[seq].state is not StepState.WAITING
             }
             steps = tuple(run.pending(step) for step in waiting)
-            return Frontier(steps, ended, run.record.steps, run.definitions_in_order(), run.lineage(waiting))
+            definitions, lineage = run.definitions_in_order(), run.lineage(waiting)
+            return Frontier(steps, ended, run.record.steps, definitions, lineage, run.unhandled())
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
         with self._reading():

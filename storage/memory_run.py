@@ -43,6 +43,7 @@ from dagengine.storage.interface import (
     KeepValue,
     RecordAttempt,
     RecordSteps,
+    ReopenSteps,
     StateChange,
     Write,
 )
@@ -163,6 +164,20 @@ class Run:
             case DropSteps(seqs, chained):
                 self._drop_steps(set(seqs), undo)
                 self._chain(chained, undo)
+            case ReopenSteps(seqs):
+                for seq in seqs:
+                    step = self.steps.get(seq)
+                    if step is None or step.state not in UNSUCCESSFUL:
+                        raise Misfit("it opens a step again that did not end without success")
+                    _change(
+                        step,
+                        undo,
+                        state=StepState.WAITING,
+                        handled=False,
+                        order=None,
+                        finished_at=None,
+                        failure=None,
+                    )
             case AddEvent(event):
                 self.events.append(event)
                 undo.append(self.events.pop)
@@ -241,6 +256,12 @@ class Run:
 
     def definitions_in_order(self) -> tuple[Definition, ...]:
         return tuple(definition for _, definition in sorted(self.definitions.items()))
+
+    def unhandled(self) -> dict[int, tuple[str, Failure]]:
+        """The failures that nobody has handled, in the order of completion."""
+        failed = [step for step in self.steps.values() if step.state is StepState.FAILED and not step.handled]
+        failed.sort(key=lambda step: step.order or 0)
+        return {step.new.seq: (step.new.key, step.failure) for step in failed if step.failure is not None}
 
     def tried(self, seq: int) -> list[AttemptRecord]:
         """The step's attempts, by their numbers."""

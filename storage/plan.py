@@ -25,6 +25,7 @@ from dagengine.storage.interface import (
     KeepValue,
     RecordAttempt,
     RecordSteps,
+    ReopenSteps,
     SideWrite,
     StateChange,
     Write,
@@ -51,6 +52,7 @@ class Plan:
 
     def __init__(self) -> None:
         self.dropped: list[tuple[int, tuple[int, ...]]] = []  # run, seqs
+        self.reopened: list[tuple[int, tuple[int, ...]]] = []  # run, seqs
         self.definitions: list[tuple[Any, ...]] = []
         self.steps: list[tuple[Any, ...]] = []
         self.edges: list[tuple[Any, ...]] = []
@@ -102,6 +104,10 @@ class Plan:
                     self.events.append((run, event.at, event.kind, event.seq, to_json(event.data)))
                 case DropSteps():
                     self._drop_steps(run, write)
+                case ReopenSteps(seqs):
+                    if any((run, seq) in self._ended or (run, seq) in self._given for seq in seqs):
+                        raise OutOfOrder
+                    self.reopened.append((run, seqs))
                 case SideWrite():
                     self.side.append((run, write))
 

@@ -109,6 +109,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
             first.close()
             raise
         self.lease: float | None = target.lease
+        self.address: str | None = url
         self._clock = clock
         self._pid = os.getpid()
         self._connection = WriteConnection(target, on_commit, first)

@@ -128,6 +128,17 @@ class Writes:
             "one.state IN ('failed', 'skipped', 'cancelled')",
             expected="cardinality($1)",
         )
+        self._reopen = self._change(
+            "reopen",
+            """
+            UPDATE step SET state = 'waiting', handled = false, finish_order = NULL, finished_at = NULL,
+                            failure = NULL, failure_pickled = NULL
+            """,
+            ("run, seq", "ii"),
+            _OF_STEP,
+            "one.state IN ('failed', 'skipped', 'cancelled')",
+            expected="cardinality($1)",
+        )
         of_object = "one.run = given.run AND one.instance = given.instance"
         self._forget_states, self._forget_unsaved = (
             self._change(f"forget_{table}", f"DELETE FROM {table}", ("run, instance", "ii"), of_object)
@@ -219,6 +230,9 @@ class Writes:
         if dropped:
             for drop in self._drop:
                 yield _rows(drop, "ii", dropped)
+        reopened = [(run, seq) for run, seqs in plan.reopened for seq in dict.fromkeys(seqs)]
+        if reopened:
+            yield _rows(self._reopen, "ii", reopened)
         if plan.definitions:
             yield _rows(self._definitions, "iitttt", plan.definitions)
         if plan.steps:

@@ -108,8 +108,11 @@ class Reads:
                     )
             definitions = tuple(map(definition_of, statements.definitions(connection, run=run_number)))
             ephemeral = _Lineage(connection, run_number, definitions).of(steps)
+            unhandled = statements.unhandled_failures(connection, run=run_number).fetchall()
+        failures = ((seq, key, failure_of(text, pickled)) for seq, key, text, pickled in unhandled)
+        failed = {seq: (key, failure) for seq, key, failure in failures if failure is not None}
         ended_inputs = {seq: _STATES[state] for seq, state in states.items()}
-        return Frontier(steps, ended_inputs, recorded[0], definitions, ephemeral)
+        return Frontier(steps, ended_inputs, recorded[0], definitions, ephemeral, failed)
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
         with self._pool.reading() as connection:

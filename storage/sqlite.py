@@ -80,6 +80,7 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
         self._readers = ReadPool(path)
         super().__init__(self._readers, url_of(path))
         self._path = path
+        self.address: str | None = path
         self._clock = clock
         self._pid = os.getpid()
         self._connection = WriteConnection(path, on_commit)

@@ -114,6 +114,11 @@ _DROP_STEPS = tuple(
     f"DELETE FROM {table} WHERE run = ? AND {column} IN (SELECT value FROM json_each(?))"  # noqa: S608
     for table, column in (("step", "seq"), ("edge", "child"), ("state_version", "after"), ("unsaved_call", "seq"))
 )
+_REOPEN_STEPS = """
+    UPDATE step
+    SET state = 'waiting', handled = 0, finish_order = NULL, finished_at = NULL, failure = NULL, failure_pickled = NULL
+    WHERE run = ? AND seq IN (SELECT value FROM json_each(?)) AND state IN ('failed', 'skipped', 'cancelled')
+"""
 _HANDLE_FAILURES = """
     UPDATE step SET handled = ?
     WHERE run = ? AND seq IN (SELECT value FROM json_each(?)) AND state IN ('failed', 'skipped', 'cancelled')
@@ -138,6 +143,11 @@ def apply(plan: Plan, connection: sqlite3.Connection) -> None:
     for run, seqs in plan.dropped:
         for drop in _DROP_STEPS:
             connection.execute(drop, (run, json.dumps(seqs)))
+    for run, seqs in plan.reopened:
+        before = connection.total_changes
+        connection.execute(_REOPEN_STEPS, (run, json.dumps(seqs)))
+        if connection.total_changes - before != len(set(seqs)):
+            raise Refused("it opens a step again that did not end without success")
     if plan.definitions:
         _INSERT_DEFINITIONS(connection, plan.definitions)
     if plan.steps:

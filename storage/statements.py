@@ -245,6 +245,15 @@ def waiting_attempts() -> Executable:
 
 
 @_query
+def unhandled_failures() -> Executable:
+    columns = (STEP.c.seq, STEP.c.key, STEP.c.failure, STEP.c.failure_pickled)
+    found = select(*columns).with_hint(*_BY_UNSUCCESSFUL)
+    failed = STEP.c.state == literal_column("'failed'")
+    found = found.where(STEP.c.run == _this_run, _UNSUCCESSFUL, failed, STEP.c.handled == literal_column("false"))
+    return found.order_by(STEP.c.finish_order)
+
+
+@_query
 def ended_between() -> Executable:
     """The ended steps `first` … `last`, with their states."""
     found = select(STEP.c.seq, STEP.c.state).where(STEP.c.run == _this_run)

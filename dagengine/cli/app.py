@@ -31,6 +31,17 @@ VERBS: dict[str, dict[str, str]] = {
         "resume": "Go on with a run that has not succeeded; finished steps are not repeated.",
         "wait": "Wait until a run has ended.",
         "cancel": "Ask runs to stop.",
+        "signal": "Send something to a run that waits for it.",
+        "approve": "Say yes to what a run asks approval for.",
+        "reject": "Say no to what a run asks approval for.",
+    },
+    "Change": {
+        "fork": "Begin a new run that shares what a change does not reach.",
+        "rerun": "Begin a new run with the arguments of another one.",
+        "retry": "Try failed steps of a run again, and go on.",
+        "mark": "Decide how a step ends that has not succeeded.",
+        "pause": "Stop a run until `unpause`.",
+        "unpause": "Let a paused run go on.",
     },
     "Serve": {
         "serve": "Work on submitted, scheduled and waiting runs, until it is stopped.",
@@ -63,6 +74,10 @@ VERBS: dict[str, dict[str, str]] = {
         "completion": "Print the completion script of a shell.",
     },
 }
+
+
+ALIASES = {"clear": "rerun", "reset": "fork", "rewind": "fork"}
+"""Words that other tools have for our verbs."""
 
 
 @dataclass(slots=True)
@@ -113,6 +128,7 @@ class VerbGroup(click.Group):
         return [name for section in VERBS.values() for name in section]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         if cmd_name not in self.list_commands(ctx):
             return None
         module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name

@@ -31,15 +31,20 @@ def bind(
     name: str, signature: inspect.Signature, function: Any, words: Sequence[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments that the words give to the workflow `name`. Raises BadArguments: one line that names the word."""
+    return _in_order(name, signature, _annotations(function, signature), given(name, signature, function, words))
+
+
+def given(name: str, signature: inspect.Signature, function: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Only those that the words give, by the names of their parameters. Raises BadArguments."""
     types = _annotations(function, signature)
-    given: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     named: set[str] = set()
     for word in words:
         key, equals, text = word.partition("=")
         if word.startswith("@") and not equals:
             for key, value in _whole_object(word).items():
                 parameter = _parameter(name, signature, types, key, f"{key} in {word}")
-                given.setdefault(key, _converted(value, _type_of(parameter, types), f"{key} in {word}"))
+                found.setdefault(key, _converted(value, _type_of(parameter, types), f"{key} in {word}"))
             continue
         if not equals or not key:
             hint = _words_hint(signature, types, word)
@@ -48,8 +53,8 @@ def bind(
         if key in named:
             raise BadArguments(f"{key} is given twice. Give it once.")
         named.add(key)
-        given[key] = _value(text, _type_of(parameter, types), key)
-    return _in_order(name, signature, types, given)
+        found[key] = _value(text, _type_of(parameter, types), key)
+    return found
 
 
 def _annotations(function: Any, signature: inspect.Signature) -> dict[str, Any]:

@@ -48,6 +48,10 @@ def command(invocation: Invocation, runs: tuple[str, ...]) -> int:
 
 def _cancel(store: Store, settings: Settings, run: RunRecord) -> RunState:
     state = store.request_cancel(run.id, time.time())
+    if run.state is RunState.WAITING:
+        from dagengine.signals import rouse_cancelled
+
+        rouse_cancelled(store, settings.control, run)
     if state is not RunState.RUNNING:
         return state
     if run_state(run) is RunState.CRASHED:

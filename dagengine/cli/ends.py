@@ -3,6 +3,7 @@
     owner on this machine    asked over its control socket, which answers when the run ends
     it does not answer       its pidfd, which becomes readable when the process ends
     owner elsewhere          the store, read again every two seconds: nothing here can hear of the end
+    nobody, while it waits   the same: for a timer, a signal or another run
     nobody yet, but queued   a server of this machine, asked as an owner is; or the store, in the same way
 
 The store alone says how the run ended; all of these only say when to look.

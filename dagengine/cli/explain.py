@@ -13,6 +13,7 @@ from dagengine.control import NoAnswer, ask
 from dagengine.explanation import explain
 from dagengine.model import RunState
 from dagengine.views import find_step, run_state, steps_view
+from dagengine.waiting_view import waits_for
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -76,7 +77,14 @@ def _explain_run(store: Store, settings: Settings, run: RunRecord, as_object: bo
     waits = told.get("waits")
     if waits is None:
         unfinished = [view for view in steps_view(store, run) if not view.state.ended]
-        waits = [{"key": view.key, "state": str(view.state), "reason": _recorded(run)} for view in unfinished]
+        waits = [
+            {
+                "key": view.key,
+                "state": str(view.state),
+                "reason": f"for {waits_for(view.record)}" if view.record.kind.is_outside else _recorded(run),
+            }
+            for view in unfinished
+        ]
     total = told.get("total", len(waits))
     if as_object:
         print_json({"id": run.id, "state": str(run_state(run)), "total": total, "waits": waits})

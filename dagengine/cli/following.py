@@ -100,6 +100,6 @@ def exit_status(state: RunState, signals: Signals) -> int:
     """What the command ends with: 0, 1, or of an interrupted run what the signal asks for."""
     if state is RunState.SUCCEEDED:
         return 0
-    if state is RunState.INTERRUPTED and signals.first is not None:
+    if state in (RunState.INTERRUPTED, RunState.WAITING) and signals.first is not None:
         return 128 + signals.first
     return 1

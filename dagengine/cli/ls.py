@@ -16,6 +16,7 @@ from dagengine.model import RunRecord, RunState
 from dagengine.queues import place_view
 from dagengine.storage.interface import RunFilter
 from dagengine.views import run_state, seconds_of
+from dagengine.waiting_view import WaitingView, waiting_view
 
 if TYPE_CHECKING:
     from dagengine.storage.interface import Store
@@ -66,9 +67,15 @@ def command(
         runs = _matching(store, [RunState(state) for state in states], name, since, limit + 1)
         more, runs = len(runs) > limit, runs[:limit]
         done = {run.id: _done(store, run) for run in runs}
+        waiting = {run.id: found for run in runs if (found := waiting_view(store, run)) is not None}
         places = {run.id: place_view(store, run.id) for run in runs if run.state is RunState.PENDING}
     if invocation.json:
-        print_json([{**_object(run, done[run.id]), "queued": places.get(run.id)} for run in runs])
+        print_json(
+            [
+                {**_object(run, done[run.id]), "queued": places.get(run.id), "waiting": _waiting(waiting.get(run.id))}
+                for run in runs
+            ]
+        )
         return
     if not runs:
         filtered = bool(states or name or since)
@@ -81,7 +88,7 @@ def command(
             (
                 short(run.id),
                 clean(run.workflow, 40),
-                f"{mark(state)} {state_text(state)}{_place(places.get(run.id))}",
+                f"{mark(state)} {state_text(state)}{_place(places.get(run.id))}{_until(waiting.get(run.id))}",
                 f"{number(done[run.id])}/{number(run.steps)}",
                 ago(run.created_at),
                 duration(seconds_of(run, time.time())) if state is not RunState.CRASHED else "–",
@@ -92,6 +99,18 @@ def command(
         note(
             f"there are more. To see them: --limit {limit * 5}, --since 2d, --state failed, --name {clean(runs[0].workflow)}"
         )
+
+
+def _until(found: WaitingView | None) -> str:
+    """Until when a run waits without a process."""
+    if found is None or found.until is None:
+        return ""
+    left = found.until - time.time()
+    return f", {duration(left)} more" if left > 0 else ", due"
+
+
+def _waiting(found: WaitingView | None) -> dict[str, Any] | None:
+    return None if found is None else found.to_json()
 
 
 def _place(place: dict[str, Any] | None) -> str:

@@ -52,14 +52,14 @@ def command(
             from dagengine.cli.results import read_result
             from dagengine.cli.summary import print_end
 
-            _find_modules(record)
+            find_modules(record)
             print(f"run {short(record.id)} has already succeeded; nothing is left to do", file=sys.stderr)
             print_end(store, settings, record, invocation.json, read_result(store, settings, record))
             return 0
         if detach and not takeover:
             _refuse_live(record)
         verb = _verb(store, record)
-    _find_modules(record)
+    find_modules(record)
     if detach:
         from dagengine.cli.detached import spawn
 
@@ -78,7 +78,7 @@ def command(
     return work_on(settings, begin, quiet=quiet, as_object=invocation.json, began=time.time(), verb=verb)
 
 
-def _find_modules(record: RunRecord) -> None:
+def find_modules(record: RunRecord) -> None:
     """A workflow of a module, not of a file, is looked for here and where it was started."""
     if not record.entry.get("file"):
         modules_from_here(str(record.facts.get("cwd", "")))

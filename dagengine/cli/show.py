@@ -11,8 +11,11 @@ from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.summary import command as typed
 from dagengine.cli.summary import failure_lines
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
+from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
+from dagengine.storage.beats import Beat, beats
 from dagengine.views import entry_text, resumable, run_state, run_view, seconds_of
+from dagengine.waiting_view import waiting_view
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -46,6 +49,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
         "begun": f"{clock(run.created_at)} ({ago(run.created_at, now)})",
         "took": duration(seconds_of(run, now)) if state is not RunState.CRASHED else "",
         "owner": _owner(run, state),
+        "waits": _waits(store, run, now),
         "cancel": f"asked for at {clock(run.cancel_requested_at)}" if run.cancel_requested_at else "",
         "store": clean(store.url, 500),
     }
@@ -57,6 +61,21 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     if resumable(run):
         lines += ["", f"  to go on: {typed(settings, 'resume', short(run.id))}"]
     return lines
+
+
+def _waits(store: Store, run: RunRecord, now: float) -> str:
+    found = waiting_view(store, run)
+    if found is None:
+        return ""
+    until = f"until {clock(found.until)} ({_left(found.until - now)})" if found.until else ""
+    what = dict.fromkeys(what for _, what in found.steps)
+    return clean(
+        ", ".join([until] * bool(until) + [f"for {each}" for each in what if each != "its time" or not until]), 500
+    )
+
+
+def _left(seconds: float) -> str:
+    return f"in {duration(seconds)}" if seconds > 0 else "now"
 
 
 def _owner(run: RunRecord, state: RunState) -> str:
@@ -96,11 +115,21 @@ def _running(store: Store, run: RunRecord, state: RunState, now: float) -> list[
     since = run.owner.started_at
     attempts = [attempt for attempt in store.attempts(run.number, open_only=True) if attempt.started_at >= since]
     keys = {step.seq: step.key for step in store.steps(run.number, seqs=[a.seq for a in attempts[:RUNNING_SHOWN]])}
+    said = beats(store, run.number)
     lines = [
         f"  {mark(StepState.RUNNING)} {clean(keys.get(attempt.seq, '?'))} for {duration(now - attempt.started_at)}"
         + (f", attempt {attempt.number}" if attempt.number > 1 else "")
+        + _heartbeat(said.get(attempt.seq), attempt.number, now)
         for attempt in attempts[:RUNNING_SHOWN]
     ]
     if len(attempts) > RUNNING_SHOWN:
         lines.append(f"  … and {len(attempts) - RUNNING_SHOWN} more")
     return ["", *lines] if lines else []
+
+
+def _heartbeat(beat: Beat | None, attempt: int, now: float) -> str:
+    """What the attempt has said of its progress, and how long ago."""
+    if beat is None or beat.attempt != attempt:
+        return ""
+    words = clean(shown(beat.progress))
+    return f", {words}{' ' * bool(words)}({duration(max(0.0, now - beat.at))} ago)"

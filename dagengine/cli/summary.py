@@ -66,6 +66,7 @@ def _ended(state: RunState) -> str:
         RunState.FAILED: "failed",
         RunState.CANCELLED: "was cancelled",
         RunState.INTERRUPTED: "was interrupted",
+        RunState.PAUSED: "was paused",
         RunState.MISMATCH: "stopped: its code calls something else than what is recorded",
         RunState.CRASHED: "crashed",
         RunState.PENDING: "has not begun",

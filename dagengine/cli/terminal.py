@@ -36,6 +36,7 @@ MARKS: dict[str, tuple[str, str]] = {
     "skipped": ("↷", "yellow"),
     "cancelled": ("⊘", "yellow"),
     "interrupted": ("‖", "yellow"),
+    "paused": ("‖", "yellow"),
 }
 """State of a run or step -> its mark and colour."""
 

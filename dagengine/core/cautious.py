@@ -33,11 +33,13 @@ class Cautious(Actors):
     def __init__(self, window: int = 512, host: str = "", token: int = 0) -> None:
         super().__init__(window, host, token)
         self._cautious: set[int] = set()  # definitions
+        self.transactional: set[int] = set()  # those whose tasks commit what they return to the store's database
 
     def _define(self, definitions: Iterable[Definition]) -> None:
         definitions = list(definitions)
         super()._define(definitions)
         self._cautious.update(d.number for d in definitions if self.options[d.number].at_most_once)
+        self.transactional.update(d.number for d in definitions if self.options[d.number].transactional is True)
 
     def is_cautious(self, definition: int, kind: StepKind) -> bool:
         """Whether such steps are started once. To make a map's items is no effect of its task."""

@@ -106,14 +106,14 @@ class Compensation(Growing):
         return True
 
     def _undo_failures(self) -> list[int]:
-        return [seq for seq in self.unhandled if self.steps[seq].kind is StepKind.UNDO]
+        return [seq for seq in self.unhandled if self._key_of_failed(seq).endswith("/undo")]
 
     def _compensated(self, ending: Ending) -> Ending:
         """How the run ends now: as it was to, or because a step could not be undone."""
         failed = self._undo_failures()
         if not failed:
             return ending
-        failure, key = self.unhandled[failed[0]], self.steps[failed[0]].key
+        failure, key = self.unhandled[failed[0]], self._key_of_failed(failed[0])
         text = f"{key.removesuffix('/undo')} could not be undone: {failure.type}: {failure.message}"
         facts = {**failure.facts, "step": key, "failed": [key], "count": 1}
         return RunState.FAILED, Failure(failure.kind, failure.type, text, failure.traceback, facts=facts)

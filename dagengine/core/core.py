@@ -52,6 +52,7 @@ from dagengine.core.events import (
     RefsDropped,
     SharedDropped,
     StepKnown,
+    StepMarked,
     StepsCalled,
     TimeIsUp,
     UndoFound,
@@ -60,6 +61,7 @@ from dagengine.core.events import (
     ValueWanted,
 )
 from dagengine.core.ledger import cancelled
+from dagengine.core.marks import Marks
 from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
@@ -67,7 +69,7 @@ from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, S
 from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
-class RunCore(Cached):
+class RunCore(Cached, Marks):
     """The whole machine: load what is recorded, then apply events."""
 
     # ---- in and out -------------------------------------------------------------------------
@@ -103,6 +105,8 @@ class RunCore(Cached):
             step.attempt = pending.attempts
             step.items = pending.items
             self._load_ephemeral(step)
+        self._failed_before = {seq: key for seq, (key, _) in frontier.failed.items()}
+        self.unhandled.update((seq, failure) for seq, (_, failure) in frontier.failed.items())
         result_inputs = tuple(result_inputs)
         self._returned(result_inputs)
         self._keep_results(result_inputs)
@@ -222,7 +226,7 @@ class RunCore(Cached):
     # ---- the end ----------------------------------------------------------------------------
 
     def _interrupt_requested(self, event: InterruptRequested, now: float) -> None:
-        self._stop(Stop.INTERRUPT, force=event.force)
+        self._stop(Stop.PAUSE if event.pause else Stop.INTERRUPT, force=event.force)
 
     def _cancel_requested(self, event: CancelRequested, now: float) -> None:
         if self.compensating is not None:
@@ -275,16 +279,16 @@ class RunCore(Cached):
             return RunState.MISMATCH, self.failure
         if self.stop == Stop.TIMEOUT:
             return RunState.FAILED, self.failure
-        if self.stop == Stop.INTERRUPT:
-            return RunState.INTERRUPTED, None
+        if self.stop in (Stop.INTERRUPT, Stop.PAUSE):
+            return RunState.PAUSED if self.stop == Stop.PAUSE else RunState.INTERRUPTED, None
         if self.compensating is not None:
             return self._compensated(self.compensating)
         if self.failure is not None:
             return RunState.FAILED, self.failure
         if self.unhandled:
             seq, failure = next(iter(self.unhandled.items()))
-            keys = [self.steps[other].key for other in list(self.unhandled)[:10]]
-            facts = {**failure.facts, "step": self.steps[seq].key, "failed": keys, "count": len(self.unhandled)}
+            keys = [self._key_of_failed(other) for other in list(self.unhandled)[:10]]
+            facts = {**failure.facts, "step": self._key_of_failed(seq), "failed": keys, "count": len(self.unhandled)}
             return RunState.FAILED, Failure(
                 failure.kind, failure.type, failure.message, failure.traceback, failure.pickled, facts=facts
             )
@@ -325,6 +329,7 @@ _HANDLERS: dict[type, Callable[[RunCore, Any, float], None]] = {
     BodyRaised: RunCore._body_raised,
     BodyMismatched: RunCore._body_mismatched,
     InterruptRequested: RunCore._interrupt_requested,
+    StepMarked: RunCore._step_marked,
     CancelRequested: RunCore._cancel_requested,
     TimeIsUp: RunCore._time_is_up,
     UndoFound: RunCore._undo_found,

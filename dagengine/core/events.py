@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dagengine.model import Definition, Failure, Input, NewStep, StepState, Value
+from dagengine.model import Definition, EventRecord, Failure, Input, NewStep, StepState, Value
 from dagengine.storage.interface import Write
 
 
@@ -263,10 +263,11 @@ class FailuresHandled:
 
 @dataclass(slots=True)
 class SharedDropped:
-    """The body did not call these steps, which the run shares with another one, as they are recorded. `chained`: as in
-    `storage.interface.DropSteps`."""
+    """The body did not call these steps, which the run shares with another one, as they are recorded. `tasks`: their
+    functions; `chained`: as in `storage.interface.DropSteps`."""
 
     seqs: tuple[int, ...]
+    tasks: tuple[str, ...]
     chained: tuple[tuple[int, int], ...]
 
 
@@ -291,9 +292,22 @@ class BodyMismatched:
 
 @dataclass(slots=True)
 class InterruptRequested:
-    """Drain. With `force`, end what runs."""
+    """Drain. With `force`, end what runs. With `pause`, nobody goes on before a person says so."""
 
     force: bool = False
+    pause: bool = False
+
+
+@dataclass(slots=True)
+class StepMarked:
+    """A person has decided how an unfinished step ends. `note`: who, and why."""
+
+    seq: int
+    state: StepState
+    at: float
+    note: EventRecord
+    value: Value | None = None
+    failure: Failure | None = None
 
 
 @dataclass(slots=True)
@@ -372,6 +386,7 @@ Event = (
     | BodyRaised
     | BodyMismatched
     | InterruptRequested
+    | StepMarked
     | CancelRequested
     | TimeIsUp
     | UndoFound

@@ -55,6 +55,7 @@ class Ledger:
         self.in_flight = 0  # SUBMITTED or RUNNING
         self.unrecorded = 0  # ENDING
         self.unhandled: dict[int, Failure] = {}  # failed steps that nobody has handled, in the order of their ends
+        self._failed_before: dict[int, str] = {}  # keys of steps that failed in another process, and stay as they are
         self.world: set[int] = set()  # steps that are, or were, OUTSIDE
         self._ready: deque[int] = deque()
         self._batches: deque[Batch] = deque()
@@ -200,6 +201,10 @@ class Ledger:
             self._consider(create, now)
 
     # ---- steps end --------------------------------------------------------------------------
+
+    def _key_of_failed(self, seq: int) -> str:
+        step = self.steps.get(seq)
+        return self._failed_before[seq] if step is None else step.key
 
     def _end(
         self,

@@ -109,6 +109,7 @@ class Stop(IntEnum):
 
     NO = 0
     INTERRUPT = 1  # drain: let attempts end, start none
-    TIMEOUT = 2
-    MISMATCH = 3
-    CANCEL = 4
+    PAUSE = 2  # the same, until a person lets it go on
+    TIMEOUT = 3
+    MISMATCH = 4
+    CANCEL = 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dagengine.errors import RunExists
@@ -28,11 +30,10 @@ from tests.storage.kit import (
 OTHER = value(b"another")
 
 
-def fork(store: Store, donor: Claim, kept: tuple[int, ...], **shared: object) -> Claim:
+def fork(store: Store, donor: Claim, kept: tuple[int, ...], **shared: Any) -> Claim:
     """A run `fork` that shares of the donor, claimed by this process."""
-    share = Share(
-        donor.run_number, kept, **{"reopened": (), "values": (), "chained": (), **shared}, next_seq=20, token=1
-    )  # type: ignore[arg-type]
+    none: dict[str, Any] = {"reopened": (), "values": (), "chained": ()}
+    share = Share(donor.run_number, kept, next_seq=20, token=1, **(none | shared))
     assert store.create_run(new_run("fork"), None, share) is None
     return store.claim("fork", ME, dead)
 

@@ -45,7 +45,7 @@ def seen() -> list[str]:
 @task
 def load(name: str) -> int:
     SEEN.append(f"load {name}")
-    return FLAGS.get(name, 10)
+    return int(FLAGS.get(name, 10))
 
 
 @task

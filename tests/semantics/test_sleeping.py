@@ -99,7 +99,7 @@ def asks(name: str) -> Any:
 
 
 @dagengine.workflow
-async def asks_in_branches() -> list[Any]:
+async def asks_in_branches() -> Any:
     return await asyncio.gather(aio.wait_event("one"), aio.wait_event("two"), aio.sleep("1d"))
 
 

@@ -1,0 +1,63 @@
+"""`dagengine unpause`: a paused run goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from dagengine.cli.app import Invocation, common, find_run, run_argument, short
+from dagengine.cli.deciding import changing, note_options
+from dagengine.cli.machine import machine_options
+from dagengine.cli.resume import find_modules
+from dagengine.cli.terminal import print_json
+from dagengine.cli.work import work_on
+from dagengine.model import RunState
+
+
+@click.command("unpause", short_help="Let a paused run go on.")
+@common
+@run_argument
+@note_options
+@machine_options
+@click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
+@click.option("--later", is_flag=True, help="Do not go on here: somebody else resumes it, or `dagengine serve` does.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    /,
+    run: str,
+    *,
+    by: str | None,
+    why: str,
+    artifacts: str | None,
+    later: bool,
+    quiet: bool,
+    **machine: Any,
+) -> int:
+    """Let a paused run go on: here, if a process had worked on it; where it waited or was queued, as it did before."""
+    from dagengine.edits import unpause
+    from dagengine.hints import hint
+
+    settings = invocation.settings(artifacts=artifacts, **machine)
+    with changing(settings) as store:
+        record = find_run(store, run)
+        state = unpause(store, record, by=by, why=why)
+        hint(store, settings.control)
+    if later or state is not RunState.INTERRUPTED:
+        if invocation.json:
+            print_json({"id": record.id, "state": str(state)})
+        else:
+            print(f"run {short(record.id)}: {state}")
+        return 0
+    find_modules(record)
+    return work_on(
+        settings,
+        lambda engine: engine.resume(record.id, reopen=False),
+        quiet=quiet,
+        as_object=invocation.json,
+        began=time.time(),
+        verb="unpaused",
+    )

@@ -1,0 +1,71 @@
+"""`dagengine signal`, `approve`, `reject`, and what is shown of a run that waits without a process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import dagengine
+from dagengine.engine import Engine
+from dagengine.model import RunState
+from dagengine.run import Run
+from dagengine.runtime.inline import InlineRuntime
+from tests.cli.conftest import Cli
+
+
+@dagengine.workflow
+def orders() -> tuple[object, str]:
+    paid = dagengine.wait_event("paid", timeout="2d")
+    return paid, dagengine.wait_approval("release").why
+
+
+def waiting(engine: Engine) -> Run[tuple[object, str]]:
+    run = engine.start(orders)
+    while run.state is not RunState.WAITING:
+        assert not run.wait(0.002)
+    return run
+
+
+def test_what_is_typed_reaches_the_run_and_wakes_it(cli: Cli, home: Path) -> None:
+    """Also when another process, or this one, has let go of it; the same id again is no second signal."""
+    with Engine(home=home, runtime=InlineRuntime()) as engine:
+        run = waiting(engine)
+        said = cli("signal", run.id[:8], "paid", '{"amount": 12.5}', "--id", "mail-7")
+        assert (said.status, said.out) == (0, f"run {run.id[:8]}: paid sent\n")
+        assert "was sent before" in cli("signal", run.id, "paid", "--id", "mail-7").out
+        said = cli("approve", run.id, "release", "--by", "ada", "--why", "tested", "--json")
+        assert said.json == {"id": run.id, "name": "release", "approved": True, "by": "ada", "why": "tested"}
+        assert run.result() == ({"amount": 12.5}, "tested")
+        late = cli("signal", run.id, "paid", "text")
+        assert late.status != 0
+        assert late.err.count("\n") == 1
+        assert "has succeeded" in late.err
+
+
+def test_a_run_that_waits_says_for_what_and_until_when(cli: Cli, home: Path) -> None:
+    """In `ls`, `show` and `explain`, whether or not anybody has it; cancelling it ends it at once."""
+    with Engine(home=home, runtime=InlineRuntime()) as engine:
+        run = waiting(engine)
+        assert "waiting, 2 d" in cli("ls").out or "h more" in cli("ls").out
+        (listed,) = cli("ls", "--json").json
+        assert listed["waiting"]["steps"] == [{"key": "orders/paid.event[0]", "waits_for": "the signal paid"}]
+        assert "for the signal paid" in cli("show", run.id).out
+        assert "for the signal paid" in cli("explain", run.id).out
+        assert cli("wait", run.id, "--timeout", "0").status == 124
+        assert cli("cancel", run.id).status == 0
+        assert run.wait(30)
+        assert run.state is RunState.CANCELLED
+
+
+@pytest.mark.parametrize("words", [("@nothing.json",), ("@broken.json",), ("@huge.json",)])
+def test_a_payload_that_cannot_be_sent_is_refused_in_one_line(cli: Cli, home: Path, words: tuple[str, ...]) -> None:
+    """A file that is not there, that is no JSON, that is a gigabyte large."""
+    Path("broken.json").write_text("{")
+    with Path("huge.json").open("wb") as file:
+        file.truncate(1024**3)
+    with Engine(home=home, runtime=InlineRuntime()) as engine:
+        run = engine.start(orders)
+        said = cli("signal", run.id, "paid", *words)
+        assert (said.status, said.err.count("\n")) == (2, 1)
+        run.cancel()
