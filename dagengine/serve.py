@@ -111,6 +111,11 @@ class Server:
         create_private(settings.folder)
         create_private(settings.logs)
         self.store: Store = open_store(settings.store.value)
+        try:
+            self._check_queues()
+        except BaseException:
+            self.store.close()
+            raise
         self.process = this_process()
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
@@ -139,7 +144,6 @@ class Server:
 
     def work(self) -> None:
         """Serve, until `stop`; then drain. Raises StoreError if the store can't be used at all."""
-        self._check_queues()
         sweep_sockets(self._settings.control)
         self._seen()
         self._control.start()

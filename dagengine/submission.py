@@ -190,6 +190,16 @@ def is_expected(store: Store, run_id: str) -> bool:
     return entry is not None and entry.state in queues.ACTIVE and not is_over(store, run_id)
 
 
+def dequeue(store: Store, control: Path, run_id: str) -> None:
+    """The run was ended while nobody worked on it: its place in a queue, if it has one, is free."""
+    from dagengine.storage import queues
+
+    entry = queues.entry_of(store, run_id)
+    if entry is not None:
+        queues.remove(store, [run_id], entry.state)
+        hint(store, control)
+
+
 def cancel_dropped(store: Store, now: Callable[[], float] = time.time) -> int:
     """Cancel the runs that were purged or replaced; returns their number. Whoever dropped them may have died since."""
     from dagengine.storage import queues
