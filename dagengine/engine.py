@@ -368,7 +368,7 @@ class Engine(Changes):
         elif request.get("verb") == "signal":
             self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
-            driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            driver.life.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
             return {"state": str(driver.life.state)}
         elif request.get("verb") in ("mark", "pause"):
             return answer_change(self, driver, request)
@@ -386,7 +386,7 @@ class Engine(Changes):
         if life is None:
             return None
         if verb == "wait":
-            life.over.wait(timeout)
+            life.wait(timeout)
         elif verb in ("signal", "wake", "cancel"):
             if verb == "cancel":  # it was asked for when the run still had a process
                 self.store.request_cancel(run_id, self.clock.now())
