@@ -129,7 +129,7 @@ def answer_change(engine: Engine, driver: Driver, request: dict[str, Any]) -> di
     note = {"by": str(request.get("by")), "why": str(request.get("why"))}
     if request["verb"] == "pause":
         data = {"before": "running", **note}
-        driver._extra_batch([AddEvent(EventRecord(time.time(), "run.paused", None, data))])
+        driver.record_beside([AddEvent(EventRecord(time.time(), "run.paused", None, data))])
         engine.tell(driver, [InterruptRequested(bool(request.get("force")), pause=True)])
         return {"state": str(driver.state)}
     return _answer_mark(engine, driver, request, note)

@@ -28,10 +28,13 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dagengine import compensating, config
+from dagengine.afterwards import OVER
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
 from dagengine.changes import Changes, answer_change, refuse_paused
+from dagengine.children import children_of
 from dagengine.clocks import Clock
+from dagengine.continuing import last_of
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -225,14 +228,17 @@ class Engine(Changes):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         run_id: str | None = None,
+        *,
+        facts: dict[str, Any] | None = None,
         refresh: Sequence[str] = (),
     ) -> Run[Any]:
-        """As `start`, with an id of the caller's. Raises RunExists if it is taken.
+        """As `start`, with an id and further facts of the caller's. Raises RunExists if the id is taken.
 
         refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
         """
         self._open()
         new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
+        new.facts.update(facts or {})
         if refresh:
             new.facts["refresh"] = list(refresh)
         claim = self.store.create_run(new, self.process)
@@ -259,7 +265,7 @@ class Engine(Changes):
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
-        record = self.store.find_run(run_id)
+        record = last_of(self.store, self.store.find_run(run_id))
         refuse_paused(record)
         workflow: Workflow[..., Any] | None = None
         pinned = pin(self.store, record, code, self._shelf)
@@ -286,6 +292,7 @@ class Engine(Changes):
     def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
         """Begin to work on a recorded run that was claimed."""
         number = driver.claim.run_number
+        driver.reopened = reopen
         driver.load(self.store.frontier(number), self.store.counts(number))
         run = self._add(driver)
         if not reopen and driver.record.cancel_requested_at is not None:
@@ -327,6 +334,14 @@ class Engine(Changes):
             from dagengine.signals import rouse_cancelled
 
             rouse_cancelled(self.store, self._control_folder, record)
+        if driver is None:  # else it sees to that itself
+            for child in children_of(self.store, record):
+                if child.state not in OVER:
+                    self.cancel(child.id)
+
+    def driver_of(self, run_id: str) -> Driver | None:
+        """Of a run that this engine works on."""
+        return self._by_id.get(run_id)
 
     def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send something to a run of this store: as `dagengine.signal`."""

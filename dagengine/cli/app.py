@@ -60,6 +60,8 @@ VERBS: dict[str, dict[str, str]] = {
         "result": "Print the result of a run, or of one step.",
         "errors": "Show what failed in a run, and where.",
         "explain": "Say why a step ran, waits, or was skipped.",
+        "code": "Look at the code that runs were started with.",
+        "replay": "See whether a run would go on with today's code, without running anything.",
     },
     "Store and machine": {
         "gc": "Collect what nobody needs any more: old runs, old values, artifacts without a row.",

@@ -43,14 +43,14 @@ def record(
         store.close()
 
 
-def spawn(settings: Settings, run_id: str) -> int:
+def spawn(settings: Settings, run_id: str, *further: str) -> int:
     """Start the process that works on the run; returns its pid when it owns the run. Raises RuntimeStopped."""
     from dagengine.config import create_private
 
     log = create_private(settings.logs / run_id) / "controller.log"
     reading, writing = os.pipe()
     words = [sys.executable, "-m", "dagengine", "resume", run_id]
-    words += ["--artifacts", settings.artifacts.value, *machine_words(settings), "--ready-fd", str(writing)]
+    words += ["--artifacts", settings.artifacts.value, *machine_words(settings), "--ready-fd", str(writing), *further]
     # The store's URL may hold a password, which everybody would see among the words of a process.
     environment = {
         **os.environ,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dagengine.calls import canonical_digest
+from dagengine.continuing import last_of
 from dagengine.engine import Engine
 from dagengine.errors import RunNotFound
 from dagengine.model import RunRecord, RunState, StepKind, StepRecord, StepState
@@ -156,8 +157,9 @@ class _Lives:
             raise error
 
     def find(self) -> RunRecord | None:
+        """The run; of one that was continued, the last."""
         try:
-            return self.store.find_run(RUN_ID)
+            return last_of(self.store, self.store.find_run(RUN_ID))
         except RunNotFound:
             return None
 

@@ -133,7 +133,7 @@ def test_checkpoints_survive_a_resume(engine: Engine) -> None:
 @task
 def resuming(to: int) -> int:
     here = context()
-    reached = here.restored(0)
+    reached: int = here.restored(0)
     while reached < to:
         reached += 1
         here.checkpoint(reached)
@@ -176,7 +176,7 @@ def find(key: str) -> str | None:
 @task(retries=3, retry_delay=0.0)
 def job(with_find: bool) -> str:
     here = context()
-    result = here.external(submit, poll, every=0.0, find=find if with_find else None)
+    result: str = here.external(submit, poll, every=0.0, find=find if with_find else None)
     if here.attempt < 2:
         raise ValueError("after the job")
     return result
