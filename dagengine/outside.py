@@ -174,7 +174,7 @@ class Outside:
 
     def _linger(self) -> None:
         self._lingering = True
-        seconds = LINGER if self._steps_for else min(LINGER, LINGER_FOR_TIME)
+        seconds = LINGER if self._listens else min(LINGER, LINGER_FOR_TIME)
         self._driver.engine.after(seconds, self._driver, partial(self._lingered, self._turns))
 
     def _lingered(self, turn: int) -> None:
