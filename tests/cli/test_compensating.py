@@ -11,7 +11,6 @@ from dagengine.runtime.inline import InlineRuntime
 from tests.cli.conftest import Cli
 
 
-
 @task
 def free(result: str, name: str) -> None:
     assert result == name
