@@ -15,7 +15,7 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -77,6 +77,11 @@ def pack_of_reference(reference: Reference, cwd: str) -> Pack | None:
             raise LoadError(f"there is no file {reference.file}. Name a Python file, as in FILE.py:WORKFLOW.")
         project.add_file(reference.module, reference.file)
     return _pack(project, reference.module, [reference.module], remember=False)
+
+
+def pack_modules(project: Project, entry: str) -> Pack | None:
+    """What the module `entry` reaches in a project. Raises CodeNotPacked."""
+    return _pack(project, entry, [entry], remember=False)
 
 
 def _named_in_main() -> set[str]:
@@ -293,9 +298,9 @@ def _normal(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def surroundings_changed(pack: Pack) -> str | None:
+def surroundings_changed(manifest: Mapping[str, Any]) -> str | None:
     """One line on what is another version here than where the pack was made; None if nothing is."""
-    then: dict[str, str] = {pack.manifest["implementation"]: pack.manifest["python"], **pack.manifest["distributions"]}
+    then: dict[str, str] = {manifest["implementation"]: manifest["python"], **manifest["distributions"]}
     here = dict(_installed().values())
     here[platform.python_implementation()] = platform.python_version()
     changed = [

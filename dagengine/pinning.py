@@ -9,57 +9,61 @@ May import errors, functions, model, packing, packs, project, workflows and stor
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dagengine.errors import BadArguments, DefinitionError, LoadError
 from dagengine.functions import Reference, resolve
-from dagengine.model import RunRecord
-from dagengine.packing import Shelf, agrees_with_disk, conflict_here, keep_code
+from dagengine.model import RunRecord, RunState
+from dagengine.packing import Shelf, agrees_with_disk, conflict_here, keep_code, surroundings_changed
 from dagengine.packs import Pack, install_file
-from dagengine.storage.code import use_pack, used_pack
+from dagengine.storage.code import find_pack, use_pack, used_pack
 from dagengine.storage.interface import Store
 from dagengine.workflows import Workflow
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PINNED = "pinned"
 CURRENT = "current"
 
 
 class Pin:
-    """The code that one run goes on with. `digest`: of its pack, if it has one."""
+    """The code that one run goes on with. `digest`: of its pack, if it has one; `current`: it is today's."""
 
     def __init__(self, store: Store, record: RunRecord, digest: str | None, current: bool) -> None:
         self._store = store
         self._record = record
         self.digest = digest
         self._current = current
+        if current:
+            self.digest = keep_code(store, self.workflow()).get("code")
 
     def workflow(self) -> Workflow[..., Any]:
         """Raises LoadError or DefinitionError."""
-        reference = Reference.from_json(self._record.entry)
-        found = resolve(reference)
-        if not isinstance(found, Workflow):
-            raise DefinitionError(f"{reference} is not a workflow any more.")
-        if self._current:
-            self.digest = keep_code(self._store, found).get("code")
-        return found
+        return load_workflow(self._record)
 
     def hold(self, record: RunRecord) -> RunRecord:
-        """The record of the run, which this process has claimed, with the code that it goes on with."""
+        """The record of the run, which this process has claimed, with the code that it goes on with from here on."""
+        facts: dict[str, Any] = {**record.facts, "code": self.digest}
         if self._current and self.digest is not None and self.digest != code_of(self._store, record):
             use_pack(self._store, record.number, self.digest)
-        facts: Mapping[str, Any] = {**record.facts, "code": self.digest}
+            facts["changed_code"] = True
         return replace(record, facts={name: fact for name, fact in facts.items() if fact is not None})
+
+
+def load_workflow(record: RunRecord) -> Workflow[..., Any]:
+    """The run's workflow as this process imports it. Raises LoadError or DefinitionError."""
+    reference = Reference.from_json(record.entry)
+    found = resolve(reference)
+    if not isinstance(found, Workflow):
+        raise DefinitionError(f"{reference} is not a workflow any more.")
+    return found
 
 
 def code_of(store: Store, record: RunRecord) -> str | None:
     """The digest of the pack that the run goes on with unless somebody says otherwise."""
-    return (used_pack(store, record.number) or record.code) if record.code is not None else None
+    return used_pack(store, record.number) or record.code
 
 
 def pin(store: Store, record: RunRecord, code: str, shelf: Shelf) -> Pin:
@@ -72,6 +76,8 @@ def pin(store: Store, record: RunRecord, code: str, shelf: Shelf) -> Pin:
     if code == CURRENT:
         return Pin(store, record, None, True)
     digest = code_of(store, record)
+    if digest is None and record.state is RunState.PENDING:
+        return Pin(store, record, None, True)  # it has not begun, and from here on it has the code that it begins with
     if digest is not None:
         _have_here(record, shelf.give(digest)[1])
     return Pin(store, record, digest, False)
@@ -91,3 +97,10 @@ def _have_here(record: RunRecord, path: str) -> None:
             f' from the command line, dagengine resume {record.id[:8]}, or with today\'s code: code="current".'
         )
     install_file(path)
+
+
+def changed_surroundings(store: Store, record: RunRecord) -> str | None:
+    """One line on what is another version here than where the run was started; None if nothing is."""
+    digest = code_of(store, record)
+    manifest = None if digest is None else find_pack(store, digest)
+    return None if manifest is None else surroundings_changed(json.loads(manifest))

@@ -10,6 +10,7 @@ import click
 
 from dagengine.cli.app import Invocation, common, complete_run, find_run, short
 from dagengine.cli.machine import machine_options
+from dagengine.cli.terminal import clean
 from dagengine.cli.work import modules_from_here, work_on
 from dagengine.model import RunRecord, RunState, StepState
 
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
 @click.option("--detach", is_flag=True, help="Let it run in the background.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--takeover", is_flag=True, help="Take the run, even if its owner may be alive on another machine.")
+@click.option(
+    "--code",
+    type=click.Choice(["pinned", "current"]),
+    default="pinned",
+    show_default=True,
+    help="The code that the run was started with, or today's.",
+)
+@click.option(
+    "--rerun-changed", is_flag=True, help="With --code current: a new run, of what has changed and what it reaches."
+)
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_obj
 def command(
@@ -38,17 +49,24 @@ def command(
     detach: bool,
     quiet: bool,
     takeover: bool,
+    code: str,
+    rerun_changed: bool,
     ready_fd: int | None,
     **machine: Any,
 ) -> int:
     """Go on with a run that has failed, was interrupted or cancelled, or whose process died.
 
     Finished steps are not repeated; failed ones get new attempts. Without RUN: the only run that can be resumed.
+
+    The run keeps the code that it was started with. With --code current it goes on with today's: what that means for each
+    step is said first. What is finished stays, unless --rerun-changed begins a new run that shares what has not changed.
     """
+    if rerun_changed and (code != "current" or detach):
+        raise click.UsageError("--rerun-changed goes with --code current, and without --detach.")
     settings = invocation.settings(artifacts=artifacts, **machine)
     with invocation.reading() as store:
         record = _only_one(store) if run is None else find_run(store, run)
-        if record.state is RunState.SUCCEEDED:
+        if record.state is RunState.SUCCEEDED and not rerun_changed:
             from dagengine.cli.results import read_result
             from dagengine.cli.summary import print_end
 
@@ -59,16 +77,19 @@ def command(
         if detach and not takeover:
             _refuse_live(record)
         verb = _verb(store, record)
-    find_modules(record)
+        find_modules(record)
+        _say_what_changed(store, record, code)
     if detach:
         from dagengine.cli.detached import spawn
 
-        spawn(settings, record.id)
+        spawn(settings, record.id, "--code", code)
         print(record.id)
         return 0
 
     def begin(engine: Engine) -> Run[Any]:
-        resumed = engine.resume(record.id, takeover)
+        if rerun_changed:
+            return engine.fork(record.id, code=code)
+        resumed = engine.resume(record.id, takeover, code=code)
         if ready_fd is not None:
             from dagengine.cli.detached import tell_ready
 
@@ -76,6 +97,24 @@ def command(
         return resumed
 
     return work_on(settings, begin, quiet=quiet, as_object=invocation.json, began=time.time(), verb=verb)
+
+
+def _say_what_changed(store: Store, record: RunRecord, code: str) -> None:
+    """What today's code means for the run's steps; or, if it keeps its own, which versions are others here."""
+    if code == "current":
+        from dagengine.cli.code_report import details, summary
+        from dagengine.code_changes import code_changes
+
+        changes = code_changes(store, record)
+        print(f"today's code: {summary(changes)}", file=sys.stderr)
+        for line in details(changes):
+            print(f"  {clean(line, 1000)}", file=sys.stderr)
+        return
+    from dagengine.pinning import changed_surroundings
+
+    changed = changed_surroundings(store, record)
+    if changed is not None:
+        print(f"note: {clean(changed, 500)}", file=sys.stderr)
 
 
 def find_modules(record: RunRecord) -> None:

@@ -63,7 +63,8 @@ def job(folder: str, before: list[str]) -> str:
     def find(key: str) -> str | None:
         return key if world(folder, "SELECT 1 FROM job WHERE key = ?", key) else None
 
-    return context().external(submit, poll, find=find, every=0.0)
+    result: str = context().external(submit, poll, find=find, every=0.0)
+    return result
 
 
 MAKE = "CREATE TABLE IF NOT EXISTS moved_by_effects (run TEXT, amount INTEGER)"

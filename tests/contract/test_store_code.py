@@ -1,0 +1,75 @@
+"""What every store promises of the code that is kept in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from dagengine.errors import LoadError
+from dagengine.packing import keep_pack, load_pack
+from dagengine.packs import FORMAT, Pack
+from dagengine.storage.code import PackFacts, add_pack, all_packs, packs_like, read_files, use_pack, used_pack
+from dagengine.storage.interface import Store
+from tests.storage.kit import begin
+
+
+def pack(**modules: bytes) -> Pack:
+    """A pack with these modules in one folder."""
+    data = {f"{name}-digest": source for name, source in modules.items()}
+    listed = {name: [0, f"{name}.py", f"{name}-digest", len(source), "module"] for name, source in modules.items()}
+    manifest = {
+        "format": FORMAT,
+        "entry": next(iter(modules)),
+        "python": "3.11.0",
+        "implementation": "CPython",
+        "roots": ["/project"],
+        "modules": listed,
+        "left_out": {},
+        "distributions": {},
+    }
+    return Pack(manifest, data.__getitem__)
+
+
+def test_a_pack_is_kept_with_its_files_and_found_by_the_beginning_of_its_digest(store: Store) -> None:
+    """Kept twice it is there once, and what comes back is what was given."""
+    given = pack(flow=b"import helper\n" * 2_000, helper=b"\xff not text \x00")
+    assert (
+        keep_pack(store, given)
+        == given.digest
+        == keep_pack(store, pack(flow=b"import helper\n" * 2_000, helper=b"\xff not text \x00"))
+    )
+    assert [(found.digest, found.entry, found.modules) for found in all_packs(store)] == [(given.digest, "flow", 2)]
+    assert packs_like(store, given.digest[:6]) == [given.digest]
+    assert packs_like(store, "0" * 12) == []
+    loaded = load_pack(store, given.digest)
+    assert {name: loaded.source(name) for name in loaded.modules} == {
+        "flow": b"import helper\n" * 2_000,
+        "helper": b"\xff not text \x00",
+    }
+
+
+def test_files_are_shared_by_packs(store: Store) -> None:
+    """A second pack adds only what is new; each names its own."""
+    first, second = pack(flow=b"1", helper=b"2"), pack(helper=b"2", other=b"3")
+    for given in (first, second):
+        facts = PackFacts(given.digest, "flow", 2, 2, 0.0)
+        add_pack(
+            store, facts, given.text, {module.digest: given.source(name) for name, module in given.modules.items()}
+        )
+    assert set(read_files(store, first.digest)) == {"flow-digest", "helper-digest"}
+    assert set(read_files(store, second.digest)) == {"helper-digest", "other-digest"}
+
+
+def test_a_run_goes_on_with_the_pack_that_it_was_last_told_to(store: Store) -> None:
+    """Of others nothing is known."""
+    claim = begin(store)
+    assert used_pack(store, claim.run_number) is None
+    use_pack(store, claim.run_number, "a")
+    use_pack(store, claim.run_number, "b")
+    assert used_pack(store, claim.run_number) == "b"
+    assert used_pack(store, claim.run_number + 1) is None
+
+
+def test_code_that_is_not_there_says_what_to_do(store: Store) -> None:
+    """One line."""
+    with pytest.raises(LoadError, match=r"is not in the store\. Resume it with today's: --code current\.$"):
+        load_pack(store, "0" * 64)
