@@ -367,6 +367,7 @@ class Engine(Changes):
                 self.tell(driver, [CancelRequested()])
             else:
                 self.tell(driver, driver.outside.hint)
+        self.sleeping.look_all()
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request of another process, on a thread of the control server's."""
