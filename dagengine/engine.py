@@ -324,7 +324,10 @@ class Engine(Changes):
         if compensate:
             compensating.request(self, record)
             return
-        self.store.request_cancel(record.id, time.time())
+        if self.store.request_cancel(record.id, time.time()) is RunState.CANCELLED:
+            from dagengine.submission import dequeue
+
+            dequeue(self.store, self._control_folder, record.id)
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
