@@ -45,12 +45,13 @@ def test_a_run_waits_on_when_its_process_is_killed(tmp_path: Path) -> None:
         if "waits for the signal answer" in line:
             break
     running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.communicate()
     store = SqliteStore(str(tmp_path / "store.db"))
     (run,) = store.runs(RunFilter())
     store.close()
     assert run.state is RunState.WAITING
-    assert dagengine_(tmp_path, "signal", run.id, "answer", "42").wait(60) == 0
+    sent = dagengine_(tmp_path, "signal", run.id, "answer", "42")
+    assert sent.communicate(timeout=60)[0] == f"run {run.id[:8]}: answer sent\n"
     resumed = dagengine_(tmp_path, "resume", run.id, "--json", "--workers", "1")
     out, _ = resumed.communicate(timeout=60)
     assert resumed.returncode == 0, out
