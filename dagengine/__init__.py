@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dagengine.approvals import Approval, approve, reject, wait_approval
     from dagengine.cache_options import Cache
     from dagengine.contexts import Context, context
+    from dagengine.continuing import continue_with
     from dagengine.effects import Pending
     from dagengine.engine import Engine
     from dagengine.errors import DagengineError, EventTimeout, Rejected, RunFailed, StepFailed, StepSkipped, StepTimeout
@@ -35,6 +36,7 @@ _HOME = {
     "Context": "contexts",
     "context": "contexts",
     "Pending": "effects",
+    "continue_with": "continuing",
     "Engine": "engine",
     "DagengineError": "errors",
     "RunFailed": "errors",
@@ -99,6 +101,7 @@ __all__ = [
     "approve",
     "as_completed",
     "context",
+    "continue_with",
     "errors",
     "event",
     "first",

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dagengine.blocking import Blocking, watched_loop
 from dagengine.calls import encode_call, same_call, set_aside, show_call
+from dagengine.continuing import Continuation, record_successor
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped, StepKnown
 from dagengine.errors import BadArguments
 from dagengine.failures import exception_of
@@ -219,18 +220,24 @@ class Body:
         try:
             args, kwargs = self.driver.read_arguments()
             self._scope.enter()
-            result = self._call(args, kwargs)
-            call, inputs = encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self)
+            returned = self._returned(args, kwargs)
             self._went_on()
             if self.driver.shared is not None and self._replay is not None:
                 self.driver.shared.leave(self._replay.left())
-            self.driver.post(BodyReturned(call, inputs))
+            self.driver.post(returned)
         except _Mismatched as mismatch:
             self.driver.post(BodyMismatched(mismatch.failure))
         except BodyStopped:
             pass
         except BaseException as error:
             self.driver.post(self._raised_event(error))
+
+    def _returned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BodyReturned:
+        try:
+            result = self._call(args, kwargs)
+        except Continuation as asked:
+            return record_successor(self, asked)
+        return BodyReturned(*encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self.workflow.function

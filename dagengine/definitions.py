@@ -68,13 +68,14 @@ class Definitions:
     def _found(self, called: Defined) -> int:
         from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
 
-        reference = refer(called).to_json()  # type: ignore[arg-type]  # it has a name, whether or not it can be called
+        referred: Any = getattr(called, "referred", called)  # the step of a child run is a call of the workflow
+        reference = refer(referred).to_json()
         options = called.settings.to_json()
         undo = getattr(called.settings, "undo", None)
         if undo is not None:
             found = {"name": undo.name, "reference": refer(undo).to_json(), "options": undo.settings.to_json()}
             options["undo"] = found
-        new = Definition(-1, called.name, reference, options, fingerprint(called))
+        new = Definition(-1, called.name, reference, options, fingerprint(referred))
         new, is_new = self._number(new)
         if is_new:
             self._unrecorded.add(new.number)

@@ -16,8 +16,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dagengine import compensating
+from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
+from dagengine.children import stop_with
+from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending
 from dagengine.core.core import RunCore
@@ -104,6 +107,9 @@ class Driver:
         self.life.driver, self.life.state = self, RunState.RUNNING
         self.ended = threading.Event()
         self.state = RunState.RUNNING
+        self.reopened = False  # somebody has asked it to go on
+        self.parent: RunRecord | None = None  # whose child it is
+        self.continued = continued_as(record) is not None
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = life.load
         self._body: Body | None = None
@@ -145,6 +151,7 @@ class Driver:
 
     def load(self, frontier: Frontier | None, counts: dict[tuple[str, StepState], int]) -> None:
         """Take over a recorded run (or, with no frontier, begin a new one) and call its body if it has not returned."""
+        self.parent = parent_of(self.engine.store, self.record)
         if frontier is not None:
             self._next_seq = frontier.next_seq
             for definition in frontier.definitions:
@@ -361,9 +368,12 @@ class Driver:
         if actions.notices:
             actions.writes.extend(self._tell(notice) for notice in actions.notices)
         if actions.writes:
+            actions.writes.extend(word_of_end(self, actions.writes))
             self.questions.settle(actions.writes)
             self.liveness.settle(actions.writes)
             self._write(actions.writes)
+        if actions.stop_body:
+            stop_with(self, self._core.steps.values())
         if actions.stop_body and self._body is not None:
             self._body.stop()
             with self._room:
@@ -446,7 +456,7 @@ class Driver:
         if state is RunState.WAITING:
             self.engine.sleeping.fell_asleep(self, self._core.late_stop)
         else:
-            self.life.end(state, self.error)
+            after_end(self)
 
     def abandon(self, error: BaseException) -> None:
         """Let go of the run where it is: nothing more is written. It can be resumed from what is recorded."""

@@ -28,10 +28,13 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dagengine import compensating, config
+from dagengine.afterwards import OVER
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
 from dagengine.changes import Changes, answer_change, refuse_paused
+from dagengine.children import children_of
 from dagengine.clocks import Clock
+from dagengine.continuing import last_of
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -225,16 +228,17 @@ class Engine(Changes):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         run_id: str | None = None,
+        *,
+        facts: dict[str, Any] | None = None,
         refresh: Sequence[str] = (),
     ) -> Run[Any]:
-        """As `start`, with an id of the caller's. Raises RunExists if it is taken.
+        """As `start`, with an id and further facts of the caller's. Raises RunExists if the id is taken.
 
         refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
         """
         self._open()
-        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
-        if refresh:
-            new.facts["refresh"] = list(refresh)
+        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
+        new.facts.update(facts or {})
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
@@ -259,7 +263,7 @@ class Engine(Changes):
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
-        record = self.store.find_run(run_id)
+        record = last_of(self.store, self.store.find_run(run_id))
         refuse_paused(record)
         workflow: Workflow[..., Any] | None = None
         pinned = pin(self.store, record, code, self._shelf)
@@ -286,6 +290,7 @@ class Engine(Changes):
     def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
         """Begin to work on a recorded run that was claimed."""
         number = driver.claim.run_number
+        driver.reopened = reopen
         driver.load(self.store.frontier(number), self.store.counts(number))
         run = self._add(driver)
         if not reopen and driver.record.cancel_requested_at is not None:
@@ -327,6 +332,14 @@ class Engine(Changes):
             from dagengine.signals import rouse_cancelled
 
             rouse_cancelled(self.store, self._control_folder, record)
+        if driver is None:  # else it sees to that itself
+            for child in children_of(self.store, record):
+                if child.state not in OVER:
+                    self.cancel(child.id)
+
+    def driver_of(self, run_id: str) -> Driver | None:
+        """Of a run that this engine works on."""
+        return self._by_id.get(run_id)
 
     def signal(self, run_id: str, name: str, payload: Any = None, *, signal_id: str | None = None) -> bool:
         """Send something to a run of this store: as `dagengine.signal`."""
@@ -699,6 +712,7 @@ def _new_run(
     kwargs: dict[str, Any],
     *,
     run_id: str | None,
+    refresh: Sequence[str] = (),
 ) -> NewRun:
     if run_id is not None and (
         not 1 <= len(run_id) <= 128 or not set(run_id) <= ID_CHARACTERS or not run_id[0].isalnum()
@@ -712,6 +726,8 @@ def _new_run(
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
     facts = {**facts_of(workflow), **keep_code(store, workflow)}
+    if refresh:
+        facts["refresh"] = list(refresh)
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 
@@ -738,8 +754,9 @@ def record_run(
     kwargs: dict[str, Any],
     *,
     run_id: str | None = None,
+    refresh: Sequence[str] = (),
 ) -> str:
     """Record a run that some process is to begin later, and return its id."""
-    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id)
+    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
     store.create_run(new, None)
     return new.id

@@ -25,9 +25,11 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from dagengine import children
 from dagengine.core.core import RunCore
 from dagengine.core.events import Event, LetGo, OutsideEnded
 from dagengine.core.states import Phase
+from dagengine.core.step import Step
 from dagengine.errors import DagengineError
 from dagengine.model import EventRecord, Failure, StepKind, StepState, Value
 from dagengine.storage.interface import AddEvent
@@ -75,6 +77,7 @@ class Outside:
         self.latest = 0  # signals up to this number were looked at
         self._steps_for: dict[str, list[int]] = {}  # by event: a heap of the steps that wait for it
         self._signals: dict[str, deque[Signal]] = {}  # by event: come, and not taken
+        self._children: dict[int, Step] = {}  # steps of child runs that have not ended, as far as is known here
         self._arranging: list[int] = []
         self._reading = False
         self._again = False
@@ -97,8 +100,9 @@ class Outside:
         self._again = False
         arranging, self._arranging = self._arranging, []
         steps = [step for seq in arranging if (step := self._core.steps.get(seq)) and step.phase is Phase.OUTSIDE]
+        self._children.update((step.seq, step) for step in steps if step.kind is StepKind.CHILD)
         timed = [step.seq for step in steps if step.kind in (StepKind.TIMER, StepKind.EVENT)]
-        events = bool(self._steps_for) or any(step.kind is StepKind.EVENT for step in steps)
+        events = self._listens or any(step.kind is StepKind.EVENT for step in steps)
         self._driver.engine.helpers.submit(self._read, arranging, timed, events)
 
     def _read(self, arranging: list[int], timed: list[int], events: bool, turn: int | None = None) -> None:
@@ -109,15 +113,24 @@ class Outside:
         try:
             created = {step.seq: step.created_at for step in store.steps(run, seqs=timed)} if timed else {}
             latest, signals = untaken(store, run, after) if events else (after, [])
-            found = _Read(created, signals, latest, [])
+            found = _Read(created, signals, latest, self._look_at_children(arranging))
         except DagengineError as error:
             self._driver.engine.tell(self._driver, error)
             return
         self._driver.engine.tell(self._driver, partial(self._found, arranging, found, turn))
 
+    def _look_at_children(self, arranging: list[int]) -> list[Event]:
+        runs = dict(self._children)
+        return children.seen_to(self._driver, [runs[seq] for seq in arranging if seq in runs], runs.values())
+
+    @property
+    def _listens(self) -> bool:
+        """Whether something may come for the run that has no time of its own."""
+        return bool(self._steps_for or self._children)
+
     def hint(self) -> None:
         """Somebody says that something came."""
-        if self._steps_for:
+        if self._listens:
             self.look()
 
     # ---- what was read --------------------------------------------------------------------------
@@ -166,7 +179,7 @@ class Outside:
             self._linger()
         elif self._may_sleep():
             self._reading = True
-            self._driver.engine.helpers.submit(self._read, [], [], bool(self._steps_for), turn)
+            self._driver.engine.helpers.submit(self._read, [], [], self._listens, turn)
 
     def _may_sleep(self) -> bool:
         if not self._driver.is_idle or not self._core.quiet():
@@ -230,6 +243,7 @@ class Outside:
     def ended(self, seq: int) -> None:
         """The step's end is durable."""
         self.waits.pop(seq, None)
+        self._children.pop(seq, None)
 
 
 def _waits(kind: StepKind, call: bytes, created: float) -> Waits:

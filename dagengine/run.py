@@ -41,10 +41,10 @@ class Run(Generic[T_co]):
     @property
     def failure(self) -> Failure | None:
         """Why the run failed, or stopped in a mismatch."""
-        return self._engine.store.find_run(self.id).failure
+        return self._engine.store.find_run(self._life.run_id).failure
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, at most `timeout` seconds. True if it has come.
+        """Wait for the end, at most `timeout` seconds; of the last run, if it goes on in others. True if it has come.
 
         Also of a run that waits without a process meanwhile; unless this engine does not wake it any more.
         """
@@ -65,27 +65,28 @@ class Run(Generic[T_co]):
             raise self._life.error
         if self.state is not RunState.SUCCEEDED:
             raise self._ended_badly()
-        record = self._engine.store.find_run(self.id)
+        record = self._engine.store.find_run(self._life.run_id)
         assert record.result_call is not None
         reader = Reader(self._engine.store, self._engine.artifacts, self._life.number)
         (value,), _ = reader.call(record.result_call, record.result_inputs)
         return cast(T_co, value)
 
     def _ended_badly(self) -> BaseException:
-        short, go_on = self.id[:8], f"Resume with: dagengine resume {self.id}"
+        run_id = self._life.run_id
+        short, go_on = run_id[:8], f"Resume with: dagengine resume {run_id}"
         if self.state is RunState.CANCELLED:
-            return RunCancelled(f"run {short} was cancelled. {go_on}", run_id=self.id)
+            return RunCancelled(f"run {short} was cancelled. {go_on}", run_id=run_id)
         if self.state is RunState.PAUSED:
-            return RunInterrupted(f"run {short} was paused. Let it go on: dagengine unpause {self.id}", run_id=self.id)
+            return RunInterrupted(f"run {short} was paused. Let it go on: dagengine unpause {run_id}", run_id=run_id)
         if self.state is RunState.WAITING:
-            return RunInterrupted(f"run {short} waits, and this engine does not wake it. {go_on}", run_id=self.id)
+            return RunInterrupted(f"run {short} waits, and this engine does not wake it. {go_on}", run_id=run_id)
         failure = self.failure
         if self.state is RunState.INTERRUPTED or failure is None:
-            return RunInterrupted(f"run {short} was interrupted. {go_on}", run_id=self.id)
+            return RunInterrupted(f"run {short} was interrupted. {go_on}", run_id=run_id)
         if self.state is RunState.MISMATCH:
             return RunMismatch(
                 f"run {short}: {failure.message}\n{failure.facts.get('difference', '')}",
-                run_id=self.id,
+                run_id=run_id,
                 key=failure.facts.get("key", ""),
                 difference=failure.facts.get("difference", ""),
             )
@@ -93,7 +94,7 @@ class Run(Generic[T_co]):
         text = failure.message.splitlines()[0] if failure.message else ""
         error = RunFailed(
             f"run {short} failed{f' in step {where}' if where else ''}: {failure.type}: {text}. {go_on}",
-            run_id=self.id,
+            run_id=run_id,
             failed=tuple(failure.facts.get("failed", ())),
         )
         error.__cause__ = exception_of(failure, where)
@@ -104,7 +105,7 @@ class Run(Generic[T_co]):
 
         compensate: then undo the steps that succeeded and have an `undo=` task, newest first
         """
-        self._engine.cancel(self.id, compensate)
+        self._engine.cancel(self._life.run_id, compensate)
 
     def progress(self) -> Progress:
         driver = self._life.driver
@@ -126,7 +127,7 @@ class Run(Generic[T_co]):
         edge from each step to those that read it."""
         from dagengine.graph import graph_of
 
-        return graph_of(self._engine.store, self._engine.store.find_run(self.id))
+        return graph_of(self._engine.store, self._engine.store.find_run(self._life.run_id))
 
     def __repr__(self) -> str:
         return f"<run {self.id[:8]} of {self._life.workflow}: {self.state}>"

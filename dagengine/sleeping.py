@@ -65,6 +65,11 @@ class Sleeping:
         with self._lock:
             return self._lives.pop(run_id, None)
 
+    def hand_over(self, life: Life) -> None:
+        """Whoever has this engine take up the run of this life gets it."""
+        with self._lock:
+            self._lives[life.run_id] = life
+
     def close(self) -> None:
         """What is let go of from now on is not woken from here."""
         self._closed = True

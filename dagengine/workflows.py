@@ -56,12 +56,26 @@ class Workflow(Generic[P, R_co]):
         if timeout is not None and not 0 < timeout < float("inf"):
             raise DefinitionError(f"timeout={timeout!r} has to be a number of seconds above 0.")
 
+    def limited(self, timeout: float) -> Workflow[P, R_co]:
+        """The same, with another timeout."""
+        return Workflow(self.function, self.name, timeout, self.compensate)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
         if scope is None:
-            return self.function(*args, **kwargs)
+            return self._call_plainly(args, kwargs)
         self.check_arguments(args, kwargs)
         return self._call_in(scope.child(self.name), args, kwargs)
+
+    def _call_plainly(self, args: Any, kwargs: Any) -> R_co:
+        """As if there were no engine; also what it goes on with is called."""
+        from dagengine.continuing import Continuation
+
+        while True:
+            try:
+                return self.function(*args, **kwargs)
+            except Continuation as asked:
+                args, kwargs = asked.arguments
 
     def _call_in(self, scope: Scope, args: Any, kwargs: Any) -> R_co:
         if inspect.iscoroutinefunction(self.function):
@@ -77,23 +91,39 @@ class Workflow(Generic[P, R_co]):
     @overload
     def start(self: Workflow[P, T], *args: P.args, **kwargs: P.kwargs) -> Run[T]: ...
     def start(self, *args: Any, **kwargs: Any) -> Any:
-        """Begin a run on the current engine (one on the default store, if none is open) and return its handle."""
-        from dagengine.engine import current_engine
+        """Begin a run on the current engine (one on the default store, if none is open) and return its handle.
 
+        In the body of another workflow: begin a child run, and return the ref to its result. It is cancelled and resumed
+        with this run, and its failure is that of its step. (A call without `.start` makes its steps part of this run.)
+        """
         scope = current_scope.get()
         if scope is not None:
-            raise DefinitionError(
-                f"{self.name}.start() in the body of {scope.path}: call {self.name}(...) to make it part of this run."
-            )
+            from dagengine.children import ChildCall, call
+
+            return call(scope, ChildCall(self, detached=False), args, kwargs)
+        from dagengine.engine import current_engine
+
         return current_engine().start(self, *args, **kwargs)
+
+    def detach(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Begin a run that lives on its own, and return its id; in the body of a workflow, the ref to its id."""
+        scope = current_scope.get()
+        if scope is not None:
+            from dagengine.children import ChildCall, call
+
+            return cast(str, call(scope, ChildCall(self, detached=True), args, kwargs))
+        from dagengine.engine import current_engine
+
+        return current_engine().start(self, *args, **kwargs).id
 
     @overload
     def run(self: Workflow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
     @overload
     def run(self: Workflow[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Begin a run, wait for its end, and return its result."""
-        return self.start(*args, **kwargs).result()
+        """Begin a run, wait for its end, and return its result. In the body of another workflow: as `start`."""
+        started = self.start(*args, **kwargs)
+        return started if current_scope.get() is not None else started.result()
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Record a run, leave it to `dagengine serve`, and return its id at once."""

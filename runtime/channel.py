@@ -33,6 +33,7 @@ from dagengine.runtime.messages import (
     Credit,
     Define,
     FromWorker,
+    GiveBack,
     Revoke,
     Room,
     Run,
@@ -128,6 +129,12 @@ class Channel:
         assert isinstance(answer, Room)
         return answer
 
+    def give_back(self, room: Room) -> None:
+        """Nobody writes there. Harmless when there is nobody to be told any more."""
+        if not room.trouble:
+            with contextlib.suppress(OSError, RuntimeStopped):
+                self.send([GiveBack(room.request)])
+
     def ask(self, ask: Callable[[int], Ask], before: Sequence[FromWorker] = ()) -> Answer:
         """`ask` makes the message with the number that it gets; `before` goes first. Raises RuntimeStopped."""
         number = next(self._numbers)
@@ -149,6 +156,8 @@ class Channel:
                 answer = self._awaited.pop(number)
             if not taken and isinstance(answer, Answer):
                 self._unwanted(answer.holds)
+            elif not taken and isinstance(answer, Room) and not self.torn:
+                self.give_back(answer)
         assert answer is not None
         return answer
 
@@ -227,6 +236,8 @@ class Channel:
         elif isinstance(message, Room):
             if message.request in self._awaited:
                 self._awaited[message.request] = message
+            else:
+                self.give_back(message)
         elif isinstance(message, Answer):
             if message.number in self._awaited:
                 self._awaited[message.number] = message

@@ -10,8 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, NamedTuple
 
-SHARE: Final = 0.8
-"""Of the memory that there is, what tasks may ask for in all. The rest is for interpreters, pages in use, everybody else."""
+SHARE: Final = 0.9
+"""Of the memory that is available, what tasks may ask for in all and objects may take, together. The rest is for
+interpreters, pages in use, everybody else."""
+
+LEAST_SHARE: Final = 0.4
+"""Of the memory that is available, what tasks may ask for in all, however large the limit for objects is."""
 
 
 _NO_LIMIT: Final = 1 << 60
@@ -55,8 +59,10 @@ def memory_in_use() -> list[InUse]:
     return found
 
 
-def memory_capacity() -> int:
-    return int(available_memory() * SHARE)
+def memory_capacity(objects: int = 0) -> int:
+    """Bytes that tasks may ask for in all if nobody says otherwise, beside `objects` bytes for objects."""
+    available = available_memory()
+    return max(int(available * SHARE) - objects, int(available * LEAST_SHARE))
 
 
 def oom_kills() -> int | None:

@@ -176,6 +176,12 @@ class AskRoom(msgspec.Struct, tag=17, array_like=True, gc=False):
     id: TaskId | None
 
 
+class GiveBack(msgspec.Struct, tag=23, array_like=True, gc=False):
+    """Nothing was written to the room of that AskRoom, and nothing will be."""
+
+    request: int
+
+
 class Yield(msgspec.Struct, tag=18, array_like=True, gc=False):
     """A "stream" task has made object `index`."""
 
@@ -245,7 +251,7 @@ class Exited(msgspec.Struct, tag=13, array_like=True, gc=False):
 
 
 ToWorker = Packed | Define | Run | Revoke | Room | Credit | Stop | Answer
-FromWorker = Packed | Hello | Done | Expanded | Erred | Acknowledge | AskRoom | Yield | Hold | LetGo | Ask
+FromWorker = Packed | Hello | Done | Expanded | Erred | Acknowledge | AskRoom | GiveBack | Yield | Hold | LetGo | Ask
 ToForker = Packed | Fork | Kill
 FromForker = Packed | Forked | NotForked | Exited
 Result = Done | Expanded | Erred

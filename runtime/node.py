@@ -33,6 +33,7 @@ from dagengine.runtime.events import run_message
 from dagengine.runtime.messages import (
     Ask,
     Define,
+    Erred,
     Result,
     ToWorker,
 )
@@ -322,6 +323,8 @@ class NodeAgent:
             task = tasks.get(result.id)
             if task is None:
                 raise InternalError(f"worker {number} finished {result.id}, which it does not run")
+            if type(result) is Erred and result.failure.kind == "object":
+                self._tell_damaged(task, result)
             done = self.results.take(worker, task, result)
             self._done.append(done)
             finished.append((result.id, done.seconds))
@@ -335,6 +338,14 @@ class NodeAgent:
                 self.results.forget(task_id)  # made again to have a lost object back: nobody is told
         for actor in failed:
             self.happen(dispatch.ActorReleased(actor, False))
+
+    def _tell_damaged(self, task: dispatch.Task, result: Erred) -> None:
+        """The worker has found bytes that are not what was written: nobody else is to read them. A task may say so of
+        anything; it is believed of what it reads."""
+        said = {tuple(number) for number in result.failure.facts.get("objects", ())}
+        for object_id in objects_of(spec_of(task).inputs):
+            if object_id in said:
+                self.tell(events.Damaged(NODE, self.epoch, object_id))
 
     def worker_said(self, worker: WorkerProcess, message: Any) -> None:
         self.talk.said(worker, message)

@@ -118,12 +118,13 @@ class ProcessRuntime:
         self._spill = tuple(spill) or (scratch or tempfile.gettempdir(),)
         self._memory_limit = memory
         self._room_timeout = room_timeout
+        arena = max(1, (object_memory_default() if object_memory is None else object_memory) // PAGE) * PAGE
         devices = find_devices(os.environ) if gpus is None else declared(gpus, gpu_memory or 0)
         self._capacity = Capacity(
             platform.node(),
             workers * UNIT,
-            memory_capacity() if memory is None else memory,
-            max(1, (object_memory_default() if object_memory is None else object_memory) // PAGE) * PAGE,
+            memory_capacity(arena) if memory is None else memory,
+            arena,
             tuple(Device(device.id, device.memory) for device in devices),
             tuple(sorted((name, round(amount * UNIT)) for name, amount in (resources or {}).items())),
             workers,

@@ -12,7 +12,7 @@ from dagengine.runtime import dispatch_model as dispatch
 from dagengine.runtime.core import events
 from dagengine.runtime.crew import WorkerProcess
 from dagengine.runtime.dispatch_model import TaskState
-from dagengine.runtime.messages import Answer, Ask, AskRoom, Credit, Hold, LetGo, Stop, ToWorker, Yield
+from dagengine.runtime.messages import Answer, Ask, AskRoom, Credit, GiveBack, Hold, LetGo, Stop, ToWorker, Yield
 from dagengine.runtime.messages import Room as RoomMessage
 from dagengine.runtime.objects import NODE
 from dagengine.runtime.protocol import ObjectId, TaskId
@@ -32,6 +32,7 @@ class Talk:
         self._agent = agent
         self._said: dict[type, Callable[[WorkerProcess, Any], None]] = {
             AskRoom: self._room_asked,
+            GiveBack: self._room_given_back,
             Yield: self._yielded,
             Hold: lambda worker, message: self.hold(worker, message.objects),
             LetGo: lambda worker, message: self.let_go(worker, message.objects),
@@ -68,6 +69,11 @@ class Talk:
                 task.attempt if task is not None else 0,
             )
         )
+
+    def _room_given_back(self, worker: WorkerProcess, message: GiveBack) -> None:
+        room = worker.rooms.pop(message.request, None)
+        if room is not None:
+            self.return_room(room)
 
     def return_rooms(self, worker: WorkerProcess, task: TaskId | None = None) -> None:
         """Of one task, or all."""

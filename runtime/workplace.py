@@ -62,7 +62,10 @@ class Workplace:
                 checksum = _write_file(room.path, encoded.segments, sha)
             else:
                 raise ObjectStoreFull(room.trouble)
-        except OSError as error:
+        except BaseException as error:
+            self.channel.give_back(room)
+            if not isinstance(error, OSError):
+                raise
             where = room.path or "the memory for objects"
             raise ObjectStoreFull(
                 f"a value of {encoded.size:,} bytes can't be written to {where}: {error.strerror}. Make room there."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dagengine.children import cancel_below
 from dagengine.cli.app import Invocation, common, complete_run, find_run, short
 from dagengine.cli.terminal import print_json
 from dagengine.control import NoAnswer, ask
@@ -47,6 +48,14 @@ def command(invocation: Invocation, runs: tuple[str, ...]) -> int:
 
 
 def _cancel(store: Store, settings: Settings, run: RunRecord) -> RunState:
+    state = _cancel_one(store, settings, run)
+    if state is RunState.CANCELLED and run.state is not RunState.CANCELLED:  # else its owner sees to its children
+        for child in cancel_below(store, run, time.time()):
+            _cancel_one(store, settings, child)
+    return state
+
+
+def _cancel_one(store: Store, settings: Settings, run: RunRecord) -> RunState:
     state = store.request_cancel(run.id, time.time())
     if run.state is RunState.WAITING:
         from dagengine.signals import rouse_cancelled

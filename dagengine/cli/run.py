@@ -13,10 +13,21 @@ from dagengine.cli.app import Invocation, common, short
 from dagengine.cli.machine import machine_options
 from dagengine.cli.terminal import print_json
 from dagengine.cli.work import load_workflow, prints_aside, work_on
+from dagengine.units import parse_duration
 
 
 def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(incomplete, type="file")]
+
+
+def _seconds(timeout: str | None) -> float | None:
+    try:
+        seconds = None if timeout is None else parse_duration(timeout)
+    except ValueError:
+        seconds = 0
+    if seconds == 0:
+        raise click.UsageError(f"--timeout is {timeout!r}. Give a time: 90s, 5m, 1h30m.")
+    return seconds
 
 
 @click.command("run", short_help="Run a workflow, and follow it to its end.")
@@ -24,8 +35,10 @@ def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
 @click.argument("workflow", metavar="FILE.py:WORKFLOW", shell_complete=_complete)
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run-id", metavar="ID", help="The run's id, instead of one that is made up.")
+@click.option("--timeout", metavar="TIME", help="Let it fail, to be resumed, after so long: 90s, 1h30m.")
 @machine_options
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
+@click.option("--refresh", metavar="STEP|TASK|all", multiple=True, help="Compute this, whatever the cache has.")
 @click.option("--detach", is_flag=True, help="Print the run's id, and let it run in the background.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_obj
@@ -36,7 +49,9 @@ def command(
     arguments: tuple[str, ...],
     *,
     run_id: str | None,
+    timeout: str | None,
     artifacts: str | None,
+    refresh: tuple[str, ...],
     detach: bool,
     quiet: bool,
     **machine: Any,
@@ -56,15 +71,18 @@ def command(
     if run_id is not None and not run_id.strip():
         raise click.UsageError("--run-id is empty. Leave it out, or give an id.")
     settings = invocation.settings(artifacts=artifacts, **machine)
+    seconds = _seconds(timeout)
     with prints_aside(invocation.json):
         found = load_workflow(workflow)
+        if seconds is not None:
+            found = found.limited(seconds)
     from dagengine.cli.arguments import bind
 
     args, kwargs = bind(found.name, found.signature, found.function, arguments)
     if detach:
         from dagengine.cli.detached import record, spawn
 
-        recorded = record(settings, found, args, kwargs, run_id)
+        recorded = record(settings, found, args, kwargs, run_id=run_id, refresh=refresh)
         spawn(settings, recorded)
         if invocation.json:
             print_json({"id": recorded, "workflow": found.name, "state": "running"})
@@ -74,7 +92,7 @@ def command(
         return 0
     return work_on(
         settings,
-        lambda engine: engine.begin(found, args, kwargs, run_id),
+        lambda engine: engine.begin(found, args, kwargs, run_id, refresh),
         quiet=quiet,
         as_object=invocation.json,
         began=time.time(),

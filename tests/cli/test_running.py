@@ -424,6 +424,18 @@ def test_modules_of_the_working_folder_can_be_named(world: World) -> None:
     assert done.stdout == "{'x': 20}\n", done.stderr
 
 
+def test_a_run_that_works_for_longer_than_it_may_fails_and_can_be_resumed(world: World) -> None:
+    """`--timeout` is the limit of this run; one that can't be meant is refused before anything is recorded."""
+    done = world.run("run", f"{FLOWS}:gated", "--run-id", "mine", "--timeout", "0.5s")
+    assert done.returncode == 1
+    assert "still working 0.5 s after its start" in done.stderr
+    assert "dagengine resume mine" in done.stderr
+    for time in ("0", "soon"):
+        refused = world.run("run", f"{FLOWS}:quick", "--run-id", "other", "--timeout", time)
+        assert refused.returncode == 2
+        assert f"--timeout is '{time}'" in refused.stderr
+
+
 def test_a_store_elsewhere_takes_everything_with_it(world: World) -> None:
     """With --store nothing is left in the home folder."""
     (world.folder / "else").mkdir()

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dagengine.errors import ObjectLost
 from dagengine.runtime.current import context
 
 
@@ -360,6 +361,10 @@ def append(path: str, text: str) -> None:
 
 def length(value: Any) -> int:
     return len(value)
+
+
+def say_that_it_is_damaged(number: int) -> None:
+    raise ObjectLost("it is not what it was", objects=[[number]])
 
 
 def lengths(values: list[Any]) -> list[int]:

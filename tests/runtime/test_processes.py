@@ -22,8 +22,9 @@ import pytest
 from dagengine.errors import RuntimeStopped
 from dagengine.functions import Reference
 from dagengine.runtime.processes import ProcessRuntime
-from dagengine.runtime.protocol import Dropped, Failed, FileInput, Lost, Resources, Succeeded, TimedOut
-from dagengine.values import decode
+from dagengine.runtime.protocol import Dropped, Failed, FileInput, Lost, ObjectInput, Resources, Succeeded, TimedOut
+from dagengine.runtime.shell import Shell
+from dagengine.values import decode, encode
 from tests.runtime.harness import TASKS, Harness, Input, wait_for_file
 from tests.runtime.left_behind import Left, children_of, open_descriptors, pidfd, wait_gone
 
@@ -505,6 +506,31 @@ def test_a_large_array_goes_to_another_task_without_a_copy(open_harness: Open, t
     assert not seen["writeable"]
     assert seen["mapping"].endswith(str(file))
     assert seen["mapping"].split()[1].startswith("r--")
+
+
+def test_an_object_whose_bytes_are_damaged_is_made_again(open_harness: Open, tmp_path: Path) -> None:
+    """The worker that finds it fails its own task; nobody after it reads those bytes."""
+    harness = open_harness(1)
+    runtime = harness.runtime
+    assert isinstance(runtime, ProcessRuntime)
+    harness.end(harness.start("repeat", "x", 100_000, output=(77,)), Succeeded)
+
+    def damage(shell: Shell) -> int:
+        place = shell.agent.objects.places[77,]
+        return os.pwrite(shell.agent.arena.descriptor, b"????", place.offset)
+
+    assert runtime._look(damage) == 4
+    failure = harness.fails("length", Input(), inputs=[ObjectInput((77,))]).failure
+    assert (failure.kind, failure.facts) == ("object", {"objects": [[77]]})
+    assert harness.run("length", Input(), inputs=[ObjectInput((77,))]) == 100_000
+
+
+def test_a_task_can_not_spoil_what_it_does_not_read_by_saying_that_it_is_damaged(open_harness: Open) -> None:
+    """What fails in the user's code with such an error is believed of the task's own inputs only."""
+    harness = open_harness(1)
+    harness.runtime.put((78,), encode(b"y" * 100_000))
+    assert harness.fails("say_that_it_is_damaged", 78).failure.kind == "object"
+    assert harness.run("length", Input(), inputs=[ObjectInput((78,))]) == 100_000
 
 
 def test_arrow_tables_travel(harness: Harness) -> None:

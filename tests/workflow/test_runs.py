@@ -482,13 +482,6 @@ def test_a_workflow_that_calls_itself_without_end_is_named(engine: Engine) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_starting_a_run_in_a_body_is_refused_with_a_way_out(engine: Engine) -> None:
-    """It would start another one on each replay."""
-    child = workflow(lambda: increment(1))
-    with pytest.raises(RunFailed, match="to make it part of this run"):
-        run(engine, only(child.start))
-
-
 def test_run_and_start_use_the_engine_that_is_open(engine: Engine) -> None:
     """A `with` block is enough."""
     flow = workflow(lambda: increment(1))

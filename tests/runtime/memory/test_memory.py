@@ -37,9 +37,11 @@ def write(path: Path, text: str | int) -> None:
 
 
 def test_a_machine_without_limits_has_what_is_available(machine: Path) -> None:
-    """Nothing but /proc/meminfo counts, and objects get three tenths of it."""
+    """Nothing but /proc/meminfo counts; objects get three tenths of it, tasks what is left of nine tenths."""
     assert available_memory() == 60 * MiB
-    assert memory_capacity() == 48 * MiB
+    assert memory_capacity() == 54 * MiB
+    assert memory_capacity(18 * MiB) == 36 * MiB
+    assert memory_capacity(1 << 40) == 24 * MiB
     assert object_memory_default() == 18 * MiB
     assert shared_memory_room() == 100 * MiB
     assert memory_in_use() == [InUse(40 * MiB, 100 * MiB)]

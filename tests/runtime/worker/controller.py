@@ -26,6 +26,7 @@ from dagengine.runtime.messages import (
     Forked,
     FromForker,
     FromWorker,
+    GiveBack,
     Hello,
     Kill,
     Room,
@@ -180,7 +181,7 @@ class Controller:
 
     def next(self, kind: type[M]) -> M:
         """The next message that is not about room, which must be a `kind`."""
-        while isinstance(message := self.message(), AskRoom):
+        while isinstance(message := self.message(), (AskRoom, GiveBack)):
             pass
         assert isinstance(message, kind), message
         return message

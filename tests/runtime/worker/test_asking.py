@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from dagengine.model import Failure
-from dagengine.runtime.messages import Answer, Ask, AskRoom, Done
+from dagengine.runtime.messages import Answer, Ask, AskRoom, Done, GiveBack, Room
 from tests.runtime.worker.controller import Controller
 
 
@@ -97,6 +97,23 @@ def test_a_put_is_written_before_it_is_named(worker: Controller) -> None:
     worker.start("put", 10)
     size, request, data = worker.next(Ask).body
     assert (size, request) == (len(data), -1)
+
+
+def test_room_that_a_put_could_not_use_is_given_back_at_once(worker: Controller) -> None:
+    """Not only when the worker ends, which may be much later."""
+    worker.give_room = lambda asked: Room(asked.request, -1, "/dev/full/nothing")
+    worker.start("put", 50_000)
+    asked = worker.until(AskRoom)
+    assert worker.until(GiveBack).request == asked.request
+
+
+def test_room_that_comes_too_late_is_given_back(worker: Controller) -> None:
+    """The task was interrupted while it waited, and goes on without."""
+    worker.give_room = lambda asked: None
+    assert worker.call("put_and_be_interrupted") == "interrupted"
+    (asked,) = (message for message in worker.seen if isinstance(message, AskRoom))
+    worker.link.send([worker.arena_room(asked)])
+    assert worker.until(GiveBack).request == asked.request
 
 
 def test_what_is_told_and_noted_goes_out_before_the_result(worker: Controller) -> None:

@@ -1,0 +1,72 @@
+"""What follows from a run's end: its parent hears of it, and the run that it was continued as begins.
+
+May import everything of the workflow layer that the driver may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dagengine.continuing import find, successor_id
+from dagengine.errors import DagengineError, RuntimeStopped
+from dagengine.model import RunRecord, RunState
+from dagengine.storage.interface import FinishRun, SideWrite, Store, Write
+
+if TYPE_CHECKING:
+    from dagengine.driver import Driver
+    from dagengine.engine import Engine
+
+OVER = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.MISMATCH)
+
+
+def parent_of(store: Store, run: RunRecord) -> RunRecord | None:
+    """The run whose child the run is."""
+    return None if run.parent is None else find(store, run.parent[0])
+
+
+def word_of_end(driver: Driver, writes: Iterable[Write]) -> list[Write]:
+    """What is written together with the end of a child run: its parent is due."""
+    parent = driver.parent
+    if parent is None or not any(isinstance(write, FinishRun) and write.state in OVER for write in writes):
+        return []
+    return [SideWrite("children:COME", ({"parent": parent.number, "id": parent.id},))]
+
+
+def after_end(driver: Driver) -> None:
+    """The end of the driver's run is durable. On the engine's thread."""
+    engine, state = driver.engine, driver.state
+    if driver.continued and state is RunState.SUCCEEDED:
+        engine.helpers.submit(_begin_successor, driver)
+    else:
+        driver.life.end(state, driver.error)
+    if driver.parent is not None and state in OVER:
+        waiting = engine.driver_of(driver.parent.id)
+        if waiting is not None:
+            engine.tell(waiting, waiting.outside.look)
+        elif not engine.sleeping.look(driver.parent.id):
+            engine.helpers.submit(_tell_parent, engine, driver.parent.id)
+
+
+def _begin_successor(driver: Driver) -> None:
+    """Whoever follows the run follows the one that goes on from here. On a helper thread."""
+    engine, life = driver.engine, driver.life
+    run_id = successor_id(driver.run_id)
+    try:
+        record = engine.store.find_run(run_id)
+        life.run_id, life.number, life.driver = record.id, record.number, None
+        engine.sleeping.hand_over(life)
+        engine.resume(run_id, reopen=False)
+    except BaseException as error:  # it is recorded, and can be resumed as any run that nobody works on
+        closed = isinstance(error, RuntimeStopped)
+        life.end(RunState.INTERRUPTED, None if closed else error)
+
+
+def _tell_parent(engine: Engine, parent_id: str) -> None:
+    from dagengine.signals import tell
+
+    with contextlib.suppress(DagengineError):
+        parent = find(engine.store, parent_id)
+        if parent is not None:
+            tell(engine.post, parent)

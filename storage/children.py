@@ -1,0 +1,31 @@
+"""The word of a child run's end for its parent, written with that end.
+
+May import nothing of ours but modules of storage.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Integer, Text, bindparam, literal_column, null
+from sqlalchemy.dialects.postgresql import insert  # SQLite's compiler says it in the same words
+
+from dagengine.storage.side_schema import SLEEPER
+from dagengine.storage.statements import Query
+
+
+def _come() -> Any:
+    """As `sleepers.COME`, of another run than the one that writes."""
+    new = insert(SLEEPER).values(
+        run=bindparam("parent", type_=Integer),
+        id=bindparam("id", type_=Text),
+        latest=literal_column("1"),
+        asleep=literal_column("0"),
+        wake_at=literal_column("0.0"),
+        process=null(),
+    )
+    changed = {"latest": SLEEPER.c.latest + literal_column("1"), "wake_at": literal_column("0.0")}
+    return new.on_conflict_do_update(index_elements=["run"], set_=changed)
+
+
+COME = Query(_come)

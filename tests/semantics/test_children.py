@@ -1,0 +1,266 @@
+"""Child runs: attached ones, and ones that live on their own; and runs that go on in another run."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dagengine import continue_with, get, task, wait_event, workflow
+from dagengine.children import child_id
+from dagengine.continuing import successor_id
+from dagengine.engine import Engine
+from dagengine.errors import BadArguments, DefinitionError, RunCancelled, RunFailed
+from dagengine.model import RunState, StepKind
+from dagengine.runtime.inline import InlineRuntime
+from dagengine.storage.interface import RunFilter
+from tests.semantics.conftest import Everywhere
+
+FLAGS: dict[str, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    FLAGS.clear()
+
+
+@task
+def add(left: int, right: int) -> int:
+    if FLAGS.get("fail") == (left, right):
+        raise ValueError("not today")
+    return left + right
+
+
+@task
+def large(size: int) -> Any:
+    return np.ones(size)
+
+
+@workflow
+def child(left: int, right: int) -> int:
+    return add(left, right)
+
+
+@workflow
+def computing_child(left: int, right: int) -> dict[str, int]:
+    return {"sum": get(add(left, right))}
+
+
+@workflow
+def parent(left: int) -> Any:
+    first = child.start(left, 1)
+    second = child.start(first, add(left, left))  # type: ignore[arg-type]
+    return add(second, 100), computing_child.run(left, 0)  # type: ignore[arg-type]
+
+
+@workflow
+def catching(left: int) -> Any:
+    try:
+        return get(child.run(left, 1))
+    except ValueError as error:
+        return f"caught {error}"
+
+
+@workflow
+def big_child(size: int) -> Any:
+    return large(size)
+
+
+@workflow
+def big_parent(size: int) -> Any:
+    return big_child.start(size)
+
+
+@workflow
+def on_its_own(left: int) -> Any:
+    return child.detach(left, 1)
+
+
+@task
+def begin() -> None:
+    FLAGS["began"].set()
+
+
+@workflow
+def patient_child() -> Any:
+    get(begin())
+    return wait_event("go")
+
+
+@workflow
+def patient_parent() -> Any:
+    return patient_child.start()
+
+
+@workflow
+def grandparent(left: int) -> Any:
+    return parent.start(left)
+
+
+@workflow
+def countdown(left: int, total: int = 0) -> int:
+    if left > 0:
+        continue_with(left - 1, total=add(total, left))
+    return total
+
+
+@workflow
+def counting_parent(left: int) -> Any:
+    return add(countdown.run(left), 0)
+
+
+@workflow
+def misfit() -> Any:
+    return child.start(1)  # type: ignore[call-arg]
+
+
+@workflow
+def inner() -> Any:
+    continue_with()
+
+
+@workflow
+def nested() -> Any:
+    return inner()
+
+
+@workflow
+def continues_with_too_much(left: int) -> Any:
+    continue_with(left, 1, 2)
+
+
+@workflow
+def fails_and_continues(left: int) -> int:
+    if left > 0:
+        add(left, left)
+        continue_with(left - 1)
+    return 0
+
+
+def test_a_child_is_a_run_of_its_own_whose_result_is_its_steps_value(engine: Engine) -> None:
+    """Its refs are as those of tasks; its run names its parent."""
+    run = engine.start(parent, 5)
+    assert run.result() == (116, {"sum": 5})
+    children = [step for step in run.steps() if step.kind is StepKind.CHILD]
+    assert [step.key for step in children] == ["parent/child[0]", "parent/child[1]", "parent/computing_child[0]"]
+    record = engine.store.find_run(child_id(run.id, children[0].seq))
+    assert (record.workflow, record.state, record.parent) == ("child", RunState.SUCCEEDED, (run.id, children[0].seq))
+
+
+def test_a_childs_failure_is_that_of_its_step_and_both_are_resumed(tmp_path: Path) -> None:
+    """The parent raises what the child raised; resuming the parent resumes the child."""
+    FLAGS["fail"] = (5, 1)
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(grandparent, 5)
+        with pytest.raises(RunFailed, match="not today") as failed:
+            run.result()
+        assert isinstance(failed.value.__cause__, ValueError)
+        assert engine.start(catching, 5).result() == "caught not today"
+    FLAGS.clear()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        assert engine.resume(run.id).result() == (116, {"sum": 5})
+
+
+def test_a_large_result_is_shared_by_child_and_parent(engine: Engine) -> None:
+    """A step's value that a child returns is named by both, and read by neither."""
+    run = engine.start(big_parent, 100_000)
+    assert len(run.result()) == 100_000
+    (step,) = run.steps()
+    below = engine.store.steps(engine.store.find_run(child_id(run.id, step.seq)).number)
+    assert step.value_digest == below[0].value_digest
+
+
+def test_a_cancelled_parent_cancels_its_children(tmp_path: Path) -> None:
+    """An attached child does not outlive its parent; a resumed parent has it again."""
+    FLAGS["began"] = threading.Event()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(patient_parent)
+        FLAGS["began"].wait()
+        below = engine.store.find_run(child_id(run.id, 0)).id
+        run.cancel()
+        with pytest.raises(RunCancelled):
+            run.result()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        assert engine.store.find_run(below).state is RunState.CANCELLED
+        engine.resume(below)  # the parent finds it at work
+        again = engine.resume(run.id)
+        engine.signal(below, "go", 5)
+        assert again.result() == 5
+
+
+def test_a_detached_child_is_worth_its_id(engine: Engine) -> None:
+    """It is a run as any other."""
+    run = engine.start(on_its_own, 3)
+    child_run = run.result()
+    assert engine.store.find_run(child_run).workflow == "child"
+    assert engine.store.find_run(child_run).parent == (run.id, 0)
+
+
+def test_outside_of_a_body_start_and_detach_begin_a_run(engine: Engine) -> None:
+    """As ever."""
+    assert child.start(1, 2).result() == 3
+    assert engine.store.find_run(child.detach(1, 2)).workflow == "child"
+
+
+def test_a_run_goes_on_in_another_run(engine: Engine) -> None:
+    """Each run is short, and the handle of the first gives the result of the last."""
+    run = engine.start(countdown, 20)
+    assert run.result() == 210
+    runs = engine.store.runs(RunFilter(limit=100))
+    assert len(runs) == 21
+    assert {found.state for found in runs} == {RunState.SUCCEEDED}
+    assert engine.store.find_run(successor_id(run.id)).facts["continued_from"] == run.id
+
+
+def test_a_child_may_go_on_in_another_run(engine: Engine) -> None:
+    """Its step has the result of the last one."""
+    assert engine.start(counting_parent, 4).result() == 10
+
+
+def test_outside_of_a_run_continuing_is_a_loop() -> None:
+    """The plain function goes on with itself."""
+    assert countdown(20) == 210
+
+
+def test_a_run_with_a_failed_step_is_continued_when_it_is_resumed(tmp_path: Path) -> None:
+    """A failure that nobody handled ends the run; what goes on waits until it has succeeded."""
+    FLAGS["fail"] = (2, 2)
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(fails_and_continues, 3)
+        with pytest.raises(RunFailed, match="not today"):
+            run.result()
+    FLAGS.clear()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        assert engine.resume(run.id).result() == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "error", "words"),
+    [
+        (misfit, (), BadArguments, "missing a required argument: 'right'"),
+        (nested, (), DefinitionError, r"continue_with\(\) in nested/inner\[0\].*Call it in the body of nested"),
+        (continues_with_too_much, (1,), BadArguments, "too many positional arguments"),
+    ],
+)
+def test_misuse_says_what_to_do(
+    engine: Engine, function: Any, arguments: tuple[Any, ...], error: type[Exception], words: str
+) -> None:
+    """One line each."""
+    with pytest.raises(RunFailed, match=words) as failed:
+        engine.start(function, *arguments).result()
+    assert isinstance(failed.value.__cause__, error)
+
+
+def test_children_survive_every_crash(everywhere: Everywhere) -> None:
+    """Each child is begun once, whatever dies when."""
+    reports = everywhere(parent, 5, limits={"memory": 30, "sqlite": 4, "postgres": 2})
+    assert all(report.result == (116, {"sum": 5}) for report in reports.values())
+
+
+def test_continuing_survives_every_crash(everywhere: Everywhere) -> None:
+    """No link of the chain is lost or made twice."""
+    reports = everywhere(countdown, 2, limits={"memory": 30, "sqlite": 4, "postgres": 2})
+    assert all(report.result == 3 for report in reports.values())
