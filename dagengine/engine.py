@@ -324,7 +324,10 @@ class Engine(Changes):
         if compensate:
             compensating.request(self, record)
             return
-        self.store.request_cancel(record.id, time.time())
+        if self.store.request_cancel(record.id, time.time()) is RunState.CANCELLED:
+            from dagengine.submission import dequeue
+
+            dequeue(self.store, self._control_folder, record.id)
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
@@ -381,7 +384,7 @@ class Engine(Changes):
         elif request.get("verb") == "signal":
             self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
-            driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            driver.life.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
             return {"state": str(driver.life.state)}
         elif request.get("verb") in ("mark", "pause"):
             return answer_change(self, driver, request)
@@ -399,7 +402,7 @@ class Engine(Changes):
         if life is None:
             return None
         if verb == "wait":
-            life.over.wait(timeout)
+            life.wait(timeout)
         elif verb in ("signal", "wake", "cancel"):
             if verb == "cancel":  # it was asked for when the run still had a process
                 self.store.request_cancel(run_id, self.clock.now())
