@@ -35,6 +35,7 @@ from dagengine.runtime.messages import (
     Forked,
     FromForker,
     FromWorker,
+    GiveBack,
     Hello,
     Hold,
     Kill,
