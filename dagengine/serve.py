@@ -59,13 +59,16 @@ RECORDING_SECONDS = 60.0
 RUNS, HOSTS = 256, 4
 """Runs under way at once, each with a body's thread in its host; and hosts, each with as many workers as there are CPUs."""
 
+FORCED_SECONDS = 15.0
+"""For a host to end its steps and to record that, when it is not to wait for them; then it is killed."""
+
 ENDED_KEPT = 4_096
 """Ends that are remembered for those who ask to be told of one that has just been."""
 
 FINAL = frozenset(str(state) for state in RunState if state.ended and state is not RunState.INTERRUPTED)
 """States after which nobody is waited for."""
 
-CRASHED_LOOKED_AT = 10_000
+CRASHED_LOOKED_AT = 2_000
 """Runs that say that they run, looked through for those whose owner is dead."""
 
 
@@ -177,19 +180,17 @@ class Server:
 
     def _drain(self) -> None:
         self._say(f"stopping: {_count(len(self._hosts.runs), 'run')} under way")
-        deadline = time.monotonic() + self._options.grace
-        self._hosts.drain(force=self._stops > 1)
-        forced = self._stops > 1
-        killed = False
+        forced_at = time.monotonic() + self._options.grace
+        killed_at = float("inf")
+        self._hosts.drain(force=False)
         while self._hosts.count:
-            if not forced and (self._stops > 1 or time.monotonic() >= deadline):
-                forced = True
-                deadline = time.monotonic() + self._options.grace
+            now = time.monotonic()
+            if killed_at == float("inf") and (self._stops > 1 or now >= forced_at):
+                killed_at = now + FORCED_SECONDS
                 self._hosts.drain(force=True)
-            elif forced and not killed and time.monotonic() >= deadline:
-                killed = True
+            elif now >= killed_at:
                 self._hosts.kill()
-            self._turn(min(1.0, max(0.05, deadline - time.monotonic())))
+            self._turn(0.2)
 
     def _close(self) -> None:
         self._control.stop()
