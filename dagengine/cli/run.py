@@ -92,7 +92,7 @@ def command(
         return 0
     return work_on(
         settings,
-        lambda engine: engine.begin(found, args, kwargs, run_id, refresh),
+        lambda engine: engine.begin(found, args, kwargs, run_id, refresh=refresh),
         quiet=quiet,
         as_object=invocation.json,
         began=time.time(),
