@@ -28,7 +28,7 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.interface import FinishRun, RunFilter, Store
 from dagengine.submission import cancel_dropped, has_ended, is_over
 from dagengine.views import run_state
+from dagengine.watching import Watch
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -125,6 +126,7 @@ class Server:
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
         self._selector.register(self._woken, selectors.EVENT_READ)
+        self._watch = Watch(self._selector)
         self._hosts = Hosts(
             settings,
             self._options.hosts,
@@ -174,6 +176,9 @@ class Server:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 65536)
+            elif key.data is self._watch:
+                self._watch.ended(key.fd)
+                self._settle_at = 0.0  # what it had is nobody's now
             else:
                 host: Host = key.data
                 self._hosts.hear(host)
@@ -203,6 +208,7 @@ class Server:
             self.store.wake(self.process)
             self._ear.join(5.0)
         self.store.close()
+        self._watch.close()
         self._selector.close()
         os.close(self._woken)
         os.close(self._wake)
@@ -316,10 +322,15 @@ class Server:
         for entry in queues.entries(self.store, queues.STARTED):
             if entry.id not in held and (not self._options.queues or entry.queue in self._options.queues):
                 self._settle_started(entry, living)
-        if self._options.takes_over:
-            for run in self.store.runs(RunFilter((RunState.RUNNING,), limit=CRASHED_LOOKED_AT)):
-                if run.id not in held and run_state(run) is RunState.CRASHED:
-                    self._take_over(run)
+        others = [server.process for id_, server in living.items() if id_ != self.process.id]
+        for run in self.store.runs(RunFilter((RunState.RUNNING,), limit=CRASHED_LOOKED_AT)):
+            if run.id in held:
+                continue
+            if run_state(run) is RunState.RUNNING and run.owner is not None:
+                others.append(run.owner)
+            elif self._options.takes_over:
+                self._take_over(run)
+        self._watch.keep(others)
 
     def _settle_recording(self, run_id: str) -> None:
         try:
@@ -329,7 +340,7 @@ class Server:
         else:
             queues.move(self.store, [run_id], queues.RECORDING, queues.WAITING)
 
-    def _settle_started(self, entry: queues.Entry, living: set[str]) -> None:
+    def _settle_started(self, entry: queues.Entry, living: Container[str]) -> None:
         run = self._known(entry.id)
         if run is None or has_ended(run):
             queues.remove(self.store, [entry.id], queues.STARTED)
@@ -346,11 +357,11 @@ class Server:
             self._say(f"run {run.id[:12]} of {run.workflow}: its process died; going on with it")
             self._hosts.assign(run)
 
-    def _living(self, now: float) -> set[str]:
+    def _living(self, now: float) -> dict[str, servers.Server]:
         host = platform.node()
         known = servers.servers(self.store)
-        living = {id_ for id_, server in known.items() if server.lives(is_alive, host, now)}
-        for id_ in known.keys() - living:
+        living = {id_: server for id_, server in known.items() if server.lives(is_alive, host, now)}
+        for id_ in known.keys() - living.keys():
             servers.forget(self.store, id_)
         return living
 
