@@ -137,12 +137,15 @@ _COUNTS = Query(
         .group_by(_ROW.queue, _ROW.state)
     )
 )
-_DUE = Query(
+_DUE = Query(  # a look at each queue's first rows, and not at all that wait
     lambda: (
-        select(_ROW.queue)
-        .where(_ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
-        .distinct()
-        .order_by(_ROW.queue)
+        select(QUEUE.c.name)
+        .where(
+            select(_ROW.id)
+            .where(_ROW.queue == QUEUE.c.name, _ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
+            .exists()
+        )
+        .order_by(QUEUE.c.name)
     )
 )
 _NEXT = Query(
