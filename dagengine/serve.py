@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 10.0
 """Between two looks that nobody has asked for."""
 
+BETWEEN_LOOKS = 0.02
+"""At least, however many hints there are: a burst of submissions is a few looks, not one for each."""
+
 RECORDING_SECONDS = 60.0
 """After which who was recording a run that is to be queued has died over it."""
 
@@ -138,6 +141,7 @@ class Server:
         self._control = ControlServer(settings.control, PREFIX + self.process.id, self._asked)
         self._stops = 0
         self._look_at = 0.0  # on the clock
+        self._looked_at = float("-inf")  # on the monotonic clock
         self._settle_at = 0.0  # on the monotonic clock
         self._dirty: set[str] = set()  # runs whose end the store could not be told of
         self._over = threading.Condition()
@@ -246,7 +250,11 @@ class Server:
         waits = [LOOK_SECONDS] if idle is None else [idle, LOOK_SECONDS]
         now = self._clock()
         settles = time.monotonic() >= self._settle_at
+        pause = self._looked_at + BETWEEN_LOOKS - time.monotonic()
+        if pause > 0 and now >= self._look_at:
+            return pause
         if settles or now >= self._look_at:
+            self._looked_at = time.monotonic()
             self._look_at = now + LOOK_SECONDS
             try:
                 if settles:
