@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dagengine import RunState, gather, get, task, workflow
+from dagengine import RunState, gather, get, sleep, task, workflow
 from dagengine.core.events import CancelRequested
 from dagengine.engine import Engine
 from dagengine.errors import BadOption, DefinitionError, RunExists
@@ -239,3 +239,20 @@ def test_an_undo_is_a_task() -> None:
 
     with pytest.raises(DefinitionError, match="is for tasks"):
         stateful(undo=free)
+
+
+@workflow
+def sleeping() -> None:
+    gather([book("a"), book("b", floor=1), book("c", floor=2)])
+    sleep(3600)
+
+
+def test_a_run_that_is_unloaded_is_taken_up_to_be_undone(engine: Engine) -> None:
+    """It waits without a process; to be compensated it gets one."""
+    run = engine.start(sleeping)
+    while run.state is not RunState.WAITING:
+        assert not run.wait(0.005)
+    run.cancel(compensate=True)
+    assert run.wait(60)
+    assert run.state is RunState.CANCELLED
+    _all_freed()
