@@ -229,16 +229,26 @@ def has_failed() -> None:
     dagengine.wait_event("go")
 
 
-@pytest.mark.parametrize(("workflow", "end"), [(holds, RunState.SUCCEEDED), (has_failed, RunState.FAILED)])
-def test_what_is_not_on_record_keeps_a_run_loaded(engine: Engine, workflow: Any, end: RunState) -> None:
-    """A value that would have to be made again, and a failure that nobody has handled."""
-    run = engine.start(workflow)
+def test_a_value_that_is_not_recorded_keeps_its_run_loaded(engine: Engine) -> None:
+    """It would have to be made again."""
+    run = engine.start(holds)
     while not run._driver.outside.waits:
         assert not run.wait(0.002)
     assert not engine._on_thread(run._driver.outside._may_sleep)
     engine.signal(run.id, "go")
-    run.wait()
-    assert run.state is end
+    assert run.result() == 7
+
+
+def test_a_failure_is_not_slept_away(opened: Callable[..., Engine]) -> None:
+    """A step that failed before the run was let go of, and of which the body never asks, fails the run in the end."""
+    engine = opened()
+    run = engine.start(has_failed)
+    until(run, RunState.WAITING)
+    engine.signal(run.id, "go")
+    assert run.wait(30)
+    assert run.state is RunState.FAILED
+    assert run.failure is not None
+    assert run.failure.facts["step"] == "has_failed/fails[0]"
 
 
 @dagengine.workflow
