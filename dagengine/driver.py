@@ -108,6 +108,7 @@ class Driver:
         self.ended = threading.Event()
         self.state = RunState.RUNNING
         self.reopened = False  # somebody has asked it to go on
+        self.adopt = False  # what its body calls differently is to replace what is recorded
         self.parent: RunRecord | None = None  # whose child it is
         self.continued = continued_as(record) is not None
         self.error: BaseException | None = None  # why this process let go of the run before its end
@@ -120,6 +121,7 @@ class Driver:
         self._notified = False
         self._room = threading.Condition()
         self._next_seq = 0
+        self.replayed_below = 0  # steps below this seq were recorded when this process took the run over
         self._seq_lock = threading.Lock()
         self._ended_before: dict[int, StepState] = {}
         self.shared: SharedSteps | None = None  # what a fork has in common with its donor
@@ -153,7 +155,7 @@ class Driver:
         """Take over a recorded run (or, with no frontier, begin a new one) and call its body if it has not returned."""
         self.parent = parent_of(self.engine.store, self.record)
         if frontier is not None:
-            self._next_seq = frontier.next_seq
+            self._next_seq = self.replayed_below = frontier.next_seq
             for definition in frontier.definitions:
                 self.definitions.learn(definition)
                 self._tally.of(definition.name)  # shown in the order in which they were called
