@@ -265,3 +265,25 @@ def test_a_run_whose_body_has_returned_sleeps_as_well(opened: Callable[..., Engi
     clock.go(engine)
     assert run.result() is None
     assert [step.state for step in run.steps()] == [StepState.SUCCEEDED] * 2
+
+
+@dagengine.workflow
+def counts_bodies() -> int:
+    dagengine.sleep("1d")
+    return len(bodies())
+
+
+def test_many_runs_that_sleep_hold_no_thread_and_wake_a_few_at_a_time(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is taken up when one of those that were has ended."""
+    monkeypatch.setattr("dagengine.sleeping.WAKING", 2)
+    clock = engine.timers._clock = engine.clock = Jumping(stands=True)
+    runs = [engine.start(counts_bodies) for _ in range(30)]
+    for run in runs:
+        until(run, RunState.WAITING)
+    while bodies():
+        threading.Event().wait(0.001)
+    assert not engine._by_id
+    clock.go(engine)
+    assert max(run.result() for run in runs) <= 3  # one may be about to end
