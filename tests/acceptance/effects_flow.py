@@ -43,8 +43,8 @@ def parts(folder: str) -> list[str]:
     here = context()
     done = [here.once(name, lambda name=name: note(folder, name)) for name in ("one", "two")]  # type: ignore[misc]
     here.checkpoint(done)
-    restored: list[str] = here.restored([])
-    return restored
+    noted: list[str] = here.restored([])
+    return noted
 
 
 @task
