@@ -1,22 +1,26 @@
-"""What people ask of the packs of code: which there are, what is in one, how two differ, and the files themselves.
+"""What people ask of the packs of code: which there are, what is in one, how two differ, the files themselves, and
+how a pack gets to another store with a run.
 
-May import errors, packs, packing, pinning and storage.
+May import errors, model, packs, packing, pinning, project and storage.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dagengine.errors import BadArguments, RunNotFound
-from dagengine.packing import load_pack, pack_modules
+from dagengine.errors import ArtifactDamaged, BadArguments, RunNotFound
+from dagengine.model import RunRecord
+from dagengine.packing import BYTES_MAX, keep_pack, load_pack, pack_modules
 from dagengine.packs import Pack
 from dagengine.pinning import code_of
 from dagengine.project import Project
-from dagengine.storage.code import packs_like
+from dagengine.storage.code import has_pack, packs_like
 from dagengine.storage.interface import Store
 
 
@@ -126,3 +130,43 @@ def _folders(pack: Pack, folder: Path) -> list[Path]:
     if len(roots) == 1:
         return [folder]
     return [folder / f"{number}-{Path(root).name}" for number, root in enumerate(roots)]
+
+
+# ---- from one store to another --------------------------------------------------------------
+
+
+def packed_code(store: Store, run: RunRecord) -> Iterator[tuple[str, bytes]]:
+    """The run's pack as members of an archive: its manifest, then its files. Nothing if the run, or the store, has none."""
+    digest = code_of(store, run)
+    if digest is None or not has_pack(store, digest):
+        return
+    pack = load_pack(store, digest)
+    yield "code.json", pack.text.encode()
+    for file in sorted({module.digest for module in pack.modules.values() if module.kind != "namespace"}):
+        yield f"code/{file}", pack.read(file)
+
+
+class ArrivingCode:
+    """A pack as it comes out of an archive, held against its digests. Raises ArtifactDamaged."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._manifest: bytes | None = None
+        self._files: dict[str, bytes] = {}
+        self._size = 0
+
+    def add(self, digest: str, data: bytes) -> None:
+        """The manifest, which has no digest here, or a file."""
+        self._size += len(data)
+        if self._size > 2 * BYTES_MAX:
+            raise ValueError("there is more code in it than is ever packed")
+        if not digest:
+            self._manifest = data
+        elif hashlib.sha256(data).hexdigest() != digest:
+            raise ArtifactDamaged(f"the code {digest[:12]} in the archive is damaged: copy it again", digest=digest)
+        else:
+            self._files[digest] = data
+
+    def keep(self) -> None:
+        if self._manifest is not None:
+            keep_pack(self._store, Pack(json.loads(self._manifest), self._files.__getitem__))

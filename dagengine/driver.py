@@ -497,6 +497,17 @@ class Driver:
     def join_body(self, timeout: float) -> bool:
         return self._body is None or self._body.join(timeout)
 
+    def dismantle(self) -> None:
+        """The run waits without a process, and the body's thread has ended: nothing asks this driver again.
+
+        Its parts know each other, and Python's collector of such circles comes too seldom for thousands of runs.
+        """
+        parts = [self._attempts, self._holding, self._body]
+        parts += [part for part in vars(self).values() if getattr(part, "_driver", None) is self]
+        for part in parts:
+            if part is not None:
+                vars(part).clear()
+
     # ---- notices ----------------------------------------------------------------------------------
 
     def _tell(self, notice: Notice) -> Write:

@@ -237,10 +237,8 @@ class Engine(Changes):
         refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
         """
         self._open()
-        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id)
+        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
         new.facts.update(facts or {})
-        if refresh:
-            new.facts["refresh"] = list(refresh)
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
@@ -326,7 +324,10 @@ class Engine(Changes):
         if compensate:
             compensating.request(self, record)
             return
-        self.store.request_cancel(record.id, time.time())
+        if self.store.request_cancel(record.id, time.time()) is RunState.CANCELLED:
+            from dagengine.submission import dequeue
+
+            dequeue(self.store, self._control_folder, record.id)
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])
@@ -383,7 +384,7 @@ class Engine(Changes):
         elif request.get("verb") == "signal":
             self.tell(driver, driver.outside.hint)
         elif request.get("verb") == "wait":
-            driver.life.over.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
+            driver.life.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
             return {"state": str(driver.life.state)}
         elif request.get("verb") in ("mark", "pause"):
             return answer_change(self, driver, request)
@@ -401,7 +402,7 @@ class Engine(Changes):
         if life is None:
             return None
         if verb == "wait":
-            life.over.wait(timeout)
+            life.wait(timeout)
         elif verb in ("signal", "wake", "cancel"):
             if verb == "cancel":  # it was asked for when the run still had a process
                 self.store.request_cancel(run_id, self.clock.now())
@@ -714,6 +715,7 @@ def _new_run(
     kwargs: dict[str, Any],
     *,
     run_id: str | None,
+    refresh: Sequence[str] = (),
 ) -> NewRun:
     if run_id is not None and (
         not 1 <= len(run_id) <= 128 or not set(run_id) <= ID_CHARACTERS or not run_id[0].isalnum()
@@ -727,6 +729,8 @@ def _new_run(
     call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
     payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
     facts = {**facts_of(workflow), **keep_code(store, workflow)}
+    if refresh:
+        facts["refresh"] = list(refresh)
     return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
 
 
@@ -753,8 +757,9 @@ def record_run(
     kwargs: dict[str, Any],
     *,
     run_id: str | None = None,
+    refresh: Sequence[str] = (),
 ) -> str:
     """Record a run that some process is to begin later, and return its id."""
-    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id)
+    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
     store.create_run(new, None)
     return new.id

@@ -15,6 +15,7 @@ from typing import Any
 
 from dagengine.identity import is_alive
 from dagengine.model import AttemptRecord, Failure, RunRecord, RunState, StepKind, StepRecord, StepState
+from dagengine.storage.caching import use
 from dagengine.storage.interface import Store
 from dagengine.views import Alive, StepView, failure_view, run_state, steps_view
 
@@ -57,6 +58,9 @@ def explain(
     this = steps[step.seq]
     story = _Story(run, run_state(run, alive), steps, this, time.time() if now is None else now)
     lines = [f"{this.key} {_verb(this)}", *story.reasons(), *map(story.attempt, this.tries)]
+    said = use(store, run.number, step.seq)
+    if said is not None:
+        lines.append(f"cache: {said.outcome}: {said.why}")
     if this.record.value_size is not None and not this.record.value_digest:
         if this.record.kind is not StepKind.MAP:
             lines.append(f"its value of {this.record.value_size:,} bytes was not recorded (checkpoint=False)")

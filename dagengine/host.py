@@ -24,6 +24,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,9 @@ from dagengine.storage.interface import FinishRun, Store
 if TYPE_CHECKING:
     from dagengine.driver import Driver
     from dagengine.model import Claim
+
+TAKING = 4
+"""Runs that are taken up side by side: they wait for the store, and share its commits."""
 
 FAIL_SECONDS = 60.0
 """For the store to write that a run can't be begun."""
@@ -71,6 +75,7 @@ class Host:
         self._closing = self._force = False
         self._terminated = 0
         self._engine: HostEngine | None = None
+        self._takers: ThreadPoolExecutor | None = None  # once the first run has loaded the code
 
     def work(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -85,6 +90,8 @@ class Host:
             if self._channel is not None and self._channel in ready:
                 for message in self._received():
                     self._do(message)
+        if self._takers is not None:
+            self._takers.shutdown()
         if self._engine is not None:
             self._engine.close(self._force)
         self._awake()
@@ -100,7 +107,7 @@ class Host:
         with contextlib.suppress(Empty):
             while True:
                 told = self._told.get_nowait()
-                self._runs.discard(told["ended"])
+                self._runs.discard(told.get("ended") or told["left"])
                 self._say(told)
         if self._terminated:
             self._do({"verb": "drain" if self._terminated == 1 else "force"})
@@ -133,7 +140,11 @@ class Host:
         if verb == "begin":
             self._begin(message)
         elif verb == "take":
-            self._take(message["run"])
+            self._runs.add(message["run"])
+            if self._takers is not None:
+                self._takers.submit(self._take, message["run"])
+            elif self._take(message["run"]):
+                self._takers = ThreadPoolExecutor(TAKING, "takers")
         else:
             self._closing = True
             self._force = self._force or verb == "force"
@@ -153,45 +164,56 @@ class Host:
         )
         self._say({"ready": os.getpid()})
 
-    def _take(self, run_id: str) -> None:
+    def _take(self, run_id: str) -> bool:
+        """Take the run up, on any thread; whether it was."""
         assert self._engine is not None
         store = self._engine.store
         try:
             record = store.find_run(run_id)
             if record.state.ended and record.state is not RunState.INTERRUPTED:
-                self._say({"ended": run_id, "state": str(record.state), "error": None})
-                return
+                self._tell(ended=run_id, state=str(record.state))
+                return False
             folder = str(record.facts.get("cwd", ""))
             if not record.entry.get("file") and folder and folder not in sys.path and Path(folder).is_dir():
                 sys.path.insert(0, folder)
-            self._runs.add(run_id)
             self._engine.resume(run_id, reopen=False)
         except (RunOwned, RunExists, RunNotFound, StoreError) as error:
-            self._runs.discard(run_id)
-            self._say({"left": run_id, "why": f"{type(error).__name__}: {error}"})
+            self._tell(left=run_id, why=f"{type(error).__name__}: {error}")
         except (Exception, SystemExit) as error:
-            self._runs.discard(run_id)
-            self._say({"ended": run_id, "state": str(self._fail(store, run_id, error)), "error": str(error)})
+            self._fail(store, run_id, error)
+        else:
+            return True
+        return False
 
-    def _fail(self, store: Store, run_id: str, error: BaseException) -> RunState:
-        """The run can't be begun."""
+    def _tell(self, **message: str) -> None:
+        """Have the server told. From any thread."""
+        self._told.put(message)
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake, b"\0")
+
+    def _fail(self, store: Store, run_id: str, error: BaseException) -> None:
+        """The run can't be begun: say so in its record, or where that fails, too, to the server."""
         from dagengine.functions import describe
 
         assert self._engine is not None
-        message = str(error) if isinstance(error, DagengineError) else describe(error)
+        reason = str(error) if isinstance(error, DagengineError) else describe(error)
         named = f"{type(error).__module__}.{type(error).__qualname__}"
-        claim = store.claim(run_id, self._engine.process, lambda owner: False, reopen=False)
-        return end_run(store, claim, Failure("error", named, f"the run can't be begun: {message}"))
+        try:
+            claim = store.claim(run_id, self._engine.process, lambda owner: False, reopen=False)
+            end_run(store, claim, Failure("error", named, f"the run can't be begun: {reason}"))
+        except Exception as second:
+            self._tell(left=run_id, why=f"{reason}; and it could not be ended: {describe(second)}")
+        else:
+            self._tell(ended=run_id, state=str(RunState.FAILED), error=reason)
 
 
-def end_run(store: Store, claim: Claim, failure: Failure) -> RunState:
+def end_run(store: Store, claim: Claim, failure: Failure) -> None:
     """Let the claimed run end as failed. Raises what the store says."""
     answers: SimpleQueue[Exception | None] = SimpleQueue()
     store.write(claim, [FinishRun(RunState.FAILED, time.time(), failure)], answers.put)
     error = answers.get(timeout=FAIL_SECONDS)
     if error is not None:
         raise error
-    return RunState.FAILED
 
 
 def main() -> None:

@@ -114,12 +114,19 @@ class Hosts:
         held = {run for host in self._hosts for run in host.runs}
         return held | set(self._waiting) | {run for _, run, _ in self._paused}
 
+    def _holds(self, run: str) -> bool:
+        return (
+            run in self._waiting
+            or any(run in host.runs for host in self._hosts)
+            or run in {r for _, r, _ in self._paused}
+        )
+
     @property
     def count(self) -> int:
         return len(self._hosts)
 
     def assign(self, run: RunRecord) -> None:
-        if run.id not in self.runs:
+        if not self._holds(run.id):
             self._waiting[run.id] = code_of(run)
             self._place()
 
@@ -138,8 +145,9 @@ class Hosts:
                 host.idle_since = time.monotonic()
             if "ended" in message:
                 self._deaths.pop(run, None)
-                if message.get("error"):
-                    self._say(f"run {run[:12]}: {message['error']}")
+            why = message.get("error") or message.get("why")
+            if why and not why.startswith("RunOwned"):
+                self._say(f"run {run[:12]}: {why}")
             self._ended(run, str(message.get("state", "left")))
         self._place()
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from dagengine.workflows import Workflow
 
 
+_LOCK = threading.Lock()  # for all: it is held for a moment
+
+
 class Life:
     """From when this process begins or takes up the run until it has ended, or the process has let go of it for good.
 
@@ -26,6 +29,7 @@ class Life:
     """
 
     __slots__ = (
+        "_ended",
         "code",
         "driver",
         "error",
@@ -47,7 +51,8 @@ class Life:
         self.code = record.code
         self.load = load
         self.state = RunState.RUNNING
-        self.over = threading.Event()
+        self.over = False
+        self._ended: threading.Event | None = None  # made for who waits: it is larger than all the rest
         self.error: BaseException | None = None
         self.notices: list[str] = []
         self.driver: Driver | None = None
@@ -56,4 +61,18 @@ class Life:
         self.state = state
         self.error = error
         self.driver = None if state is RunState.WAITING else self.driver
-        self.over.set()
+        with _LOCK:
+            self.over = True
+            ended = self._ended
+        if ended is not None:
+            ended.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until the end, at most `timeout` seconds; whether it has come."""
+        if self.over:
+            return True
+        with _LOCK:
+            if self._ended is None and not self.over:
+                self._ended = threading.Event()
+            ended = self._ended
+        return self.over or (ended is not None and ended.wait(timeout))

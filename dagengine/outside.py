@@ -38,6 +38,9 @@ from dagengine.values import decode, encode
 LINGER = 0.3
 """Seconds for which a run that waits stays loaded: a signal that answers what it has just done finds it there."""
 
+LINGER_FOR_TIME = 0.02
+"""The same where nothing but time is waited for."""
+
 SHORT = 1.0
 """Seconds. To let go of a run and take it up again costs some milliseconds and two commits: not worth it for less."""
 
@@ -171,7 +174,8 @@ class Outside:
 
     def _linger(self) -> None:
         self._lingering = True
-        self._driver.engine.after(LINGER, self._driver, partial(self._lingered, self._turns))
+        seconds = LINGER if self._listens else min(LINGER, LINGER_FOR_TIME)
+        self._driver.engine.after(seconds, self._driver, partial(self._lingered, self._turns))
 
     def _lingered(self, turn: int) -> None:
         self._lingering = False

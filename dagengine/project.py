@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import pkgutil
 import re
 import sys
 import sysconfig
@@ -133,7 +134,7 @@ class Project:
             if package is None:
                 return None
             path = package.locations
-        spec = PathFinder.find_spec(name, path)
+        spec = _on_path(name, sys.path if path is None else path)
         if spec is None and self._loaded:
             spec = _other_finders(name, path)
         if spec is None and not parent:
@@ -143,7 +144,7 @@ class Project:
     def _from_spec(self, name: str, spec: ModuleSpec) -> Module | None:
         if isinstance(spec.loader, PackImporter):
             return _from_pack(name, spec.loader.pack)  # what is in the pack, whatever is on disk by now
-        locations = tuple(str(Path(folder).absolute()) for folder in spec.submodule_search_locations or ())
+        locations = _locations(spec)
         if spec.origin is None or not spec.has_location:
             if not locations or all(_is_foreign(folder) for folder in locations):
                 self._foreign(name)
@@ -152,8 +153,8 @@ class Project:
         if _is_foreign(spec.origin):
             self._foreign(name)
             return None
-        if not spec.origin.endswith(".py"):
-            self.left_out[name] = f"{spec.origin} is no Python source"
+        if not spec.origin.endswith(".py") or type(spec.loader).__module__ == "zipimport":
+            self.left_out[name] = f"{spec.origin} is no Python file"
             return None
         return self._read(name, spec.origin, locations if spec.submodule_search_locations is not None else None)
 
@@ -281,7 +282,7 @@ def _absolute(module: Module, statement: ast.ImportFrom) -> str:
 
 def _state_of(spec: ModuleSpec) -> object:
     if spec.origin is None or not spec.has_location:
-        return tuple(spec.submodule_search_locations or ())
+        return _locations(spec)
     try:
         found = os.stat(spec.origin)  # noqa: PTH116 - of hundreds of modules at every start
     except OSError:
@@ -294,6 +295,31 @@ def _is_foreign(path: str) -> bool:
 
 
 _STDLIB = tuple({sysconfig.get_path("stdlib") + os.sep, sysconfig.get_path("platstdlib") + os.sep})
+
+
+def _on_path(name: str, path: Sequence[str]) -> ModuleSpec | None:
+    """As `PathFinder.find_spec`, which finds a namespace package in another one only if that is imported."""
+    portions: list[str] = []
+    for entry in path:
+        finder = pkgutil.get_importer(entry or str(Path.cwd()))
+        spec = None if finder is None else finder.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            return spec
+        if spec is not None:
+            portions += spec.submodule_search_locations or ()
+    if not portions:
+        return None
+    found = ModuleSpec(name, None, is_package=True)
+    found.submodule_search_locations = portions
+    return found
+
+
+def _locations(spec: ModuleSpec) -> tuple[str, ...]:
+    """The folders of a package; a loaded namespace package asks for its parent, which may be gone."""
+    try:
+        return tuple(str(Path(folder).absolute()) for folder in spec.submodule_search_locations or ())
+    except KeyError:
+        return ()
 
 
 def _other_finders(name: str, path: Sequence[str] | None) -> ModuleSpec | None:

@@ -48,7 +48,7 @@ class Run(Generic[T_co]):
 
         Also of a run that waits without a process meanwhile; unless this engine does not wake it any more.
         """
-        return self._life.over.wait(timeout)
+        return self._life.wait(timeout)
 
     def result(self) -> T_co:
         """Wait for the end and return what the workflow returned, with values in the places of refs.

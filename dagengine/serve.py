@@ -44,7 +44,7 @@ from dagengine.model import Failure, RunRecord, RunState
 from dagengine.schedules import fire_due
 from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.interface import FinishRun, RunFilter, Store
-from dagengine.submission import cancel_dropped, is_over
+from dagengine.submission import cancel_dropped, has_ended, is_over
 from dagengine.views import run_state
 
 if TYPE_CHECKING:
@@ -111,6 +111,11 @@ class Server:
         create_private(settings.folder)
         create_private(settings.logs)
         self.store: Store = open_store(settings.store.value)
+        try:
+            self._check_queues()
+        except BaseException:
+            self.store.close()
+            raise
         self.process = this_process()
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
@@ -139,7 +144,6 @@ class Server:
 
     def work(self) -> None:
         """Serve, until `stop`; then drain. Raises StoreError if the store can't be used at all."""
-        self._check_queues()
         sweep_sockets(self._settings.control)
         self._seen()
         self._control.start()
@@ -267,7 +271,7 @@ class Server:
 
     def _assign(self, run_id: str) -> None:
         run = self._known(run_id)
-        if run is None or is_over(self.store, run_id):
+        if run is None or has_ended(run):
             queues.remove(self.store, [run_id], queues.STARTED)
         else:
             self._hosts.assign(run)
@@ -326,7 +330,7 @@ class Server:
 
     def _settle_started(self, entry: queues.Entry, living: set[str]) -> None:
         run = self._known(entry.id)
-        if run is None or is_over(self.store, entry.id):
+        if run is None or has_ended(run):
             queues.remove(self.store, [entry.id], queues.STARTED)
             self._look_at = 0.0
         elif run_state(run) in (RunState.PENDING, RunState.INTERRUPTED, RunState.CRASHED):
@@ -368,10 +372,9 @@ class Server:
         self._look_at = 0.0
 
     def _finish_dirty(self) -> None:
-        for run_id in list(self._dirty):
-            if is_over(self.store, run_id):
-                queues.remove(self.store, [run_id], queues.STARTED)
-            self._dirty.discard(run_id)
+        ended = [run_id for run_id in self._dirty if is_over(self.store, run_id)]
+        queues.remove(self.store, ended, queues.STARTED)
+        self._dirty.clear()
 
     def _give_up(self, run_id: str, why: str) -> None:
         """The run takes down every process that works on it: it fails."""

@@ -33,6 +33,10 @@ WAKING = 32
 """Runs that were taken up again and have not ended, or been let go of, since: each has a body with a thread."""
 
 
+JOIN_SECONDS = 1.0
+"""For the thread of a body that waits to end, which takes it no time unless it catches what it may not."""
+
+
 class Sleeping:
     """Of one engine. `wakes`: whether it takes up again what it let go of."""
 
@@ -101,12 +105,14 @@ class Sleeping:
         with self._lock:
             self._lives[life.run_id] = life
         self.ended(life.run_id)
-        self._engine.helpers.submit(self._schedule, life)
+        self._engine.helpers.submit(self._schedule, life, driver)
 
-    def _schedule(self, life: Life) -> None:
+    def _schedule(self, life: Life, driver: Driver) -> None:
         """On a helper thread. What came while the run fell asleep has made it due."""
         from dagengine.storage.sleepers import sleeper
 
+        if driver.join_body(JOIN_SECONDS):
+            self._engine.do(driver.dismantle)
         try:
             found = sleeper(self._engine.store, life.number)
         except DagengineError as error:

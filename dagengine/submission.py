@@ -19,7 +19,7 @@ from dagengine.config import did_you_mean
 from dagengine.errors import BadOption, DefinitionError, RunExists, RunNotFound
 from dagengine.hints import hint
 from dagengine.identity import new_id
-from dagengine.model import RunState
+from dagengine.model import RunRecord, RunState
 from dagengine.units import parse_duration
 
 if TYPE_CHECKING:
@@ -169,13 +169,17 @@ def _add(store: Store, entry: Any, replace: bool) -> Any:
         queues.remove(store, [stands.id], stands.state)
 
 
-def is_over(store: Store, run_id: str) -> bool:
+def has_ended(run: RunRecord) -> bool:
     """Whether nothing is left for a queue to do with the run: it has ended, and not only for as long as nobody serves."""
+    return run.state.ended and run.state is not RunState.INTERRUPTED
+
+
+def is_over(store: Store, run_id: str) -> bool:
+    """As `has_ended`; one that is only being recorded is not over."""
     try:
-        state = store.find_run(run_id).state
+        return has_ended(store.find_run(run_id))
     except RunNotFound:
         return False
-    return state.ended and state is not RunState.INTERRUPTED
 
 
 def is_expected(store: Store, run_id: str) -> bool:
@@ -184,6 +188,16 @@ def is_expected(store: Store, run_id: str) -> bool:
 
     entry = queues.entry_of(store, run_id)
     return entry is not None and entry.state in queues.ACTIVE and not is_over(store, run_id)
+
+
+def dequeue(store: Store, control: Path, run_id: str) -> None:
+    """The run was ended while nobody worked on it: its place in a queue, if it has one, is free."""
+    from dagengine.storage import queues
+
+    entry = queues.entry_of(store, run_id)
+    if entry is not None:
+        queues.remove(store, [run_id], entry.state)
+        hint(store, control)
 
 
 def cancel_dropped(store: Store, now: Callable[[], float] = time.time) -> int:

@@ -3,12 +3,13 @@
     run.json               the run's own row, and the version of the format
     rows/TABLE-N.jsonl     its other rows
     artifacts/DIGEST       large values, arguments and states
+    code.json, code/DIGEST the pack of code that it goes on with, and the files in it
     end.json               how many members there are: an archive without it was cut off
 
 Nothing in the archive is a path to write to, and nothing of it is unpickled here; but who resumes an imported run, or reads
 its values, runs what is in it: import only what you would run. Artifacts are held against their digests.
 
-May import errors, model and the interfaces of storage.
+May import errors, model, code_views and the interfaces of storage.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Pat
 
     Raises RunOwned while a live process works on the run; StoreUnavailable; ArtifactMissing if one of its values is gone.
     """
+    from dagengine.code_views import packed_code
     from dagengine.storage.transfer import row_text, rows_of, run_row
 
     if run.state is RunState.RUNNING and run.owner is not None and is_alive(run.owner):
@@ -81,6 +83,9 @@ def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Pat
                 with Path(artifacts.local_path(digest, size)).open("rb") as source:
                     _add(archive, f"artifacts/{digest}", source, size)
                 members += 1
+            for name, data in packed_code(store, run):
+                _add(archive, name, data)
+                members += 1
             _add(archive, "end.json", json.dumps({"members": members}).encode())
         unfinished.flush()
         os.fsync(unfinished.fileno())
@@ -94,9 +99,11 @@ def import_run(store: Store, artifacts: ArtifactStore, file: Path) -> str:
     Raises RunExists if its id is taken; StoreUnavailable if the file is not such an archive, or not a whole one;
     ArtifactDamaged.
     """
+    from dagengine.code_views import ArrivingCode
     from dagengine.storage.transfer import TABLES, Arrival, row_of
 
     arrival: Arrival | None = None
+    code = ArrivingCode(store)
     run_id = ""
     members = 0
     try:
@@ -115,7 +122,11 @@ def import_run(store: Store, artifacts: ArtifactStore, file: Path) -> str:
             elif arrival is not None and folder == "artifacts":
                 _put(artifacts, rest, size, data)
                 members += 1
+            elif arrival is not None and (name == "code.json" or folder == "code"):
+                code.add(rest, _read(data, size))
+                members += 1
             elif arrival is not None and name == "end.json" and json.loads(_read(data, size))["members"] == members:
+                code.keep()
                 arrival.finish()
                 return run_id
             else:

@@ -8,7 +8,24 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
+
+
+@cache
+def _schema() -> str:
+    """What makes the tables, as one script: tests open many stores."""
+    from sqlalchemy.dialects import sqlite
+    from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement
+
+    from dagengine.storage import side_schema  # noqa: F401 - its tables join METADATA
+    from dagengine.storage.schema import METADATA
+
+    tables = METADATA.sorted_tables
+    made: list[ExecutableDDLElement] = [
+        *(CreateTable(table) for table in tables),
+        *(CreateIndex(index) for table in tables for index in sorted(table.indexes, key=lambda index: str(index.name))),
+    ]
+    return ";\n".join(str(statement.compile(dialect=sqlite.dialect())) for statement in made)
 
 
 class MemorySide:
@@ -16,14 +33,8 @@ class MemorySide:
 
     @cached_property
     def _connection(self) -> sqlite3.Connection:
-        from sqlalchemy import create_engine
-        from sqlalchemy.pool import StaticPool
-
-        from dagengine.storage import side_schema  # noqa: F401 - its tables join METADATA
-        from dagengine.storage.schema import METADATA
-
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        METADATA.create_all(create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool))
+        connection.executescript(_schema())
         return connection
 
     @contextmanager

@@ -31,6 +31,7 @@ VERBS: dict[str, dict[str, str]] = {
         "resume": "Go on with a run that has not succeeded; finished steps are not repeated.",
         "wait": "Wait until a run has ended.",
         "cancel": "Ask runs to stop.",
+        "test": "Kill a workflow at every write, and see that it makes no difference.",
         "signal": "Send something to a run that waits for it.",
         "approve": "Say yes to what a run asks approval for.",
         "reject": "Say no to what a run asks approval for.",
@@ -64,6 +65,7 @@ VERBS: dict[str, dict[str, str]] = {
         "replay": "See whether a run would go on with today's code, without running anything.",
     },
     "Store and machine": {
+        "cache": "Look at the values that runs share, and remove them.",
         "gc": "Collect what nobody needs any more: old runs, old values, artifacts without a row.",
         "rm": "Remove runs, with all that is recorded of them.",
         "pin": "Keep runs, and their values, from being collected.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,13 @@ READY = b"r"
 
 
 def record(
-    settings: Settings, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], run_id: str | None
+    settings: Settings,
+    workflow: Workflow[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    run_id: str | None = None,
+    refresh: Sequence[str] = (),
 ) -> str:
     """Record the run, which nobody works on yet; returns its id."""
     from dagengine.config import create_private
@@ -36,7 +43,7 @@ def record(
     try:
         artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
         try:
-            return record_run(store, artifacts, workflow, args, kwargs, run_id=run_id)
+            return record_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
         finally:
             artifacts.close()
     finally:

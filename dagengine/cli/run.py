@@ -38,6 +38,7 @@ def _seconds(timeout: str | None) -> float | None:
 @click.option("--timeout", metavar="TIME", help="Let it fail, to be resumed, after so long: 90s, 1h30m.")
 @machine_options
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
+@click.option("--refresh", metavar="STEP|TASK|all", multiple=True, help="Compute this, whatever the cache has.")
 @click.option("--detach", is_flag=True, help="Print the run's id, and let it run in the background.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.pass_obj
@@ -50,6 +51,7 @@ def command(
     run_id: str | None,
     timeout: str | None,
     artifacts: str | None,
+    refresh: tuple[str, ...],
     detach: bool,
     quiet: bool,
     **machine: Any,
@@ -80,7 +82,7 @@ def command(
     if detach:
         from dagengine.cli.detached import record, spawn
 
-        recorded = record(settings, found, args, kwargs, run_id)
+        recorded = record(settings, found, args, kwargs, run_id=run_id, refresh=refresh)
         spawn(settings, recorded)
         if invocation.json:
             print_json({"id": recorded, "workflow": found.name, "state": "running"})
@@ -90,7 +92,7 @@ def command(
         return 0
     return work_on(
         settings,
-        lambda engine: engine.begin(found, args, kwargs, run_id),
+        lambda engine: engine.begin(found, args, kwargs, run_id, refresh=refresh),
         quiet=quiet,
         as_object=invocation.json,
         began=time.time(),

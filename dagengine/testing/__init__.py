@@ -20,10 +20,10 @@ from typing import Any
 
 from dagengine.engine import Engine
 from dagengine.runtime.protocol import Runtime
-from dagengine.testing.crashes import Crash, CrashFailure, CrashReport, crash_everywhere
+from dagengine.testing.crashes import Crash, CrashFailure, CrashReport, crash_at, crash_everywhere
 from dagengine.testing.mortal import ProcessDied
 
-__all__ = ["Crash", "CrashFailure", "CrashReport", "ProcessDied", "crash_everywhere", "memory_engine"]
+__all__ = ["Crash", "CrashFailure", "CrashReport", "ProcessDied", "crash_at", "crash_everywhere", "memory_engine"]
 
 
 @contextmanager

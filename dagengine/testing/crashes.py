@@ -18,7 +18,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -101,19 +101,49 @@ class _End:
     value: Any = field(default=None, compare=False)
 
 
-@dataclass
-class _Lives:
-    """The processes of one case, one after the other, on one store."""
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What is the same in all cases: a run, and what is around it."""
 
-    store: Store
-    folder: Path
     workflow: Workflow[..., Any]
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    runtime: Callable[[], Runtime]
-    options: Mapping[str, Any]
+    store: str | Callable[[], Store]
+    runtime: Callable[[], Runtime] | None
     world: World | None
+    before: Callable[[], object] | None
+    after: Callable[[], object] | None
     timeout: float
+    options: Mapping[str, Any]
+
+    @contextmanager
+    def lives(self) -> Iterator[_Lives]:
+        """One case, in a folder of its own."""
+        memory = MEMORY if Path(MEMORY).is_dir() else None
+        with tempfile.TemporaryDirectory(prefix="dagengine-", dir=memory) as folder:
+            opened = self.store() if callable(self.store) else _open(self.store, folder)
+            try:
+                if self.before is not None:
+                    self.before()
+                yield _Lives(self, opened, Path(folder))
+                if self.after is not None:
+                    self.after()
+            finally:
+                opened.close()
+
+    def make_runtime(self) -> Runtime:
+        from dagengine.runtime.inline import InlineRuntime
+
+        return InlineRuntime() if self.runtime is None else self.runtime()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lives:
+    """The processes of one case, one after the other, on one store."""
+
+    case: _Case
+    store: Store
+    folder: Path
 
     def live(self, fate: Fate) -> None:
         """Begin the run, or go on with it, until it ends or the process dies."""
@@ -121,8 +151,8 @@ class _Lives:
             cast(Store, MortalStore(self.store, fate)),
             home=self.folder,
             artifacts=self.folder / "artifacts",
-            runtime=cast("Runtime", MortalRuntime(self.runtime(), fate)),
-            **self.options,
+            runtime=cast("Runtime", MortalRuntime(self.case.make_runtime(), fate)),
+            **self.case.options,
         )
         engine.process = passing_for_dead(engine.process)
         fate.died = lambda: _end_all(engine)
@@ -136,22 +166,22 @@ class _Lives:
                     raise  # else it is how the death looks from here
             finally:
                 if fate.doomed:
-                    fate.gone.wait(self.timeout)
+                    fate.gone.wait(self.case.timeout)
                     _end_all(engine)
                     engine.close(force=True)
 
     def _work(self, engine: Engine) -> None:
         record = self.find()
         if record is None:
-            run = engine.begin(self.workflow, tuple(self.args), dict(self.kwargs), RUN_ID)
+            run = engine.begin(self.case.workflow, tuple(self.case.args), dict(self.case.kwargs), RUN_ID)
         elif record.state in ENDED:
             return
         else:
             run = engine.resume(RUN_ID)
-        if self.world is not None:
-            self.world(engine, RUN_ID)
-        if not run.wait(self.timeout):
-            raise CrashFailure(f"the run did not end within {self.timeout:g} s; its state is {run.state}")
+        if self.case.world is not None:
+            self.case.world(engine, RUN_ID)
+        if not run.wait(self.case.timeout):
+            raise CrashFailure(f"the run did not end within {self.case.timeout:g} s; its state is {run.state}")
         error = run._driver.error
         if error is not None:
             raise error
@@ -210,7 +240,7 @@ def crash_everywhere(
     world: World | None = None,
     before: Callable[[], object] | None = None,
     after: Callable[[], object] | None = None,
-    once: Iterable[Task[..., Any]] = (),
+    once: Iterable[Task[..., Any] | str] = (),
     moments: Sequence[str] = ("before", "after"),
     limit: int = 1_000,
     timeout: float = 60.0,
@@ -223,50 +253,29 @@ def crash_everywhere(
     runtime: makes what runs the tasks; None: one after the other in this process
     world: gives from outside what the run waits for (`World`)
     before, after: called around each case, the plain one included: to begin with an empty outside, and to look at it
-    once: tasks that may not begin again, whatever crashes
+    once: tasks, or names of tasks, that may not begin again, whatever crashes
     moments: "before" and "after" the write, or one of them
     limit: of writes at which the process is killed; of more of them, as many are taken evenly
     timeout: seconds for each life of the process
     options: of the `Engine`
     """
-    from dagengine.runtime.inline import InlineRuntime
-
-    forbidden = {task.name for task in once}
-
-    @contextmanager
-    def case() -> Iterator[_Lives]:
-        with tempfile.TemporaryDirectory(prefix="dagengine-", dir=MEMORY if Path(MEMORY).is_dir() else None) as folder:
-            opened = store() if callable(store) else _open(store, folder)
-            if before is not None:
-                before()
-            try:
-                yield _Lives(
-                    opened,
-                    Path(folder),
-                    workflow,
-                    args,
-                    kwargs or {},
-                    runtime or InlineRuntime,
-                    options,
-                    world,
-                    timeout,
-                )
-                if after is not None:
-                    after()
-            finally:
-                opened.close()
-
+    forbidden = {task if isinstance(task, str) else task.name for task in once}
+    case = _Case(workflow, args, kwargs or {}, store, runtime, world, before, after, timeout, options)
     fate = Fate()
-    with case() as lives:
+    with case.lives() as lives:
         lives.live(fate)
         plain = lives.end()
     crashes: list[Crash] = []
     for number in _spread(fate.writes, limit):
+        reached = 0
         for moment in moments:
-            with case() as lives:
+            with case.lives() as lives:
                 crash = _crash(lives, number, moment == "after", plain, forbidden)
             if crash is not None:
                 crashes.append(crash)
+                reached += 1
+        if number > fate.writes and not reached:
+            break
     again: dict[str, int] = {}
     for crash in crashes:
         for key in crash.again:
@@ -274,13 +283,37 @@ def crash_everywhere(
     return CrashReport(workflow.name, fate.writes, plain.state, plain.value, tuple(crashes), again)
 
 
+def crash_at(
+    deaths: Sequence[tuple[int, bool]],
+    workflow: Workflow[..., Any],
+    /,
+    *args: Any,
+    store: str | Callable[[], Store] = "memory:",
+    timeout: float = 60.0,
+    **options: Any,
+) -> tuple[RunState, Any]:
+    """Run the workflow in a process that dies at its n-th write, in one that goes on with it and dies in turn, and so on:
+    `deaths` has (n, after it or before). What the run comes to in the last one: its state, and its result or failure."""
+    with _Case(workflow, args, {}, store, None, None, None, None, timeout, options).lives() as lives:
+        recorded: Steps = {}
+        for number, after in (*deaths, (None, False)):
+            fate = Fate(number, after)
+            lives.live(fate)
+            steps = lives.steps()
+            _kept(recorded, steps, fate)
+            recorded = _succeeded(steps)
+        end = lives.end()
+        return end.state, end.value
+
+
 def _open(url: str, folder: str) -> Store:
     return open_store(f"{folder}/store.db" if url == "sqlite:" else url)
 
 
 def _spread(count: int, limit: int) -> Iterable[int]:
-    if count <= limit:
-        return range(1, count + 1)
+    """At which writes to die; of few, at all: also those that other runs have, whose writes come apart otherwise."""
+    if count < limit:
+        return range(1, limit + 1)
     return sorted({1 + index * count // limit for index in range(limit)})
 
 
@@ -292,7 +325,7 @@ def _crash(lives: _Lives, number: int, after: bool, plain: _End, once: set[str])
         if not first.doomed:
             _same(lives.end(), plain)
             return None
-        recorded = {at: step for at, step in lives.steps().items() if step.state is StepState.SUCCEEDED}
+        recorded = _succeeded(lives.steps())
         lives.live(second)
         _same(lives.end(), plain)
         _kept(recorded, lives.steps(), second)
@@ -311,11 +344,18 @@ def _same(end: _End, plain: _End) -> None:
         raise CrashFailure(f"{end.shown}; without a crash {plain.shown}")
 
 
+def _succeeded(steps: Steps) -> Steps:
+    return {at: step for at, step in steps.items() if step.state is StepState.SUCCEEDED}
+
+
 def _kept(recorded: Steps, now: Steps, fate: Fate) -> None:
     """What had succeeded when the process died is as it was, and did not run again."""
     for at, step in recorded.items():
-        if now.get(at) != step:
-            raise CrashFailure(f"step {at[1]} was recorded as {step}, and is now {now.get(at)}")
+        is_now = now.get(at)
+        if is_now is not None and not step.value_digest:  # a value that was not recorded may have been since
+            is_now = replace(is_now, value_digest=step.value_digest, value_size=step.value_size)
+        if is_now != step:
+            raise CrashFailure(f"step {at[1]} was recorded as {step}, and is now {is_now}")
     for run_id, key, _ in _ran(fate):
         known = recorded.get((run_id, key))
         if known is not None and known.value_digest and known.kind is not StepKind.MAP:

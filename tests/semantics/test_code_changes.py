@@ -13,7 +13,7 @@ from dagengine import packing
 from dagengine.code_changes import GONE, KEPT, SAME, TO_RUN, code_changes
 from dagengine.code_views import code_difference, code_today, export_code, find_code, module_named
 from dagengine.engine import Engine
-from dagengine.errors import BadArguments, CodeNotPacked, LoadError, RunNotFound
+from dagengine.errors import ArtifactDamaged, BadArguments, CodeNotPacked, LoadError, RunNotFound
 from dagengine.functions import Reference, resolve
 from dagengine.model import RunState, StepState
 from dagengine.packing import load_pack, pack_of_reference
@@ -21,7 +21,9 @@ from dagengine.packs import PackImporter, install
 from dagengine.pinning import code_of
 from dagengine.rehearsal import rehearse
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.storage.code import all_packs
 from dagengine.storage.interface import RunFilter
+from dagengine.transfer import export_run, import_run
 from tests.semantics.projects import ProjectFolder, project_folder
 
 FLOW = """
@@ -221,16 +223,38 @@ def test_hidden_files_links_that_lead_out_and_what_is_no_python_are_left_out(
     (project.folder / ".env").write_text("PASSWORD=1\n")
     (project.folder / "key.pem").write_text("-----BEGIN\n")
     project.write(
-        {"flow": "import linked, json, numpy\nimport space.inner\n" + FLOW, "space/inner": "from . import missing\n"}
+        {
+            "flow": "import linked, json, numpy\nimport space.deep.inner\n" + FLOW,
+            "space/deep/inner": "from . import missing\n",
+        }
     )
     found = pack_of_reference(Reference("flow", "flow", str(project.folder / "flow.py")), "/")
     assert found is not None
-    assert set(found.modules) == {"flow", "parts", "parts.helper", "space", "space.inner"}
-    assert found.modules["space"].kind == "namespace"
+    assert set(found.modules) == {"flow", "parts", "parts.helper", "space", "space.deep", "space.deep.inner"}
+    assert found.modules["space.deep"].kind == "namespace"
     assert list(found.manifest["left_out"]) == ["linked"]
     assert "out of" in found.manifest["left_out"]["linked"]
     assert "numpy" in found.manifest["distributions"]
     assert b"PASSWORD" not in b"".join(found.source(name) for name in found.modules)
+
+
+def test_a_run_whose_modules_lie_in_folders_without_init_goes_on_in_another_process(
+    engine: Engine, project: ProjectFolder
+) -> None:
+    """Namespace packages in each other: nothing of them is imported when they are held against the pack."""
+    project.write({"flow": FLOW.replace("from parts", "from space.deep"), "space/deep/helper": HELPER})
+    run_id = failed(engine, project)
+    run = engine.resume(run_id)
+    run.wait()
+    assert run.failure is not None
+    assert run.failure.type == "ValueError"
+    project.forget()
+    project.change("flow", 'raise ValueError("not yet")', "return x")
+    project.change("space/deep/helper", "VERSION = 1", "VERSION = 2")
+    again = engine.resume(run_id)
+    again.wait()
+    assert again.failure is not None
+    assert again.failure.type == "ValueError"
 
 
 def test_code_that_can_not_be_packed_is_refused_in_one_line(
@@ -337,3 +361,25 @@ def test_a_code_is_found_compared_and_written_out(engine: Engine, project: Proje
     with pytest.raises(BadArguments, match="out of its folder"):
         export_code(hostile, tmp_path / "other")
     assert engine.store.steps(engine.store.find_run(run_id).number)[0].state is StepState.SUCCEEDED
+
+
+def test_a_run_takes_its_code_to_another_store(project: ProjectFolder, tmp_path: Path) -> None:
+    """Exported with it, held against its digests, and gone on with there though the files are gone."""
+    with Engine(tmp_path / "a.db", home=tmp_path, runtime=InlineRuntime()) as here:
+        run_id = failed(here, project)
+        export_run(here.store, here.artifacts, here.store.find_run(run_id), tmp_path / "run.tar")
+    for file in project.folder.rglob("*.py"):
+        file.unlink()
+    with Engine(tmp_path / "b.db", home=tmp_path / "there", runtime=InlineRuntime()) as there:
+        import_run(there.store, there.artifacts, tmp_path / "run.tar")
+        run = there.resume(run_id)
+        run.wait()
+        assert run.failure is not None
+        assert 'raise ValueError("not yet")' in run.failure.traceback
+    data = (tmp_path / "run.tar").read_bytes()
+    assert HELPER.encode() in data
+    (tmp_path / "bad.tar").write_bytes(data.replace(HELPER.encode(), HELPER.replace("1", "2").encode()))
+    with Engine(tmp_path / "c.db", home=tmp_path / "third", runtime=InlineRuntime()) as third:
+        with pytest.raises(ArtifactDamaged, match=r"code .* in the archive is damaged"):
+            import_run(third.store, third.artifacts, tmp_path / "bad.tar")
+        assert all_packs(third.store) == []

@@ -13,6 +13,7 @@ from dagengine.errors import BadArguments, BadOption, RunExists, RunFailed
 from dagengine.model import RunState
 from dagengine.runtime import InlineRuntime
 from dagengine.storage import queues
+from dagengine.storage.interface import RunFilter
 from dagengine.storage.memory import MemoryStore
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.submission import Submission, cancel_dropped, is_over
@@ -88,6 +89,15 @@ def test_a_run_that_can_not_be_recorded_leaves_no_place_in_the_queue(engine: Eng
         assert queues.entries(engine.store, queues.RECORDING) == []
 
 
+def test_a_run_that_is_cancelled_while_it_waits_leaves_its_queue(engine: Engine) -> None:
+    """Its place is free at once, and nobody begins it."""
+    with engine:
+        run_id = engine.submit(doubled, (1,), {}, Submission(dedup="D"))
+        engine.cancel(run_id)
+        assert queues.counts(engine.store) == {}
+        assert engine.submit(doubled, (1,), {}, Submission(dedup="D")) != run_id
+
+
 def test_a_cancel_is_heard_by_whoever_takes_the_run_up_unasked(engine: Engine) -> None:
     """Between two owners: the request was recorded, and nobody was there to hear it."""
     with engine:
@@ -128,3 +138,34 @@ def test_a_body_does_not_submit(engine: Engine) -> None:
 
     with engine, pytest.raises(RunFailed, match="in the body of outer"):
         outer.start().result()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])  # its row, the code, the run, the row again
+def test_a_submission_that_dies_half_way_leaves_a_run_that_waits_or_none(tmp_path: Path, at: int, after: bool) -> None:
+    """Killed at each of its writes: what a server finds later is a run in its queue, or nothing that holds a place."""
+    from dagengine import config
+    from dagengine.serve import Server
+    from dagengine.storage import open_artifacts, open_store
+    from dagengine.submission import submit
+    from dagengine.testing.mortal import Fate, MortalStore, ProcessDied
+
+    settings = config.load(home=tmp_path)
+    real = open_store(settings.store.value)
+    mortal = MortalStore(real, Fate(at=at, after=after))
+    artifacts = open_artifacts(settings.artifacts.value, cache=str(tmp_path / "cache"))
+    how = Submission(dedup="D", run_id="r1")
+    with pytest.raises(ProcessDied):
+        submit(mortal, artifacts, settings.control, (doubled, (1,), {}), how)
+    server = Server(settings, clock=lambda: 1e12)
+    server._settle(1e12)
+    entry = queues.entry_of(real, "r1")
+    recorded = [run.id for run in real.runs(RunFilter())]
+    if recorded:
+        assert entry is not None
+        assert entry.state == queues.WAITING
+    else:
+        assert entry is None
+    server._close()
+    artifacts.close()
+    real.close()
