@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("s3fs", reason="pip install 'dagengine[dev]'")
 pytest.importorskip("moto.server", reason="pip install 'dagengine[dev]'")
 
-FLOW = '''
+FLOW = """
 import sys
 from pathlib import Path
 from dagengine import task, workflow
@@ -45,7 +45,7 @@ if __name__ == "__main__":
         print(engine.start(many, 12).result())
         stats = engine.runtime.stats()
         print("spilled", stats["spilled_bytes"] > 8 * MB, "restored", stats["restored_bytes"] > 8 * MB)
-'''
+"""
 
 
 @pytest.fixture
@@ -72,9 +72,7 @@ def s3() -> Iterator[dict[str, str]]:
         server.communicate()
 
 
-def test_what_has_no_room_goes_to_s3_and_comes_back_and_nothing_stays_there(
-    s3: dict[str, str], tmp_path: Path
-) -> None:
+def test_what_has_no_room_goes_to_s3_and_comes_back_and_nothing_stays_there(s3: dict[str, str], tmp_path: Path) -> None:
     """Twelve blocks in room for four: all are right, and the bucket is empty when the engine is closed."""
     flow = tmp_path / "flow.py"
     flow.write_text(FLOW)
