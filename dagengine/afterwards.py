@@ -39,6 +39,8 @@ def after_end(driver: Driver) -> None:
     engine, state = driver.engine, driver.state
     if driver.continued and state is RunState.SUCCEEDED:
         engine.helpers.submit(_begin_successor, driver)
+    elif driver.adopt and state is RunState.MISMATCH:
+        engine.helpers.submit(_adopt_more, driver)
     else:
         driver.life.end(state, driver.error)
     if driver.parent is not None and state in OVER:
@@ -59,8 +61,21 @@ def _begin_successor(driver: Driver) -> None:
         engine.sleeping.hand_over(life)
         engine.resume(run_id, reopen=False)
     except BaseException as error:  # it is recorded, and can be resumed as any run that nobody works on
+        engine.sleeping.taken(run_id)
         closed = isinstance(error, RuntimeStopped)
         life.end(RunState.INTERRUPTED, None if closed else error)
+
+
+def _adopt_more(driver: Driver) -> None:
+    """The body of a run whose mismatches are to be adopted has come to another one. On a helper thread."""
+    engine, life = driver.engine, driver.life
+    life.driver = None
+    engine.sleeping.hand_over(life)
+    try:
+        engine.resume(life.run_id, adopt=True)
+    except BaseException as error:
+        engine.sleeping.taken(life.run_id)
+        life.end(RunState.MISMATCH, None if isinstance(error, RuntimeStopped) else error)
 
 
 def _tell_parent(engine: Engine, parent_id: str) -> None:

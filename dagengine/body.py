@@ -19,6 +19,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dagengine.adopting import note_orphans
 from dagengine.blocking import Blocking, watched_loop
 from dagengine.calls import encode_call, same_call, set_aside, show_call
 from dagengine.continuing import Continuation, record_successor
@@ -222,8 +223,11 @@ class Body:
             self._scope.enter()
             returned = self._returned(args, kwargs)
             self._went_on()
-            if self.driver.shared is not None and self._replay is not None:
-                self.driver.shared.leave(self._replay.left())
+            if self._replay is not None:
+                left = self._replay.left()
+                if self.driver.shared is not None:
+                    self.driver.shared.leave(left)
+                note_orphans(self.driver, left)
             self.driver.post(returned)
         except _Mismatched as mismatch:
             self.driver.post(BodyMismatched(mismatch.failure))
@@ -392,15 +396,22 @@ class Body:
     def _mismatch(self, called: NewStep, before: str, after: str) -> _Mismatched:
         difference = f"- {before}\n+ {after}"
         message = (
-            f"{called.key} was recorded as another call than the code makes now; the record stands. "
-            "Put the code back as it was, or start a new run."
+            f"{called.key} was recorded as another call than the code makes now; the record stands. Put the code back as it"
+            f" was, or fork the run, or let today's calls replace the recorded ones: dagengine resume {self.run_id[:8]}"
+            " --adopt. If the body calls other things after a failure, name its calls: options(key=...)."
         )
         return _Mismatched(
             Failure(
                 "mismatch",
                 "dagengine.errors.RunMismatch",
                 message,
-                facts={"key": called.key, "difference": difference, "step": called.key},
+                facts={
+                    "key": called.key,
+                    "difference": difference,
+                    "step": called.key,
+                    "seq": called.seq,
+                    "below": self.driver.replayed_below,
+                },
             )
         )
 

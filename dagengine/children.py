@@ -33,6 +33,7 @@ from dagengine.model import (
     RunState,
     StepInput,
     StepKind,
+    StepRecord,
     StepState,
     Value,
 )
@@ -234,6 +235,14 @@ def _cancel(engine: Engine, runs: list[str]) -> None:
         if child is not None:
             with contextlib.suppress(DagengineError):
                 engine.cancel(last_of(engine.store, child).id)
+
+
+def forsake(engine: Engine, run: RunRecord, superseded: Iterable[tuple[StepRecord, str]]) -> None:
+    """Cancel the child runs of steps in whose places others were adopted: nobody waits for them any more."""
+    for step, _ in superseded:
+        child = find(engine.store, child_id(run.id, step.seq)) if step.kind is StepKind.CHILD else None
+        if child is not None and child.state not in OVER:
+            engine.cancel(child.id)
 
 
 def cancel_below(store: Store, parent: RunRecord, at: float) -> Iterator[RunRecord]:

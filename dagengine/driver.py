@@ -20,6 +20,7 @@ from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
 from dagengine.children import stop_with
+from dagengine.commits import Commits
 from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending
@@ -108,11 +109,13 @@ class Driver:
         self.ended = threading.Event()
         self.state = RunState.RUNNING
         self.reopened = False  # somebody has asked it to go on
+        self.adopt = False  # what its body calls differently is to replace what is recorded
         self.parent: RunRecord | None = None  # whose child it is
         self.continued = continued_as(record) is not None
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = life.load
         self._body: Body | None = None
+        self._commits = Commits()
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
@@ -120,6 +123,7 @@ class Driver:
         self._notified = False
         self._room = threading.Condition()
         self._next_seq = 0
+        self.replayed_below = 0  # steps below this seq were recorded when this process took the run over
         self._seq_lock = threading.Lock()
         self._ended_before: dict[int, StepState] = {}
         self.shared: SharedSteps | None = None  # what a fork has in common with its donor
@@ -153,7 +157,7 @@ class Driver:
         """Take over a recorded run (or, with no frontier, begin a new one) and call its body if it has not returned."""
         self.parent = parent_of(self.engine.store, self.record)
         if frontier is not None:
-            self._next_seq = frontier.next_seq
+            self._next_seq = self.replayed_below = frontier.next_seq
             for definition in frontier.definitions:
                 self.definitions.learn(definition)
                 self._tally.of(definition.name)  # shown in the order in which they were called
@@ -444,7 +448,11 @@ class Driver:
         return self._attempts.kept(event)
 
     def _write(self, writes: list[Write]) -> None:
+        began = time.monotonic()
+        writes.extend(self._commits.note(writes))
+
         def done(error: StoreError | InternalError | None) -> None:
+            self._commits.took(time.monotonic() - began)
             self.engine.tell(self, Recorded() if error is None else error)
 
         self.engine.store.write(self.claim, writes, done)

@@ -28,11 +28,12 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dagengine import compensating, config
+from dagengine.adopting import supersede, superseded_by_adoption
 from dagengine.afterwards import OVER
 from dagengine.attempts import run_of, shared_parts
 from dagengine.calls import encode_call
 from dagengine.changes import Changes, answer_change, refuse_paused
-from dagengine.children import children_of
+from dagengine.children import children_of, forsake
 from dagengine.clocks import Clock
 from dagengine.continuing import last_of
 from dagengine.control import ControlServer
@@ -257,10 +258,13 @@ class Engine(Changes):
         how = Submission() if how is None else how
         return submit(self.store, self.artifacts, self._control_folder, (workflow, args, kwargs), how)[0]
 
-    def resume(self, run_id: str, takeover: bool = False, reopen: bool = True, code: str = PINNED) -> Run[Any]:
+    def resume(
+        self, run_id: str, takeover: bool = False, reopen: bool = True, code: str = PINNED, *, adopt: bool = False
+    ) -> Run[Any]:
         """Go on with the run whose id begins with `run_id`. With `takeover`, also if its owner may live: it writes no more.
         Without `reopen`, what has failed stays as it is, and a request to cancel is heard: nobody has asked to go on.
-        The run keeps its own code, "pinned"; with code="current" it goes on with today's.
+        The run keeps its own code, "pinned"; with code="current" it goes on with today's. With `adopt`, what the body calls
+        differently than is recorded replaces that, and what was called after it (dagengine/adopting.py).
 
         Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
@@ -273,12 +277,17 @@ class Engine(Changes):
             workflow = pinned.workflow()
         self._open()
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
+        superseded = superseded_by_adoption(self.store, record) if adopt else []
         claim = self.store.claim(record.id, self.process, works, reopen)
+        if superseded:
+            supersede(self.store, claim, superseded, self.clock.now())
+            forsake(self, record, superseded)
         record = pinned.hold(self.store.find_run(record.id))
         load = lambda: cast("Workflow[..., Any]", workflow)  # noqa: E731 - shorter than a def
         life = self.sleeping.taken(record.id) or Life(record, load)
         life.load, life.code = load, record.code
         driver = Driver(self, next(self._indexes), claim, record, life)
+        driver.adopt = adopt
         return self._take_up(driver, reopen)
 
     def wake_up(self, record: RunRecord, life: Life) -> None:
@@ -372,6 +381,7 @@ class Engine(Changes):
                 self.tell(driver, [CancelRequested()])
             else:
                 self.tell(driver, driver.outside.hint)
+        self.sleeping.look_all()
 
     def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
         """A request of another process, on a thread of the control server's."""

@@ -106,12 +106,8 @@ def too_large(name: str, size: int) -> BadArguments:
 def tell(post: Post, run: RunRecord) -> None:
     """Something came for the run: say so to whoever has it, or wakes it."""
     if run.state is RunState.RUNNING and run.owner is not None:
-        if run.owner.host == platform.node():
-            _say(post.control, run.owner.id, {"verb": "signal", "run": run.id})
-        elif post.store.lease is not None:
-            from dagengine.storage.sleepers import notify
-
-            notify(post.store, run.owner.id)
+        here = run.owner.host == platform.node()
+        _tell(post.store, post.control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
         return
     if run.state is RunState.WAITING:
         from dagengine.hints import hint
@@ -126,7 +122,7 @@ def rouse(store: Store, control: Path, run: RunRecord) -> None:
 
     found = sleeper(store, run.number)
     if found is not None and found.process is not None:
-        _say(control, found.process, {"verb": "wake", "run": run.id})
+        _tell(store, control, found.process, {"verb": "wake", "run": run.id})
 
 
 def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:
@@ -137,6 +133,13 @@ def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:
     forget(store, run.number)
 
 
-def _say(control: Path, process: str, what: dict[str, Any]) -> None:
-    with contextlib.suppress(NoAnswer, TimeoutError):
-        ask(control, process, what)
+def _tell(store: Store, control: Path | None, process: str, what: dict[str, Any]) -> None:
+    """Tell an engine, by its socket on this machine, or else where the database can do that, to look."""
+    if control is not None:
+        with contextlib.suppress(NoAnswer, TimeoutError):
+            ask(control, process, what)
+            return
+    if store.lease is not None:
+        from dagengine.storage.sleepers import notify
+
+        notify(store, process)

@@ -79,6 +79,14 @@ class Sleeping:
         self._closed = True
         self.let_go()
 
+    def look_all(self) -> None:
+        """Look for those that something came for, from another machine maybe: where heartbeats are, with each of them."""
+        from dagengine.storage.sleepers import due
+
+        if self._lives:
+            for found in due(self._engine.store, 0.0):
+                self.look(found.id)
+
     def let_go(self) -> None:
         """What sleeps now is not woken from here; what is being woken is, when this returns."""
         with self._lock:

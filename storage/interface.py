@@ -164,6 +164,13 @@ class ReopenSteps:
 
 
 @dataclass(frozen=True, slots=True)
+class RenameSteps:
+    """(seq, key): the keys by which these recorded steps are known from now on."""
+
+    steps: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AddEvent:
     event: EventRecord
 
@@ -190,6 +197,7 @@ Write = (
     | FinishRun
     | AddEvent
     | DropSteps
+    | RenameSteps
     | ReopenSteps
     | SideWrite
 )

@@ -43,6 +43,7 @@ from dagengine.storage.interface import (
     KeepValue,
     RecordAttempt,
     RecordSteps,
+    RenameSteps,
     ReopenSteps,
     StateChange,
     Write,
@@ -164,6 +165,14 @@ class Run:
             case DropSteps(seqs, chained):
                 self._drop_steps(set(seqs), undo)
                 self._chain(chained, undo)
+            case RenameSteps(steps):
+                for seq, key in steps:
+                    step = self.steps.get(seq)
+                    if step is None or key in self.keys:
+                        raise Misfit("it gives a step that is not there another key, or one that is taken")
+                    _take(self.keys, step.new.key, undo)
+                    _put(self.keys, key, seq, undo)
+                    _change(step, undo, new=step.new._replace(key=key))
             case ReopenSteps(seqs):
                 for seq in seqs:
                     step = self.steps.get(seq)

@@ -25,6 +25,7 @@ from dagengine.storage.interface import (
     KeepValue,
     RecordAttempt,
     RecordSteps,
+    RenameSteps,
     ReopenSteps,
     SideWrite,
     StateChange,
@@ -54,6 +55,7 @@ class Plan:
         self.dropped: list[tuple[int, tuple[int, ...]]] = []  # run, seqs
         self.reopened: list[tuple[int, tuple[int, ...]]] = []  # run, seqs
         self.definitions: list[tuple[Any, ...]] = []
+        self.renamed: list[tuple[int, int, str]] = []  # run, seq
         self.steps: list[tuple[Any, ...]] = []
         self.edges: list[tuple[Any, ...]] = []
         self.expanded: list[tuple[Any, ...]] = []
@@ -104,6 +106,10 @@ class Plan:
                     self.events.append((run, event.at, event.kind, event.seq, to_json(event.data)))
                 case DropSteps():
                     self._drop_steps(run, write)
+                case RenameSteps(steps):
+                    if self.steps:
+                        raise OutOfOrder  # of which one may have such a key
+                    self.renamed += [(run, seq, key) for seq, key in steps]
                 case ReopenSteps(seqs):
                     if any((run, seq) in self._ended or (run, seq) in self._given for seq in seqs):
                         raise OutOfOrder

@@ -66,6 +66,13 @@ class Writes:
                 ("unsaved_call", "one.seq = given.seq"),
             )
         ]
+        self._rename = self._change(
+            "rename",
+            "UPDATE step SET key = given.key",
+            ("run, seq, key", "iit"),
+            _OF_STEP,
+            expected="cardinality($1)",
+        )
         self._definitions = self._insert("definition", "run, number, name, reference, options, fingerprint", "iitttt")
         self._steps = self._insert(
             "step",
@@ -233,6 +240,8 @@ class Writes:
         reopened = [(run, seq) for run, seqs in plan.reopened for seq in dict.fromkeys(seqs)]
         if reopened:
             yield _rows(self._reopen, "ii", reopened)
+        if plan.renamed:
+            yield _rows(self._rename, "iit", plan.renamed)
         if plan.definitions:
             yield _rows(self._definitions, "iitttt", plan.definitions)
         if plan.steps:

@@ -135,6 +135,7 @@ _ADD_UNSAVED_CALL = "INSERT INTO unsaved_call (run, instance, seq) VALUES (?, ?,
 _FORGET_STATE = "DELETE FROM state_version WHERE run = ? AND instance = ?"
 _FORGET_UNSAVED_CALLS = "DELETE FROM unsaved_call WHERE run = ? AND instance = ?"
 _ADD_STATE = "INSERT INTO state_version (run, instance, after, size, digest, value) VALUES (?, ?, ?, ?, ?, ?)"
+_RENAME_STEP = "UPDATE step SET key = ? WHERE run = ? AND seq = ?"
 _COUNT_SEQ = "UPDATE run SET next_seq = max(next_seq, ?) WHERE number = ?"
 
 
@@ -148,6 +149,11 @@ def apply(plan: Plan, connection: sqlite3.Connection) -> None:
         connection.execute(_REOPEN_STEPS, (run, json.dumps(seqs)))
         if connection.total_changes - before != len(set(seqs)):
             raise Refused("it opens a step again that did not end without success")
+    if plan.renamed:
+        before = connection.total_changes
+        connection.executemany(_RENAME_STEP, [(key, run, seq) for run, seq, key in plan.renamed])
+        if connection.total_changes - before != len(plan.renamed):
+            raise Refused("it gives a step that is not there another key")
     if plan.definitions:
         _INSERT_DEFINITIONS(connection, plan.definitions)
     if plan.steps:

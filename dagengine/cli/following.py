@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dagengine.cli.lines import Display, Lines, Quiet
-from dagengine.cli.terminal import is_terminal, plural
+from dagengine.cli.terminal import clean, clock, is_terminal, plural
 from dagengine.model import RunState
 
 if TYPE_CHECKING:
@@ -68,9 +68,13 @@ def follow(engine: Engine, run: Run[Any], display: Display, signals: Signals) ->
     """Show the run's progress until it has ended, or this process has let go of it."""
     shown: Display = display
     told = 0
+    asleep = False
     try:
         while not run.wait(TURN):
             progress = run.progress()
+            if asleep != (progress.state is RunState.WAITING):
+                asleep = not asleep
+                shown.say(_waiting(engine, run) if asleep else "goes on")
             shown = _update(shown, progress)
             while told < min(2, signals.count):
                 told += 1
@@ -79,6 +83,18 @@ def follow(engine: Engine, run: Run[Any], display: Display, signals: Signals) ->
         _update(shown, run.progress())
     finally:
         display.close()
+
+
+def _waiting(engine: Engine, run: Run[Any]) -> str:
+    """What a run that has nothing to do waits for."""
+    from dagengine.waiting_view import waiting_view
+
+    found = waiting_view(engine.store, engine.store.find_run(run.id))
+    if found is None:
+        return "waits"
+    until = f" until {clock(found.until)}" if found.until else ""
+    what = [each for _, each in found.steps if each != "its time"]
+    return clean(f"waits{until}{' for ' if what else ''}{', '.join(dict.fromkeys(what))}", 300)
 
 
 def _update(display: Display, progress: Progress) -> Display:

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 @click.option(
     "--rerun-changed", is_flag=True, help="With --code current: a new run, of what has changed and what it reaches."
 )
+@click.option(
+    "--adopt", is_flag=True, help="Let today's calls replace recorded ones that differ, and what was called after them."
+)
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_obj
 def command(
@@ -51,6 +54,7 @@ def command(
     takeover: bool,
     code: str,
     rerun_changed: bool,
+    adopt: bool,
     ready_fd: int | None,
     **machine: Any,
 ) -> int:
@@ -82,14 +86,14 @@ def command(
     if detach:
         from dagengine.cli.detached import spawn
 
-        spawn(settings, record.id, "--code", code)
+        spawn(settings, record.id, "--code", code, *(["--adopt"] if adopt else []))
         print(record.id)
         return 0
 
     def begin(engine: Engine) -> Run[Any]:
         if rerun_changed:
             return engine.fork(record.id, code=code)
-        resumed = engine.resume(record.id, takeover, code=code)
+        resumed = engine.resume(record.id, takeover, code=code, adopt=adopt)
         if ready_fd is not None:
             from dagengine.cli.detached import tell_ready
 

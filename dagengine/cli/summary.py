@@ -70,6 +70,7 @@ def _ended(state: RunState) -> str:
         RunState.MISMATCH: "stopped: its code calls something else than what is recorded",
         RunState.CRASHED: "crashed",
         RunState.PENDING: "has not begun",
+        RunState.WAITING: "waits",
     }.get(state, str(state))
 
 

@@ -17,7 +17,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, Store, Write
+from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, RenameSteps, Store, Write
 from tests.storage.kit import (
     DEFINITION,
     ME,
@@ -529,3 +529,17 @@ def test_cancelling_what_is_not_there_says_so(store: Store) -> None:
     """request_cancel of an unknown run raises RunNotFound."""
     with pytest.raises(RunNotFound, match="none"):
         store.request_cancel("none", NOW)
+
+
+def test_a_step_may_be_given_another_key(store: Store) -> None:
+    """Its old one is free then; a key that is taken is refused."""
+    claim = begin(store)
+    recorded(store, claim, record(step(0), step(1), definitions=(DEFINITION,)), succeed(0, 0))
+    recorded(store, claim, RenameSteps(((0, "nightly/extract[0]~1"),)))
+    recorded(store, claim, record(step(2)._replace(key="nightly/extract[0]")))
+    assert [found.key for found in store.steps(claim.run_number)] == [
+        "nightly/extract[0]~1",
+        "nightly/extract[1]",
+        "nightly/extract[0]",
+    ]
+    assert isinstance(write(store, claim, RenameSteps(((1, "nightly/extract[0]"),))), InternalError)

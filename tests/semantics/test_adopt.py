@@ -1,0 +1,188 @@
+"""A body that calls something else than is recorded, and the ways on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagengine import get, stateful, task, workflow
+from dagengine.engine import Engine
+from dagengine.errors import RunFailed, RunMismatch
+from dagengine.model import RunState, StepState
+from dagengine.runtime.inline import InlineRuntime
+
+SEEN: list[Any] = []
+FLAGS: dict[str, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    SEEN.clear()
+    FLAGS.clear()
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Engine]:
+    with Engine(folder / "store.db", home=folder, runtime=InlineRuntime()) as engine:
+        yield engine
+
+
+@task
+def step(name: str, value: int = 1) -> int:
+    SEEN.append(name)
+    if FLAGS.get("fail") == name:
+        raise ValueError(f"{name} fails")
+    return value
+
+
+@task
+def grows(value: int) -> int:
+    return step.defer("grown", value)
+
+
+@stateful
+class Counter:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, value: int) -> int:
+        self.total += value
+        return self.total
+
+
+@workflow
+def changing() -> Any:
+    first = get(step("first"))
+    second = get(grows(FLAGS.get("second", 2)))
+    third = step.map([second, FLAGS.get("third", 3)])
+    return first, second, get(third), get(step("last"))
+
+
+@workflow
+def again_after_failure() -> Any:
+    try:
+        return get(step("risky"))
+    except ValueError:
+        get(step("clean up"))
+        raise
+
+
+@workflow
+def goes_on_otherwise() -> Any:
+    try:
+        get(step("risky"))
+    except ValueError:
+        get(step("clean up"))
+        raise
+    return get(step("next"))
+
+
+@workflow
+def counting() -> Any:
+    counter = Counter()
+    get(step(FLAGS.get("name", "before")))
+    get(counter.add(2))
+    return get(step("last"))
+
+
+def failed(folder: Path, flow: Any, name: str) -> str:
+    FLAGS["fail"] = name
+    with opened(folder) as engine:
+        run = engine.start(flow)
+        with pytest.raises(RunFailed):
+            run.result()
+    FLAGS.clear()
+    SEEN.clear()
+    return str(run.id)
+
+
+def mismatched(folder: Path, run_id: str) -> str:
+    """What the mismatch says."""
+    with opened(folder) as engine, pytest.raises(RunMismatch) as raised:
+        engine.resume(run_id).result()
+    return str(raised.value)
+
+
+def test_a_mismatch_says_what_can_be_done(tmp_path: Path) -> None:
+    """The three ways on, and the one to avoid it."""
+    run_id = failed(tmp_path, changing, "last")
+    FLAGS["second"] = 20
+    said = mismatched(tmp_path, run_id)
+    assert "changing/grows[0]" in said
+    for way in ("Put the code back", "fork the run", f"dagengine resume {run_id[:8]} --adopt", "options(key=...)"):
+        assert way in said
+
+
+def test_adopted_calls_replace_what_was_recorded_from_there_on(tmp_path: Path) -> None:
+    """What came before stays; what is superseded stays on record under another key."""
+    run_id = failed(tmp_path, changing, "last")
+    FLAGS["second"] = 20
+    mismatched(tmp_path, run_id)
+    with opened(tmp_path) as engine:
+        run = engine.resume(run_id, adopt=True)
+        assert run.result() == (1, 20, [1, 1], 1)
+        keys = {found.key: found.state for found in run.steps()}
+    assert "first" not in SEEN
+    assert keys["changing/grows[0]~1"] is StepState.SUCCEEDED
+    assert keys["changing/grows[0]~1/step[0]"] is StepState.SUCCEEDED
+    assert keys["changing/grows[0]/step[0]"] is StepState.SUCCEEDED
+    assert keys["changing/step[1]~1"] is StepState.SUCCEEDED
+    assert keys["changing/step[3]~1"].ended
+    assert keys["changing/step[3]"] is StepState.SUCCEEDED
+
+
+def test_adopting_goes_on_over_further_mismatches(tmp_path: Path) -> None:
+    """One asks for it once; and again, another time, when the code has changed again."""
+    run_id = failed(tmp_path, changing, "last")
+    with opened(tmp_path) as engine:
+        FLAGS["third"] = 30
+        assert engine.resume(run_id, adopt=True).result()[:2] == (1, 2)
+    run_id = failed(tmp_path, changing, "last")
+    FLAGS.update(second=20, fail="last")
+    with opened(tmp_path) as engine, pytest.raises(RunFailed):
+        engine.resume(run_id, adopt=True).result()
+    FLAGS.clear()
+    FLAGS["second"] = 200
+    with opened(tmp_path) as engine:
+        run = engine.resume(run_id, adopt=True)
+        assert run.result()[:2] == (1, 200)
+        assert {"changing/grows[0]~1", "changing/grows[0]~2"} <= {found.key for found in run.steps()}
+
+
+def test_what_is_never_asked_for_again_is_noted(tmp_path: Path) -> None:
+    """The retried step succeeds, the call of the failure's own branch is never asked for, and stays as an orphan."""
+    run_id = failed(tmp_path, again_after_failure, "risky")
+    with opened(tmp_path) as engine:
+        run = engine.resume(run_id)
+        assert run.result() == 1
+        noted = [
+            event for event in engine.store.events(engine.store.find_run(run_id).number) if event.kind == "run.orphans"
+        ]
+    assert [event.data["keys"] for event in noted] == [["again_after_failure/step[1]"]]
+
+
+def test_ordinals_that_clash_after_a_failure_can_be_adopted(tmp_path: Path) -> None:
+    """What a body calls after a failure has the ordinal of what it calls after a success; the latter takes its place."""
+    run_id = failed(tmp_path, goes_on_otherwise, "risky")
+    mismatched(tmp_path, run_id)
+    with opened(tmp_path) as engine:
+        run = engine.resume(run_id, adopt=True)
+        assert run.result() == 1
+        assert "goes_on_otherwise/step[1]~1" in {found.key for found in run.steps()}
+
+
+def test_a_changed_state_can_not_be_taken_back(tmp_path: Path) -> None:
+    """A call that has changed a stateful object's state stands in the way, and says so."""
+    run_id = failed(tmp_path, counting, "last")
+    FLAGS["name"] = "another"
+    mismatched(tmp_path, run_id)
+    with opened(tmp_path) as engine:
+        with pytest.raises(
+            RunMismatch, match=r"counting/Counter\[0\]/add\[0\] has changed the state of counting/Counter\[0\]"
+        ):
+            engine.resume(run_id, adopt=True)
+        assert engine.store.find_run(run_id).state is RunState.MISMATCH
