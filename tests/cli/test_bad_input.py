@@ -180,7 +180,7 @@ def check(done: Done, said: str, status: int) -> None:
     assert lines[0].startswith("error: ")
     assert said in lines[0]
     assert "Traceback" not in done.err
-    assert "bug" not in done.err
+    assert "a bug" not in done.err
     assert "secret" not in done.err
     assert "\x1b" not in done.err
     assert done.out == ""
