@@ -20,19 +20,30 @@ from dagengine.views import run_state
 if TYPE_CHECKING:
     from dagengine.driver import Driver
     from dagengine.engine import Engine
+    from dagengine.storage.interface import Store
 
 
 def request(engine: Engine, run: RunRecord) -> None:
     """Have the run compensated: by whoever works on it, or by this engine. Raises RunExists if it has succeeded."""
-    from dagengine.storage.compensation import request as note
-
-    if run.state is RunState.SUCCEEDED:
-        raise RunExists(f"run {run.id[:8]} has succeeded: there is nothing to cancel.", run_id=run.id)
-    note(engine.store, run.number, engine.clock.now())
-    if run_state(run, lambda owner: engine._works(run.id, owner)) is RunState.RUNNING:
+    works = run_state(run, lambda owner: engine._works(run.id, owner)) is RunState.RUNNING
+    if not note(engine.store, run, engine.clock.now()) or works:
         engine.cancel(run.id)
     else:
         engine.resume(run.id)
+
+
+def note(store: Store, run: RunRecord, at: float) -> bool:
+    """Note that the run is to be compensated, unless there is nothing in it that could be. Raises RunExists."""
+    from dagengine.storage.compensation import request
+
+    if run.state is RunState.SUCCEEDED:
+        raise RunExists(f"run {run.id[:8]} has succeeded: there is nothing to cancel.", run_id=run.id)
+    if run.state is not RunState.RUNNING and not any(
+        "undo" in found.options for found in store.definitions(run.number)
+    ):
+        return False
+    request(store, run.number, at)
+    return True
 
 
 def look(driver: Driver, core: RunCore, state: RunState) -> None:

@@ -20,6 +20,7 @@ from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.body import Body, Waiting
 from dagengine.children import stop_with
+from dagengine.commits import Commits
 from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending
@@ -114,6 +115,7 @@ class Driver:
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = life.load
         self._body: Body | None = None
+        self._commits = Commits()
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
@@ -445,7 +447,11 @@ class Driver:
         return self._attempts.kept(event)
 
     def _write(self, writes: list[Write]) -> None:
+        began = time.monotonic()
+        writes.extend(self._commits.note(writes))
+
         def done(error: StoreError | InternalError | None) -> None:
+            self._commits.took(time.monotonic() - began)
             self.engine.tell(self, Recorded() if error is None else error)
 
         self.engine.store.write(self.claim, writes, done)

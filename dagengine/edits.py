@@ -226,11 +226,12 @@ def unpause(store: Store, run: RunRecord, *, by: str | None = None, why: str = "
         raise RunConflict(f"run {run.id[:8]} is not paused, but {run_state(run)}.", run_id=run.id)
     said = [event.data.get("before") for event in store.events(run.number) if event.kind == "run.paused"]
     state = RunState(said[-1]) if said and said[-1] in ("pending", "waiting") else RunState.INTERRUPTED
-    _change(store, run, lambda claim: [_event("run.unpaused", None, _note(by, why))], state)
-    if state is RunState.WAITING:  # whoever wakes runs looks at it anew: it may have slept through what it waited for
-        from dagengine.storage import sleepers
+    writes: list[Write] = [_event("run.unpaused", None, _note(by, why))]
+    if state is RunState.WAITING:  # due at once: it may have slept through what it waited for
+        from dagengine.storage.sleepers import falls_asleep
 
-        sleepers.wake(store, run.number, run.id)
+        writes.append(falls_asleep(run.id, 0.0, 0, None))
+    _change(store, run, lambda claim: writes, state)
     return state
 
 

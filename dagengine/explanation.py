@@ -3,7 +3,7 @@
 They name the step at the root of a skip and the way to it, the inputs that are not there yet and what is at their front,
 each attempt with its worker and its end, and what to type next.
 
-May import nothing of ours but model, identity, views and storage's interface.
+May import nothing of ours but model, identity, views, provenance and storage's interface.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from dagengine.identity import is_alive
 from dagengine.model import AttemptRecord, Failure, RunRecord, RunState, StepKind, StepRecord, StepState
+from dagengine.provenance import provenance
 from dagengine.storage.caching import use
 from dagengine.storage.interface import Store
 from dagengine.views import Alive, StepView, failure_view, run_state, steps_view
@@ -57,7 +58,12 @@ def explain(
     steps = {view.record.seq: view for view in steps_view(store, run, with_inputs=True, alive=alive)}
     this = steps[step.seq]
     story = _Story(run, run_state(run, alive), steps, this, time.time() if now is None else now)
-    lines = [f"{this.key} {_verb(this)}", *story.reasons(), *map(story.attempt, this.tries)]
+    lines = [
+        f"{this.key} {_verb(this)}",
+        *story.reasons(),
+        *provenance(store, run, step),
+        *map(story.attempt, this.tries),
+    ]
     said = use(store, run.number, step.seq)
     if said is not None:
         lines.append(f"cache: {said.outcome}: {said.why}")

@@ -96,7 +96,7 @@ class Failure:
     asked for the result, never to decide or to list.
     """
 
-    kind: str  # "error", "timeout", "lost", "skipped", "cancelled", "mismatch", "internal"
+    kind: str  # "error", "timeout", "lost", "unknown", "skipped", "cancelled", "mismatch", "internal"
     type: str  # the exception's qualified name
     message: str
     traceback: str = ""
@@ -335,7 +335,7 @@ class AttemptRecord(NamedTuple):
     host: str
     started_at: float
     finished_at: float | None = None
-    outcome: str | None = None  # "succeeded", "failed", "timeout", "lost", "cancelled"
+    outcome: str | None = None  # "succeeded", "failed", "timeout", "lost", "cancelled", "unknown"
     failure: Failure | None = None
 
 

@@ -51,6 +51,12 @@ class StepView:
         return self.record.key
 
     @property
+    def word(self) -> str:
+        """The state as people are told it: a step that is started at most once may have an unknown end."""
+        failure = self.record.failure
+        return "unknown" if failure is not None and failure.kind == "unknown" else str(self.state)
+
+    @property
     def attempts(self) -> int:
         """Attempts that were begun."""
         return max(self.record.attempts, self.tries[-1].number if self.tries else 0)

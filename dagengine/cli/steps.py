@@ -47,7 +47,7 @@ def _row(step: StepView) -> tuple[str, ...]:
     ended = clock(step.record.finished_at).partition(" ")[2] if step.record.finished_at else ""
     return (
         clean(step.key),
-        f"{mark(step.state)} {state_text(step.state)}",
+        f"{mark(step.word)} {state_text(step.word)}",
         str(step.attempts or ""),
         duration(step.seconds) if step.seconds is not None else "",
         size(step.record.value_size) if step.record.value_size is not None else "",

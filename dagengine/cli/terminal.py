@@ -26,6 +26,7 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u2
 MARKS: dict[str, tuple[str, str]] = {
     "succeeded": ("✓", "green"),
     "failed": ("✗", "red"),
+    "unknown": ("?", "red"),
     "crashed": ("✗", "red"),
     "mismatch": ("≠", "red"),
     "running": ("●", "cyan"),

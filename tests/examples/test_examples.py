@@ -67,6 +67,12 @@ seen: 4
     "e14_stateful": """
 [90, 70, 40]
 1000 is too much, so there are still 40""",
+    "e20_effects": """
+room in Rome
+room in Bern
+give back ROOM IN BERN
+give back ROOM IN ROME
+no money for 2 rooms""",
 }
 
 

@@ -141,7 +141,9 @@ def test_a_failed_step_gets_a_fresh_budget_and_numbers_its_attempts_on(tmp_path:
         assert [event.kind for event in engine.store.events(engine.store.find_run(run_id).number)] == [
             "run.started",
             "step.failed",
+            "run.commits",
             "run.resumed",
+            "run.commits",
         ]
 
 
