@@ -137,16 +137,23 @@ _COUNTS = Query(
         .group_by(_ROW.queue, _ROW.state)
     )
 )
-_DUE = Query(
+_DUE = Query(  # a look at each queue's first rows, and not at all that wait
     lambda: (
-        select(_ROW.queue)
-        .where(_ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
-        .distinct()
-        .order_by(_ROW.queue)
+        select(QUEUE.c.name)
+        .where(
+            select(_ROW.id)
+            .where(_ROW.queue == QUEUE.c.name, _ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
+            .exists()
+        )
+        .order_by(QUEUE.c.name)
     )
 )
 _NEXT = Query(
-    lambda: select(func.min(_ROW.not_before)).where(_ROW.state == WAITING, _ROW.not_before > bindparam("now"))
+    lambda: select(
+        select(func.min(_ROW.not_before))
+        .where(_ROW.queue == QUEUE.c.name, _ROW.state == WAITING, _ROW.not_before > bindparam("now"))
+        .scalar_subquery()
+    ).select_from(QUEUE)
 )
 _BEFORE = Query(
     lambda: select(func.count()).where(
@@ -171,7 +178,9 @@ def _next_page(per_key: bool) -> Query:
 
     def build() -> Any:
         found = select(_ROW.id, _ROW.key).where(
-            _ROW.queue == bindparam("queue"), _ROW.state == WAITING, _ROW.not_before <= bindparam("now")
+            _ROW.queue == bindparam("queue"),
+            _ROW.state == WAITING,
+            _ROW.not_before + 0.0 <= bindparam("now"),  # not by the index of times: the order of another one is wanted
         )
         if per_key:
             full = (
@@ -404,5 +413,5 @@ def due_queues(store: Store, now: float) -> list[str]:
 
 def next_due(store: Store, now: float) -> float | None:
     """When the first of those that wait for a time may begin."""
-    row = store.side(lambda connection: _NEXT(connection, now=now).fetchone(), write=False)
-    return None if row is None or row[0] is None else float(row[0])
+    rows = store.side(lambda connection: _NEXT(connection, now=now).fetchall(), write=False)
+    return min((float(at) for (at,) in rows if at is not None), default=None)

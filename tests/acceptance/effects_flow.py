@@ -43,8 +43,8 @@ def parts(folder: str) -> list[str]:
     here = context()
     done = [here.once(name, lambda name=name: note(folder, name)) for name in ("one", "two")]  # type: ignore[misc]
     here.checkpoint(done)
-    found: list[str] = here.restored([])
-    return found
+    noted: list[str] = here.restored([])
+    return noted
 
 
 @task
