@@ -53,6 +53,7 @@ from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, new_id, this_process
 from dagengine.life import Life
 from dagengine.model import NewRun, PayloadInput, ProcessRecord, RunRecord, RunState, Value
+from dagengine.neighbours import Neighbours
 from dagengine.packing import Shelf, keep_code
 from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
@@ -145,6 +146,7 @@ class Engine(Changes):
         self.clock = Clock() if clock is None else clock
         self.timers = Timers(self.clock)
         self.sleeping = Sleeping(self, wakes)
+        self.neighbours = Neighbours(self)
         self._functions: dict[str, int] = {}
         self._shelf = Shelf(self.store, folder / "cache" / "code")
         self._verified: set[str] = set()
