@@ -93,7 +93,7 @@ def submit(
     how: Submission,
 ) -> tuple[str, bool]:
     """Submit a run of a workflow with these arguments. The run's id, and whether it is a new one. Raises BadOption, BadArguments, Unpicklable, RunExists, StoreError."""
-    from dagengine.engine import record_run
+    from dagengine.recording import record_run
 
     workflow, args, kwargs = call
     workflow.check_arguments(args, kwargs)
