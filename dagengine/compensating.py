@@ -80,6 +80,9 @@ def _candidates(driver: Driver, undoable: frozenset[int]) -> list[RecordedCall]:
             found.append(call)
     left = [call for call in found if f"{call.key}/undo" not in undone]
     order = store.finish_order(run, [call.seq for call in left]) if left else {}
+    fork = driver.record.facts.get("fork")
+    if isinstance(fork, dict):  # what it shares with its donor, the donor did
+        left = [call for call in left if order.get(call.seq, 0) >= int(fork.get("order", 0))]
     return sorted(left, key=lambda call: order.get(call.seq, 0), reverse=True)
 
 
@@ -87,6 +90,7 @@ def _answer(driver: Driver, found: list[RecordedCall] | None) -> None:
     if found is None:
         driver.engine.tell(driver, UndoFound(False, (), ()))
         return
+    driver._note("run.compensating", None, {"steps": len(found)})
     new: list[Definition] = []
     numbers: dict[int, int] = {}
     first = driver.take_seqs(len(found))

@@ -14,6 +14,7 @@ May import errors, values, scopes and the runtime's way to whoever submitted.
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 import time
@@ -95,9 +96,18 @@ def _checked(name: object) -> str:
     return name
 
 
+def _plain(function: object, what: str) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise BadArguments(
+            f"{what} takes plain functions, and {function.__qualname__} is async. In an async task: await "
+            f"asyncio.to_thread(context().{what.removesuffix('()')}, ...) with plain ones."
+        )
+
+
 def once(name: str, function: Callable[[], T]) -> T:
     """As Context.once."""
     _checked(name)
+    _plain(function, "once()")
     if not _in_attempt("once()"):
         return function()
     memo = f"once:{name}"
@@ -139,6 +149,8 @@ def external(
 ) -> T:
     """As Context.external. `key`: the idempotency key for the job."""
     _checked(name)
+    for given in (submit, poll, cancel, find):
+        _plain(given, "external()")
     if not isinstance(every, (int, float)) or isinstance(every, bool) or not 0 <= every < float("inf"):
         raise BadArguments(f"every={every!r} has to be a number of seconds of at least 0.")
     job = _Job(key, submit, find, name) if _in_attempt("external()") else _Job(key, submit, find, None)

@@ -165,7 +165,7 @@ def _new_run(donor: RunRecord, changed: _Changed, run_id: str | None, facts: dic
     return NewRun(run_id or new_id(), donor.workflow, donor.entry, changed.call, changed.inputs, time.time(), facts)
 
 
-_INHERITED = ("cwd", "timeout", "logical_time")
+_INHERITED = ("cwd", "timeout", "compensate", "logical_time")
 
 
 def _call(

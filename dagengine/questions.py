@@ -95,9 +95,10 @@ class Questions:
     def asked(self, event: Asked) -> None:
         if event.number >= 0:
             self._open[event.worker, event.number] = event
-        verb = self._verbs.get(str(event.question.get("about")))
+        question = event.question
+        verb = self._verbs.get(str(question.get("about"))) if isinstance(question, dict) else None
         if verb is None:
-            self._refuse(event, describe_failure(InternalError(f"a task asked {event.question!r}")))
+            self._refuse(event, describe_failure(InternalError(f"a task asked {question!r}")))
         elif not self._is_current(event):
             self._refuse(event, stopped(_OVER))
         elif event.id[2] < 0 or self._core.steps[event.id[1]].place is not None:

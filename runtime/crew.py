@@ -35,6 +35,7 @@ from dagengine.runtime.messages import (
     Forked,
     FromForker,
     FromWorker,
+    GiveBack,
     Hello,
     Hold,
     Kill,
@@ -60,7 +61,7 @@ class Listener(Protocol):
 
     def worker_results(self, worker: WorkerProcess, results: list[Result]) -> None: ...
 
-    def worker_said(self, worker: WorkerProcess, message: AskRoom | Yield | Hold | LetGo | Ask) -> None: ...
+    def worker_said(self, worker: WorkerProcess, message: AskRoom | GiveBack | Yield | Hold | LetGo | Ask) -> None: ...
 
     def worker_acknowledged(self, worker: WorkerProcess) -> None: ...
 

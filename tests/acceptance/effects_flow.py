@@ -43,7 +43,8 @@ def parts(folder: str) -> list[str]:
     here = context()
     done = [here.once(name, lambda name=name: note(folder, name)) for name in ("one", "two")]  # type: ignore[misc]
     here.checkpoint(done)
-    return here.restored([])
+    noted: list[str] = here.restored([])
+    return noted
 
 
 @task

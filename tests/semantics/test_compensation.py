@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dagengine import RunState, gather, get, task, workflow
+from dagengine import RunState, context, gather, get, sleep, task, workflow
 from dagengine.core.events import CancelRequested
 from dagengine.engine import Engine
 from dagengine.errors import BadOption, DefinitionError, RunExists
@@ -239,3 +239,54 @@ def test_an_undo_is_a_task() -> None:
 
     with pytest.raises(DefinitionError, match="is for tasks"):
         stateful(undo=free)
+
+
+@workflow
+def sleeping() -> None:
+    gather([book("a"), book("b", floor=1), book("c", floor=2)])
+    sleep(3600)
+
+
+def test_a_run_that_is_unloaded_is_taken_up_to_be_undone(engine: Engine) -> None:
+    """It waits without a process; to be compensated it gets one."""
+    run = engine.start(sleeping)
+    while run.state is not RunState.WAITING:
+        assert not run.wait(0.005)
+    run.cancel(compensate=True)
+    assert run.wait(60)
+    assert str(run.state) == "cancelled"
+    _all_freed()
+
+
+@task(undo=free)
+def reserve(name: str, *, floor: int = 0) -> str:
+    keys.append(context().idempotency_key or "")
+    rooms[name] = "reserved"
+    return f"{name}{floor}"
+
+
+keys: list[str] = []
+
+
+@workflow(compensate=True)
+def stay_or_not(name: str, fails: bool) -> Any:
+    first = get(reserve("a"))
+    second = get(reserve(name, floor=1))
+    return pay([first, second]) if fails else [first, second]
+
+
+def test_a_fork_undoes_what_it_did_itself(engine: Engine) -> None:
+    """What it shares with its donor is the donor's, whose steps had other idempotency keys."""
+    keys.clear()
+    donor = engine.start(stay_or_not, "b", False)
+    donor.wait()
+    fork = engine.fork(donor.id, params={"name": "c", "fails": True})
+    fork.wait()
+    assert fork.state is RunState.FAILED
+    assert undone == ["c"]
+    assert set(rooms) == {"a", "b"}
+    assert keys == [
+        f"{donor.id}/stay_or_not/reserve[0]",
+        f"{donor.id}/stay_or_not/reserve[1]",
+        f"{fork.id}/stay_or_not/reserve[1]",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import Counter
 from typing import Any, TypeVar
@@ -271,3 +272,30 @@ def test_progress_is_short(engine: Engine, progress: Any) -> None:
     with pytest.raises(RunFailed) as caught:
         engine.start(telling).result()
     assert "heartbeat() takes" in str(caught.value.__cause__)
+
+
+@task(retries=1, retry_delay=0.0)
+async def asynchronous() -> int:
+    here = context()
+    found = await asyncio.to_thread(here.once, "part", lambda: counted("part", 5))
+    if here.attempt == 1:
+        raise ValueError("after it")
+    return found
+
+
+@workflow
+def of_asynchronous() -> int:
+    return get(asynchronous())
+
+
+def test_an_async_task_remembers_by_a_thread(engine: Engine) -> None:
+    """A thread that carries its context; an async part is refused with the way to do it."""
+    assert engine.start(of_asynchronous).result() == 5
+    assert calls["part"] == 1
+
+    async def part() -> int:
+        return 1
+
+    function: Any = part
+    with pytest.raises(BadArguments, match="to_thread"):
+        context().once("x", function)

@@ -76,7 +76,7 @@ def test_a_signal_reaches_an_engine_on_another_machine(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By the database: whether the engine has the run, or has let go of it."""
-    monkeypatch.setattr(signals.platform, "node", lambda: "elsewhere")
+    monkeypatch.setattr("dagengine.signals.platform.node", lambda: "elsewhere")
     monkeypatch.setattr("dagengine.outside.LINGER", 3600.0)
     far = signals.Post(engine.store, engine.artifacts, tmp_path / "nowhere")
     run = engine.start(waits_twice)
