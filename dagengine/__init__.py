@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dagengine.cache_options import Cache
     from dagengine.contexts import Context, context
     from dagengine.continuing import continue_with
+    from dagengine.databases import sql
     from dagengine.effects import Pending
     from dagengine.engine import Engine
     from dagengine.errors import DagengineError, EventTimeout, Rejected, RunFailed, StepFailed, StepSkipped, StepTimeout
@@ -48,6 +49,7 @@ _HOME = {
     "Run": "run",
     "readonly": "stateful_classes",
     "stateful": "stateful_classes",
+    "sql": "databases",
     "Task": "tasks",
     "task": "tasks",
     "Approval": "approvals",
@@ -113,6 +115,7 @@ __all__ = [
     "reject",
     "signal",
     "sleep",
+    "sql",
     "stateful",
     "task",
     "timer",

@@ -176,6 +176,21 @@ def ask(folder: Path, process_id: str, request: dict[str, Any], timeout: float |
     return answer
 
 
+def tell(folder: Path, process_id: str, request: dict[str, Any], timeout: float = 1.0) -> bool:
+    """As `ask`, without waiting for an answer; whether somebody listens."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            with _short_path(folder, f"{process_id}.sock") as path:
+                connection.connect(path)
+            if not _peer_is_us(connection):
+                return False
+            connection.sendall(json.dumps(request).encode() + b"\n")
+        except OSError:  # a TimeoutError is one
+            return False
+    return True
+
+
 def sweep(folder: Path, is_dead: Callable[[str], bool] | None = None) -> int:
     """Remove the sockets at which nobody listens any more; returns their number."""
     gone = 0

@@ -388,6 +388,7 @@ class Driver:
             self._send(self._attempts.rebuild, actions.rebuild)
         if actions.submit:
             self._send(self._attempts.submit, actions.submit)
+            self.engine.neighbours.submitted(self, self._core)
         if actions.drop:
             self.engine.runtime.cancel([(self.index, *attempt) for attempt in actions.drop])
         if actions.force_drop:

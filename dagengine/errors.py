@@ -11,6 +11,7 @@
     │   └── Unpicklable            a value can't be sent to another process (names the path to it)
     ├── StepError                the author of the task (their own exception is raised as it was, when it can be)
     │   ├── StepFailed             stands in for an exception that can't be brought back
+    │   ├── SqlFailed              a database refused a query or statement of `sql`
     │   ├── StepTimeout            an attempt ran past its timeout
     │   ├── EventTimeout           nobody sent what a step waited for, in time
     │   ├── Rejected               somebody said no to what a run asked approval for
@@ -127,6 +128,10 @@ class StepError(DagengineError):
 
 class StepFailed(StepError):
     """The step raised an exception that can't be brought back as an object; its text is here."""
+
+
+class SqlFailed(StepError):
+    """A database refused what `sql` asked of it. The text is the database's."""
 
 
 class StepTimeout(StepError, TimeoutError):

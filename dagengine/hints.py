@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dagengine.control import NoAnswer, ask
+from dagengine.control import NoAnswer, ask, tell
 from dagengine.errors import StoreError
 from dagengine.storage.interface import Store
 
@@ -27,12 +27,17 @@ HINT_SECONDS = 1.0
 
 
 def hint(store: Store, control: Path) -> int:
-    """Tell all servers to look; returns how many of this machine took it. `control`: the folder of the sockets."""
+    """Tell all servers to look; returns how many there are on this machine. `control`: the folder of the sockets."""
     from dagengine.storage import servers
 
     with contextlib.suppress(StoreError):
         servers.tell(store)
-    return sum(ask_server(control, name, {"verb": "hint"}, HINT_SECONDS) is not None for name in names(control))
+    return hint_here(control)
+
+
+def hint_here(control: Path) -> int:
+    """As `hint`, for those of this machine."""
+    return sum(tell(control, name, {"verb": "hint"}, HINT_SECONDS) for name in names(control))
 
 
 def names(control: Path) -> list[str]:

@@ -18,10 +18,10 @@ from dagengine.body import Body, BodyStopped, Waiting
 from dagengine.clocks import Clock
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, Event, StepKnown
 from dagengine.definitions import Definitions
-from dagengine.errors import ArtifactMissing
-from dagengine.model import Definition, Failure, NewStep, RecordedCall, RunRecord, RunState, StepState
+from dagengine.errors import ArtifactMissing, InternalError
+from dagengine.model import Claim, Definition, Failure, NewRun, NewStep, RecordedCall, RunRecord, RunState, StepState
 from dagengine.reading import Reader
-from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.interface import AddEvent, ArtifactStore, Store, Write
 from dagengine.values import Encoded
 
 if TYPE_CHECKING:
@@ -70,12 +70,22 @@ def rehearse(
     """Call the body of `workflow`, as this process has it loaded, against the record of the run."""
     stage = _Stage(store, artifacts, run)
     body = Body(cast("Driver", stage), workflow, store.recorded_calls(run.number))
-    stage.body = body
     body.start()
     if not body.join(patience):
         body.stop()
         return Rehearsal("endless", f"the body has called nothing new for {patience:g} s", asked=stage.asked)
     return stage.told()
+
+
+class _Readable:
+    """A store of which a body only reads. One that would record the run that goes on from it has come to its end here."""
+
+    def __init__(self, store: Store) -> None:
+        self.steps = store.steps
+        self.find_run = store.find_run
+
+    def create_run(self, run: NewRun, process: None) -> None:
+        raise BodyStopped
 
 
 class _Stage:
@@ -85,21 +95,29 @@ class _Stage:
         self.record = run
         self.run_id = run.id
         self.workflow_name = run.workflow
-        self.engine = SimpleNamespace(clock=Clock(), store=store)
+        self.claim = Claim(run.number, run.id, run.token)
+        self.engine = SimpleNamespace(clock=Clock(), store=_Readable(store))
         self.definitions = Definitions()
         for definition in store.definitions(run.number):
             self.definitions.learn(definition)
         self.reader = Reader(store, artifacts, run.number)
         self.shared = None
+        self.replayed_below = run.steps
         self.ephemeral: set[int] = set()
-        self.body: Body | None = None
         self.asked = 0
+        self._missing = ""
+        self._unasked: tuple[str, ...] = ()
         self._store = store
         self._ended: dict[int, StepState] = {}
         self._next_seq = run.steps
         self._new: list[str] = []
         self._new_count = 0
         self._end: Event | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # The body would take it for an exception of the user's code.
+        self._missing = name
+        raise AttributeError(name)
 
     # ---- calls --------------------------------------------------------------------------------
 
@@ -160,12 +178,11 @@ class _Stage:
         found = self._store.steps(self.record.number, seqs=[seq])
         return found[0].key if found else f"step {seq}"
 
-    def _unasked(self, left: list[RecordedCall]) -> list[str]:
-        if not left:
-            return []
-        # What a step has called after itself lies below its key, and is not the body's to call.
-        keys = {step.key for step in self._store.steps(self.record.number)}
-        return [call.key for call in left if call.kind.is_call or call.key.rpartition("/")[0] not in keys]
+    def record_beside(self, writes: Sequence[Write]) -> None:
+        """Nothing is written; but what would be noted of calls that the body did not make, is told."""
+        for write in writes:
+            if isinstance(write, AddEvent) and write.event.kind == "run.orphans":
+                self._unasked = tuple(write.event.data["keys"][:SHOWN])
 
     # ---- the end ------------------------------------------------------------------------------
 
@@ -173,6 +190,8 @@ class _Stage:
         end, text, key, difference = "waits", "", "", ""
         unasked: tuple[str, ...] = ()
         event = self._end
+        if self._missing:
+            raise InternalError(f"a rehearsal has no {self._missing}, which the body asked for")
         if isinstance(event, BodyMismatched):
             end, text = "mismatch", event.failure.message
             key, difference = event.failure.facts["key"], event.failure.facts["difference"]
@@ -181,7 +200,5 @@ class _Stage:
             end, text = "raises", f"{event.failure.type}: {first}"
         elif isinstance(event, (BodyReturned, BodyRaised)):
             end = "returned"
-            assert self.body is not None
-            assert self.body._replay is not None
-            unasked = tuple(self._unasked(self.body._replay.left())[:SHOWN])
+            unasked = self._unasked
         return Rehearsal(end, text, key, difference, self.asked, tuple(self._new), self._new_count, unasked)

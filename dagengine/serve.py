@@ -28,7 +28,7 @@ import signal
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.interface import FinishRun, RunFilter, Store
 from dagengine.submission import cancel_dropped, has_ended, is_over
 from dagengine.views import run_state
+from dagengine.watching import Watch
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -53,11 +54,17 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 10.0
 """Between two looks that nobody has asked for."""
 
+BETWEEN_LOOKS = 0.02
+"""At least, however many hints there are: a burst of submissions is a few looks, not one for each."""
+
 RECORDING_SECONDS = 60.0
 """After which who was recording a run that is to be queued has died over it."""
 
 RUNS, HOSTS = 256, 4
 """Runs under way at once, each with a body's thread in its host; and hosts, each with as many workers as there are CPUs."""
+
+FORCED_SECONDS = 15.0
+"""For a host to end its steps and to record that, when it is not to wait for them; then it is killed."""
 
 ENDED_KEPT = 4_096
 """Ends that are remembered for those who ask to be told of one that has just been."""
@@ -65,7 +72,7 @@ ENDED_KEPT = 4_096
 FINAL = frozenset(str(state) for state in RunState if state.ended and state is not RunState.INTERRUPTED)
 """States after which nobody is waited for."""
 
-CRASHED_LOOKED_AT = 10_000
+CRASHED_LOOKED_AT = 2_000
 """Runs that say that they run, looked through for those whose owner is dead."""
 
 
@@ -122,6 +129,7 @@ class Server:
         os.set_blocking(self._woken, False)
         os.set_blocking(self._wake, False)
         self._selector.register(self._woken, selectors.EVENT_READ)
+        self._watch = Watch(self._selector)
         self._hosts = Hosts(
             settings,
             self._options.hosts,
@@ -133,6 +141,7 @@ class Server:
         self._control = ControlServer(settings.control, PREFIX + self.process.id, self._asked)
         self._stops = 0
         self._look_at = 0.0  # on the clock
+        self._looked_at = float("-inf")  # on the monotonic clock
         self._settle_at = 0.0  # on the monotonic clock
         self._dirty: set[str] = set()  # runs whose end the store could not be told of
         self._over = threading.Condition()
@@ -171,25 +180,26 @@ class Server:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 65536)
+            elif key.data is self._watch:
+                self._watch.ended(key.fd)
+                self._settle_at = 0.0  # what it had is nobody's now
             else:
                 host: Host = key.data
                 self._hosts.hear(host)
 
     def _drain(self) -> None:
         self._say(f"stopping: {_count(len(self._hosts.runs), 'run')} under way")
-        deadline = time.monotonic() + self._options.grace
-        self._hosts.drain(force=self._stops > 1)
-        forced = self._stops > 1
-        killed = False
+        forced_at = time.monotonic() + self._options.grace
+        killed_at = float("inf")
+        self._hosts.drain(force=False)
         while self._hosts.count:
-            if not forced and (self._stops > 1 or time.monotonic() >= deadline):
-                forced = True
-                deadline = time.monotonic() + self._options.grace
+            now = time.monotonic()
+            if killed_at == float("inf") and (self._stops > 1 or now >= forced_at):
+                killed_at = now + FORCED_SECONDS
                 self._hosts.drain(force=True)
-            elif forced and not killed and time.monotonic() >= deadline:
-                killed = True
+            elif now >= killed_at:
                 self._hosts.kill()
-            self._turn(min(1.0, max(0.05, deadline - time.monotonic())))
+            self._turn(0.2)
 
     def _close(self) -> None:
         self._control.stop()
@@ -202,6 +212,7 @@ class Server:
             self.store.wake(self.process)
             self._ear.join(5.0)
         self.store.close()
+        self._watch.close()
         self._selector.close()
         os.close(self._woken)
         os.close(self._wake)
@@ -239,7 +250,11 @@ class Server:
         waits = [LOOK_SECONDS] if idle is None else [idle, LOOK_SECONDS]
         now = self._clock()
         settles = time.monotonic() >= self._settle_at
+        pause = self._looked_at + BETWEEN_LOOKS - time.monotonic()
+        if pause > 0 and now >= self._look_at:
+            return pause
         if settles or now >= self._look_at:
+            self._looked_at = time.monotonic()
             self._look_at = now + LOOK_SECONDS
             try:
                 if settles:
@@ -315,10 +330,15 @@ class Server:
         for entry in queues.entries(self.store, queues.STARTED):
             if entry.id not in held and (not self._options.queues or entry.queue in self._options.queues):
                 self._settle_started(entry, living)
-        if self._options.takes_over:
-            for run in self.store.runs(RunFilter((RunState.RUNNING,), limit=CRASHED_LOOKED_AT)):
-                if run.id not in held and run_state(run) is RunState.CRASHED:
-                    self._take_over(run)
+        others = [server.process for id_, server in living.items() if id_ != self.process.id]
+        for run in self.store.runs(RunFilter((RunState.RUNNING,), limit=CRASHED_LOOKED_AT)):
+            if run.id in held:
+                continue
+            if run_state(run) is RunState.RUNNING and run.owner is not None:
+                others.append(run.owner)
+            elif self._options.takes_over:
+                self._take_over(run)
+        self._watch.keep(others)
 
     def _settle_recording(self, run_id: str) -> None:
         try:
@@ -328,7 +348,7 @@ class Server:
         else:
             queues.move(self.store, [run_id], queues.RECORDING, queues.WAITING)
 
-    def _settle_started(self, entry: queues.Entry, living: set[str]) -> None:
+    def _settle_started(self, entry: queues.Entry, living: Container[str]) -> None:
         run = self._known(entry.id)
         if run is None or has_ended(run):
             queues.remove(self.store, [entry.id], queues.STARTED)
@@ -345,11 +365,11 @@ class Server:
             self._say(f"run {run.id[:12]} of {run.workflow}: its process died; going on with it")
             self._hosts.assign(run)
 
-    def _living(self, now: float) -> set[str]:
+    def _living(self, now: float) -> dict[str, servers.Server]:
         host = platform.node()
         known = servers.servers(self.store)
-        living = {id_ for id_, server in known.items() if server.lives(is_alive, host, now)}
-        for id_ in known.keys() - living:
+        living = {id_: server for id_, server in known.items() if server.lives(is_alive, host, now)}
+        for id_ in known.keys() - living.keys():
             servers.forget(self.store, id_)
         return living
 

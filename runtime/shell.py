@@ -225,6 +225,9 @@ class Shell:
     # ---- the agent ----------------------------------------------------------------------------
 
     def begun(self, task: Task, worker: WorkerProcess) -> None:
+        known = self.core.tasks.get(task.id)
+        if known is not None and known.extra is not None and known.extra.rebuild:
+            return  # it has ended for whoever submitted it, and runs again to have a lost object back
         if not self._fresh:
             self._fresh_until = time.monotonic() + STARTED_DELAY
         self._fresh[task.id] = Started(task.id, task.worker, worker.pid, time.time()), worker

@@ -23,6 +23,7 @@ from sqlalchemy import and_, bindparam, delete, func, null, or_, select, update
 
 from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, choose
+from dagengine.storage.servers import notify
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
 from dagengine.storage.statements import Query
@@ -137,16 +138,23 @@ _COUNTS = Query(
         .group_by(_ROW.queue, _ROW.state)
     )
 )
-_DUE = Query(
+_DUE = Query(  # a look at each queue's first rows, and not at all that wait
     lambda: (
-        select(_ROW.queue)
-        .where(_ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
-        .distinct()
-        .order_by(_ROW.queue)
+        select(QUEUE.c.name)
+        .where(
+            select(_ROW.id)
+            .where(_ROW.queue == QUEUE.c.name, _ROW.state == WAITING, _ROW.not_before <= bindparam("now"))
+            .exists()
+        )
+        .order_by(QUEUE.c.name)
     )
 )
 _NEXT = Query(
-    lambda: select(func.min(_ROW.not_before)).where(_ROW.state == WAITING, _ROW.not_before > bindparam("now"))
+    lambda: select(
+        select(func.min(_ROW.not_before))
+        .where(_ROW.queue == QUEUE.c.name, _ROW.state == WAITING, _ROW.not_before > bindparam("now"))
+        .scalar_subquery()
+    ).select_from(QUEUE)
 )
 _BEFORE = Query(
     lambda: select(func.count()).where(
@@ -171,7 +179,9 @@ def _next_page(per_key: bool) -> Query:
 
     def build() -> Any:
         found = select(_ROW.id, _ROW.key).where(
-            _ROW.queue == bindparam("queue"), _ROW.state == WAITING, _ROW.not_before <= bindparam("now")
+            _ROW.queue == bindparam("queue"),
+            _ROW.state == WAITING,
+            _ROW.not_before + 0.0 <= bindparam("now"),  # not by the index of times: the order of another one is wanted
         )
         if per_key:
             full = (
@@ -197,14 +207,19 @@ def _entry(row: Any) -> Entry:
 
 def _locked(connection: Any, queue: str) -> tuple[QueueSettings, Bucket | None] | None:
     """What the queue was told, with nobody else at it until the transaction ends; None if there is none."""
-    if queue == DEFAULT:
-        _ADD_QUEUE(connection, name=DEFAULT, settings="{}", tokens=None, filled_at=None)
     _LOCK(connection, queue=queue)
     row = _ONE_QUEUE(connection, queue=queue).fetchone()
     if row is None:
-        return None
+        return _locked(connection, queue) if _made(connection, queue) else None
     said, tokens, filled_at = row
     return QueueSettings.from_json(json.loads(said)), None if tokens is None else Bucket(tokens, filled_at)
+
+
+def _made(connection: Any, queue: str) -> bool:
+    """The queue that is always there is made when it is first looked for."""
+    if queue == DEFAULT:
+        _ADD_QUEUE(connection, name=DEFAULT, settings="{}", tokens=None, filled_at=None)
+    return queue == DEFAULT
 
 
 # ---- queues ---------------------------------------------------------------------------------
@@ -246,9 +261,12 @@ def add(store: Store, entry: Entry, replace: bool = False) -> Entry | None:
     """
 
     def work(connection: Any) -> Entry | None:
-        if _locked(connection, entry.queue) is None:
+        if entry.dedup is None:  # nobody has to come one after the other
+            if _ONE_QUEUE(connection, queue=entry.queue).fetchone() is None and not _made(connection, entry.queue):
+                raise KeyError(entry.queue)
+        elif _locked(connection, entry.queue) is None:
             raise KeyError(entry.queue)
-        if entry.dedup is not None:
+        else:
             for row in _SAME(connection, queue=entry.queue, dedup=entry.dedup).fetchall():
                 other = _entry(row)
                 if other.id == entry.id:
@@ -274,6 +292,16 @@ def move(store: Store, runs: Sequence[str], before: int, after: int) -> None:
 
     if runs:
         store.side(work)
+
+
+def offer(store: Store, run: str) -> None:
+    """The run is recorded: it waits from now on. Servers of other machines are told in the same transaction."""
+
+    def work(connection: Any) -> None:
+        _MOVE(connection, id_=run, before=RECORDING, after=WAITING)
+        notify(store, connection)
+
+    store.side(work)
 
 
 def remove(store: Store, runs: Sequence[str], before: int) -> None:
@@ -404,5 +432,5 @@ def due_queues(store: Store, now: float) -> list[str]:
 
 def next_due(store: Store, now: float) -> float | None:
     """When the first of those that wait for a time may begin."""
-    row = store.side(lambda connection: _NEXT(connection, now=now).fetchone(), write=False)
-    return None if row is None or row[0] is None else float(row[0])
+    rows = store.side(lambda connection: _NEXT(connection, now=now).fetchall(), write=False)
+    return min((float(at) for (at,) in rows if at is not None), default=None)

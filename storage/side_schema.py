@@ -143,7 +143,7 @@ QUEUED = Table(
     Column("started_at", Float),
     Column("server", Text),  # server.id of who has it
     Index("queued_next", "queue", "state", "rank", "submitted_at", "id"),
-    Index("queued_due", "state", "not_before"),
+    Index("queued_due", "state", "queue", "not_before"),
     Index("queued_dedup", "queue", "dedup", "state"),
 )
 

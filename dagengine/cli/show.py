@@ -13,6 +13,7 @@ from dagengine.cli.summary import failure_lines
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
 from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
+from dagengine.queues import place_view
 from dagengine.storage.beats import Beat, beats
 from dagengine.views import entry_text, resumable, run_state, run_view, seconds_of
 from dagengine.waiting_view import waiting_view
@@ -49,6 +50,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
         "begun": f"{clock(run.created_at)} ({ago(run.created_at, now)})",
         "took": duration(seconds_of(run, now)) if state is not RunState.CRASHED else "",
         "owner": _owner(run, state),
+        "queue": _queue(store, run, now),
         "waits": _waits(store, run, now),
         "cancel": f"asked for at {clock(run.cancel_requested_at)}" if run.cancel_requested_at else "",
         "store": clean(store.url, 500),
@@ -61,6 +63,14 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     if resumable(run):
         lines += ["", f"  to go on: {typed(settings, 'resume', short(run.id))}"]
     return lines
+
+
+def _queue(store: Store, run: RunRecord, now: float) -> str:
+    place = place_view(store, run.id) if run.state is RunState.PENDING else None
+    if place is None:
+        return ""
+    when = _left(place["not_before"] - now) if place["not_before"] > now else f"{place['before']:,} before it"
+    return f"waits in {clean(place['queue'])}, {when}"
 
 
 def _waits(store: Store, run: RunRecord, now: float) -> str:

@@ -172,8 +172,12 @@ class Actors(Ledger):
             self._actions.patience = True
 
     def _patience_over(self, event: PatienceOver, now: float) -> None:
-        waited, self._waited = self._waited, set()
         idle = self._idle()
+        if event.others:
+            for instance in idle:
+                self._release(instance, force=False)
+            return
+        waited, self._waited = self._waited, set()
         waiting = self._waiting() if idle else set()
         if waited & waiting:
             for instance in idle:

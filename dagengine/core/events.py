@@ -243,7 +243,9 @@ class InstanceLetGo:
 
 @dataclass(slots=True)
 class PatienceOver:
-    """Attempts have waited for a while beside objects that have nothing to do."""
+    """Attempts have waited for a while beside objects that have nothing to do. `others`: attempts of other runs."""
+
+    others: bool = False
 
 
 @dataclass(slots=True)

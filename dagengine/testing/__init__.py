@@ -1,4 +1,5 @@
-"""For tests of workflows: an engine with nothing behind it, and a process that dies at every write.
+"""For tests of workflows: an engine with nothing behind it, a clock that jumps, fakes of tasks, and a process that dies at
+every write.
 
     from dagengine.testing import crash_everywhere, memory_engine
 
@@ -21,9 +22,22 @@ from typing import Any
 from dagengine.engine import Engine
 from dagengine.runtime.protocol import Runtime
 from dagengine.testing.crashes import Crash, CrashFailure, CrashReport, crash_at, crash_everywhere
+from dagengine.testing.fakes import Fake, fake
 from dagengine.testing.mortal import ProcessDied
+from dagengine.testing.virtual import VirtualClock
 
-__all__ = ["Crash", "CrashFailure", "CrashReport", "ProcessDied", "crash_at", "crash_everywhere", "memory_engine"]
+__all__ = [
+    "Crash",
+    "CrashFailure",
+    "CrashReport",
+    "Fake",
+    "ProcessDied",
+    "VirtualClock",
+    "crash_at",
+    "crash_everywhere",
+    "fake",
+    "memory_engine",
+]
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from dagengine.storage.interface import RunFilter, Store
 from dagengine.testing.mortal import Fate, MortalRuntime, MortalStore, ProcessDied, passing_for_dead
 
 if TYPE_CHECKING:
+    from dagengine.clocks import Clock
     from dagengine.runtime.protocol import Runtime
     from dagengine.tasks import Task
     from dagengine.workflows import Workflow
@@ -114,6 +115,7 @@ class _Case:
     before: Callable[[], object] | None
     after: Callable[[], object] | None
     timeout: float
+    clock: Callable[[], Clock] | None
     options: Mapping[str, Any]
 
     @contextmanager
@@ -152,6 +154,7 @@ class _Lives:
             home=self.folder,
             artifacts=self.folder / "artifacts",
             runtime=cast("Runtime", MortalRuntime(self.case.make_runtime(), fate)),
+            clock=None if self.case.clock is None else self.case.clock(),
             **self.case.options,
         )
         engine.process = passing_for_dead(engine.process)
@@ -244,6 +247,7 @@ def crash_everywhere(
     moments: Sequence[str] = ("before", "after"),
     limit: int = 1_000,
     timeout: float = 60.0,
+    clock: Callable[[], Clock] | None = None,
     **options: Any,
 ) -> CrashReport:
     """Run the workflow, then kill it before and after each write to its store and resume it. Raises CrashFailure where
@@ -257,10 +261,11 @@ def crash_everywhere(
     moments: "before" and "after" the write, or one of them
     limit: of writes at which the process is killed; of more of them, as many are taken evenly
     timeout: seconds for each life of the process
+    clock: gives the clock of each of them; for a case of its own time, make a `VirtualClock` in `before`
     options: of the `Engine`
     """
     forbidden = {task if isinstance(task, str) else task.name for task in once}
-    case = _Case(workflow, args, kwargs or {}, store, runtime, world, before, after, timeout, options)
+    case = _Case(workflow, args, kwargs or {}, store, runtime, world, before, after, timeout, clock, options)
     fate = Fate()
     with case.lives() as lives:
         lives.live(fate)
@@ -294,7 +299,7 @@ def crash_at(
 ) -> tuple[RunState, Any]:
     """Run the workflow in a process that dies at its n-th write, in one that goes on with it and dies in turn, and so on:
     `deaths` has (n, after it or before). What the run comes to in the last one: its state, and its result or failure."""
-    with _Case(workflow, args, {}, store, None, None, None, None, timeout, options).lives() as lives:
+    with _Case(workflow, args, {}, store, None, None, None, None, timeout, None, options).lives() as lives:
         recorded: Steps = {}
         for number, after in (*deaths, (None, False)):
             fate = Fate(number, after)

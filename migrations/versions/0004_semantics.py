@@ -155,7 +155,7 @@ def _effects() -> None:
         sa.Column("server", sa.Text),
     )
     op.create_index("queued_next", "queued", ["queue", "state", "rank", "submitted_at", "id"])
-    op.create_index("queued_due", "queued", ["state", "not_before"])
+    op.create_index("queued_due", "queued", ["state", "queue", "not_before"])
     op.create_index("queued_dedup", "queued", ["queue", "dedup", "state"])
     op.create_table(
         "schedule",

@@ -48,6 +48,7 @@ def test_a_submitted_run_is_listed_with_its_queue_and_place(cli: Cli, flow: str,
     shown = cli("queue", "show", "reports").out
     assert "1 per key, 10 in 1" in shown
     assert first.out.strip()[:8] in shown
+    assert "queue     waits in reports, 0 before it" in cli("show", first.out.strip()).out
     assert cli("cancel", second["id"]).status == 0
     (queue,) = [queue for queue in cli("queue", "ls", "--json").json if queue["name"] == "reports"]
     assert (queue["waiting"], queue["started"], queue["rate"]) == (1, 0, [10, 60.0])

@@ -73,6 +73,11 @@ room in Bern
 give back ROOM IN BERN
 give back ROOM IN ROME
 no money for 2 rooms""",
+    "e26_testing_and_sql": """
+6.5
+6.5
+asked: [1, 0]
+the same after every crash: succeeded 6.5""",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -27,8 +28,11 @@ def before(x):
 
 @task
 def hold(x, pipe):
-    with open(pipe) as waiting:
-        waiting.read()
+    import os, signal
+    with open(pipe, "w") as told:
+        told.write("begun")
+    while os.path.exists(pipe + ".hold"):
+        signal.pause()
     return x
 
 @task
@@ -91,17 +95,23 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def killed_in_the_middle(shell: Shell, flow: Path, tmp_path: Path) -> Path:
-    """A run of which the process group was killed while its second step ran. Returns the pipe that the step reads."""
-    pipe = tmp_path / "pipe"
+def killed_in_the_middle(shell: Shell, flow: Path, tmp_path: Path) -> None:
+    """A run of which the process group was killed while its second step ran; begun again, that step ends."""
+    pipe = tmp_path / "first"
     os.mkfifo(pipe)
+    hold = tmp_path / "first.hold"
+    hold.touch()
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     process = shell.begin("run", f"{flow}:flow", f"pipe={pipe}", "--workers", "1", "-q", cwd=flow.parent)
-    with pipe.open("w"):  # opens when the step has
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    ended = os.pidfd_open(process.pid)
+    ready, _, _ = select.select([reading, ended], [], [])
+    os.killpg(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    for descriptor in (reading, ended):
+        os.close(descriptor)
+    assert ready == [reading], errors
     pipe.unlink()
-    pipe.write_text("")
-    return pipe
+    hold.unlink()
 
 
 EXPECTED = ["one by 1", "after by 1", "late 1"]

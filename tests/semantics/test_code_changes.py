@@ -27,7 +27,7 @@ from dagengine.transfer import export_run, import_run
 from tests.semantics.projects import ProjectFolder, project_folder
 
 FLOW = """
-from dagengine import gather, get, task, workflow
+from dagengine import continue_with, get, task, workflow
 from parts import helper
 
 @task
@@ -136,6 +136,7 @@ def test_todays_code_is_told_step_by_step(engine: Engine, project: ProjectFolder
         (("get(first(x))", "get(first([x]))"), "mismatch", False),
         (("get(first(x))", "get(first.options(key='a')(x))"), "waits", True),
         (("found = get(first(x))", "found = undefined"), "returned", True),  # it had failed; it may fail
+        (("return third(get(second(found)))", "continue_with(x)"), "waits", True),  # it is not begun here
         (("    found = get(first(x))", "    while True:\n        pass"), "endless", False),
     ],
 )

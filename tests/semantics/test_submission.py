@@ -169,3 +169,31 @@ def test_a_submission_that_dies_half_way_leaves_a_run_that_waits_or_none(tmp_pat
     server._close()
     artifacts.close()
     real.close()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+def test_a_server_that_dies_while_it_begins_a_scheduled_run_has_it_begun_once(
+    tmp_path: Path, at: int, after: bool
+) -> None:
+    """Killed at each of its writes: the next server finds the run, or begins it; and the schedule has moved on."""
+    from dagengine import config
+    from dagengine.schedules import When, create_schedule, find_schedule, fire_due
+    from dagengine.serve import Server
+    from dagengine.storage import open_store
+    from dagengine.testing.mortal import Fate, MortalStore, ProcessDied
+
+    settings = config.load(home=tmp_path)
+    real = open_store(settings.store.value)
+    create_schedule(real, "daily", (doubled, (1,), {}), When("@daily"), lambda: 0.0)
+    mortal = MortalStore(real, Fate(at=at, after=after))  # its row, the code, the run, the row again, the schedule
+    with pytest.raises(ProcessDied):
+        fire_due(mortal, settings.control, lambda: 86_400.0)
+    server = Server(settings, clock=lambda: 86_500.0)
+    assert fire_due(server.store, settings.control, lambda: 86_500.0) == 2 * 86_400.0
+    server._settle(86_500.0)
+    assert [run.id for run in real.runs(RunFilter())] == ["daily.19700102T000000Z"]
+    assert [entry.id for entry in queues.entries(real, queues.WAITING)] == ["daily.19700102T000000Z"]
+    assert find_schedule(real, "daily").next_at == 2 * 86_400.0
+    server._close()
+    real.close()

@@ -41,6 +41,13 @@ class Site:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def serve(self, *words: str) -> subprocess.Popen[bytes]:
+        return self._start("serve", "--workers", "1", *words)
+
+    def run(self, workflow: str, *words: str) -> subprocess.Popen[bytes]:
+        """`dagengine run`, in a process of its own."""
+        return self._start("run", f"{FLOWS}:{workflow}", *words, "--workers", "1", "-q")
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -50,10 +57,7 @@ class Site:
         }
         with (self.folder / "said").open("ab") as said:  # a pipe would be held open by hosts that outlive their server
             process = subprocess.Popen(
-                [sys.executable, "-m", "dagengine", "serve", "--workers", "1", *words],
-                env=environment,
-                stderr=said,
-                start_new_session=True,
+                [sys.executable, "-m", "dagengine", *words], env=environment, stderr=said, start_new_session=True
             )
         self._processes.append(process)
         return process

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dagengine.model import NewRun, RunState
 from dagengine.storage import queues
+from dagengine.storage.interface import RunFilter
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.submission import Submission, place
 from dagengine.workflows import load
@@ -98,6 +99,22 @@ def test_a_server_that_is_stopped_leaves_its_runs_to_the_next(site: Site) -> Non
     assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1}
 
 
+def test_a_run_that_somebody_began_by_hand_goes_on_when_its_process_is_killed(site: Site) -> None:
+    """It was never queued; it is found because nobody owns it any more."""
+    by_hand = site.run("held", "x=4")
+    site.await_started()
+    server = site.serve()
+    site.ended(site.submit("doubled", 30))  # it serves; the run has a living owner, and is left alone
+    by_hand.kill()
+    by_hand.wait()
+    site.await_started()
+    site.let_go()
+    (run,) = site.store.runs(RunFilter(name="held"))
+    assert site.ended(run.id).state is RunState.SUCCEEDED
+    assert "its process died; going on with it" in site.stop(server)
+    assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1, "double-30": 1}
+
+
 def test_a_run_that_kills_every_host_fails_and_the_others_do_not(site: Site) -> None:
     """It is found among the others, and says how its processes died."""
     server = site.serve()
@@ -128,7 +145,6 @@ def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> Non
     from dagengine.cli.results import read_result
     from dagengine.schedules import When, create_schedule
     from dagengine.storage import schedules
-    from dagengine.storage.interface import RunFilter
 
     workflow = load(f"{FLOWS}:timed")
     create_schedule(site.store, "yearly", (workflow, (4,), {}), When("0 0 1 1 *", tz="Europe/Paris"))

@@ -1,0 +1,155 @@
+"""SQL in workflows: a query as a step, its result an Arrow table, which is recorded like any value.
+
+    trips = sql("SELECT * FROM trips WHERE month = :month", connection="warehouse", params={"month": 7})
+    sql.execute("DELETE FROM trips WHERE month = :month", connection="warehouse", params={"month": 7})
+
+A database is given by a URL without a password, or by the name of a connection: its URL is in the environment variable
+DAGENGINE_CONNECTION_NAME of the process that runs the step, and is not recorded.
+
+Rows are taken from the cursor in batches, and kept as Arrow only. May import errors, tasks and storage's module of SQL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from dagengine.errors import BadArguments
+from dagengine.options import Options
+from dagengine.storage import external_sql
+from dagengine.tasks import Task
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    import pyarrow
+
+    from dagengine.tasks import Changes
+
+BATCH_ROWS = 50_000
+"""Rows that are Python objects at a time."""
+
+VARIABLE = "DAGENGINE_CONNECTION_"
+
+
+class Sql:
+    """`sql(...)` and `sql.execute(...)`: in a body a step, elsewhere done at once."""
+
+    def __call__(
+        self,
+        query: str,
+        *,
+        url: str | None = None,
+        connection: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        **options: Unpack[Changes],
+    ) -> pyarrow.Table:
+        """The rows of a query. `params` are bound to its :names; a list stands for the parts of `IN :names`.
+
+        connection: a name; url: instead of it, of a database without a password. options: of the step, as a task's.
+        """
+        return _step(_QUERY, options)(query, _source(url, connection), dict(params or {}))
+
+    def execute(
+        self,
+        statement: str,
+        *,
+        url: str | None = None,
+        connection: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        **options: Unpack[Changes],
+    ) -> int:
+        """Run a statement and commit it; the number of rows that it changed.
+
+        Its step is tried at least once: after a crash the statement may run again. Where that matters, write a task with
+        `@task(transactional=…)`, whose changes commit with its record.
+        """
+        source = _source(url, connection)
+        return cast(int, _step(_EXECUTE, options)(statement, source, dict(params or {})))
+
+
+def query_table(query: str, source: dict[str, str], params: dict[str, Any]) -> pyarrow.Table:
+    """What a worker does for `sql`."""
+    import pyarrow
+
+    parts: list[pyarrow.Table] = []
+    names: Sequence[str] = ()
+    for columns, rows in external_sql.fetch(_url(source), query, params, BATCH_ROWS):
+        names = columns
+        if rows:
+            parts.append(_table(columns, rows))
+    if not parts:
+        return pyarrow.Table.from_arrays([pyarrow.nulls(0)] * len(names), names=list(names))
+    try:
+        return pyarrow.concat_tables(parts, promote_options="permissive")
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise BadArguments(f"a column has values of several types: cast it in the query ({error})") from None
+
+
+def execute_statement(statement: str, source: dict[str, str], params: dict[str, Any]) -> int:
+    """What a worker does for `sql.execute`."""
+    return external_sql.execute(_url(source), statement, params)
+
+
+_QUERY = Task(query_table, Options(name="sql"))
+_EXECUTE = Task(execute_statement, Options(name="sql.execute"))
+
+
+def _step(task: Task[..., Any], options: Changes) -> Task[..., Any]:
+    return task.options(**options) if options else task
+
+
+def _source(url: str | None, connection: str | None) -> dict[str, str]:
+    """What is recorded of where the database is."""
+    if (url is None) == (connection is None):
+        raise BadArguments('name the database: connection="warehouse", or url="dialect://user@host/database".')
+    if connection is not None:
+        if not connection.isidentifier():
+            raise BadArguments(f"connection={connection!r} has to be a name of letters, digits and underscores.")
+        return {"connection": connection}
+    assert url is not None
+    if external_sql.has_password(url):
+        raise BadArguments(
+            f'the url holds a password, which would be recorded: set {VARIABLE}NAME to it, and say connection="name".'
+        )
+    return {"url": url}
+
+
+def _url(source: dict[str, str]) -> str:
+    if "url" in source:
+        return source["url"]
+    variable = VARIABLE + source["connection"].upper()
+    found = os.environ.get(variable)
+    if found is None:
+        raise BadArguments(f"there is no connection {source['connection']}: set {variable} to the database's URL.")
+    return found
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pyarrow.Table:
+    import pyarrow
+
+    columns = []
+    for place, name in enumerate(names):
+        values = [_plain(row[place]) for row in rows]
+        try:
+            columns.append(pyarrow.array(values))
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
+            raise BadArguments(f"column {name} has no Arrow type: cast it in the query ({error})") from None
+    return pyarrow.Table.from_arrays(columns, names=list(names))
+
+
+def _plain(value: Any) -> Any:
+    """What Arrow has no type for, as what it has one for."""
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if isinstance(value, dict):  # a document: its fields need not be those of the next row's
+        return json.dumps(value, default=str)
+    return value
+
+
+sql = Sql()

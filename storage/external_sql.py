@@ -1,0 +1,91 @@
+"""Statements on any database that SQLAlchemy knows: what `dagengine.sql` asks, outside of the store.
+
+Parameters are bound, never formatted. One connection for each statement: a worker may be gone before the next one.
+May import nothing of ours but errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dagengine.errors import BadArguments, SqlFailed
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, TextClause
+
+Columns = tuple[str, ...]
+
+
+def has_password(url: str) -> bool:
+    """Whether the URL holds a secret. Raises BadArguments if it is none."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise BadArguments("the url is none that SQLAlchemy knows: write it as dialect://user@host/database") from None
+    secret = any(word in name.lower() for name in parsed.query for word in ("password", "token", "secret", "key"))
+    return parsed.password is not None or secret
+
+
+def fetch(
+    url: str, query: str, params: Mapping[str, Any], rows: int
+) -> Iterator[tuple[Columns, Sequence[Sequence[Any]]]]:
+    """The columns and, at most so many at a time, the rows of the result; at least once, also if there is no row.
+
+    Nothing is committed. Raises SqlFailed.
+    """
+    with _connected(url) as connection:
+        result = connection.execution_options(stream_results=True, max_row_buffer=rows).execute(_bound(query, params))
+        if not result.returns_rows:
+            raise BadArguments("the statement returns no rows: give it to sql.execute, which commits it")
+        columns = tuple(result.keys())
+        yield columns, ()
+        for part in result.partitions(rows):
+            yield columns, part
+
+
+def execute(url: str, statement: str, params: Mapping[str, Any]) -> int:
+    """Run the statement, commit, and return the number of rows that it changed (-1: the database does not say)."""
+    with _connected(url) as connection, connection.begin():
+        return int(connection.execute(_bound(statement, params)).rowcount)
+
+
+def _bound(query: str, params: Mapping[str, Any]) -> TextClause:
+    from sqlalchemy import bindparam, text
+
+    clause = text(query)
+    wanted = set(clause._bindparams)
+    if wanted != set(params):
+        missing, unknown = sorted(wanted - set(params)), sorted(set(params) - wanted)
+        said = [f"{', '.join(names)} {what}" for names, what in ((missing, "missing"), (unknown, "not in it")) if names]
+        raise BadArguments(f"the parameters do not fit the query: {'; '.join(said)}. Write each as :name in the query.")
+    return clause.bindparams(
+        *(
+            bindparam(name, list(value), expanding=True)
+            if isinstance(value, (list, tuple, set, frozenset))
+            else bindparam(name, value)
+            for name, value in params.items()
+        )
+    )
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+    from sqlalchemy.pool import NullPool
+
+    try:
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.connect() as connection:
+            yield connection
+    except ModuleNotFoundError as error:
+        raise BadArguments(f"the driver of this database is not installed: {error.name}. Install it.") from None
+    except SQLAlchemyError as error:
+        # The text of the driver alone: SQLAlchemy's has the parameters, which may be secret.
+        said = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+        raise SqlFailed(f"the database refused: {' '.join(str(said).split())[:500]}") from None
