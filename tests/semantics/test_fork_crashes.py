@@ -133,7 +133,7 @@ def test_a_fork_that_dies_at_any_write_ends_as_if_it_had_not(kind: str, name: st
             continue
         for after in (False, True):
             lives = Process(
-                _Case(everything, (), {}, "memory:", None, None, None, None, 30.0, {}), store, tmp_path / "home"
+                _Case(everything, (), {}, "memory:", None, None, None, None, 30.0, None, {}), store, tmp_path / "home"
             )
             fate = Fate(at, after)
             lives.live(fate)
@@ -196,7 +196,7 @@ def test_an_edit_that_dies_at_any_write_is_made_or_is_not(verb: str, tmp_path: P
                     engine.begin(simple, (), {}, RUN_ID).wait(30)
             FLAGS.clear()
             lives = Editing(
-                _Case(simple, (), {}, "memory:", None, None, None, None, 30.0, {}), store, tmp_path / "home"
+                _Case(simple, (), {}, "memory:", None, None, None, None, 30.0, None, {}), store, tmp_path / "home"
             )
             fate = Fate(at, after)
             lives.live(fate)
