@@ -148,7 +148,7 @@ def test_a_body_that_works_is_not_let_go_of(opened: Callable[..., Engine]) -> No
     while not run._driver.outside.waits:
         assert not run.wait(0.002)
     outside = run._driver.outside
-    assert not engine._on_thread(outside._may_sleep)
+    assert not engine.look_into(outside._may_sleep)
     release.set()
     until(run, RunState.WAITING)
     engine.signal(run.id, "paid", "done")
@@ -234,7 +234,7 @@ def test_a_value_that_is_not_recorded_keeps_its_run_loaded(engine: Engine) -> No
     run = engine.start(holds)
     while not run._driver.outside.waits:
         assert not run.wait(0.002)
-    assert not engine._on_thread(run._driver.outside._may_sleep)
+    assert not engine.look_into(run._driver.outside._may_sleep)
     engine.signal(run.id, "go")
     assert run.result() == 7
 
