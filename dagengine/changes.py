@@ -140,7 +140,7 @@ def _answer_mark(engine: Engine, driver: Driver, request: dict[str, Any], note: 
 
     seq, state = int(request["seq"]), StepState(request["state"])
     key = driver.key_of(seq)
-    reason = engine._on_thread(lambda: driver._core.unmarkable(seq))
+    reason = engine.look_into(lambda: driver._core.unmarkable(seq))
     if reason is not None:
         return {"error": f"{key} can't be marked: {reason}."}
     now = time.time()

@@ -15,7 +15,6 @@ import functools
 import gc
 import itertools
 import json
-import os
 import platform
 import threading
 import time
@@ -25,38 +24,37 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dagengine import compensating, config
 from dagengine.adopting import supersede, superseded_by_adoption
 from dagengine.afterwards import OVER
+from dagengine.answers import Question, answer
 from dagengine.attempts import run_of, shared_parts
-from dagengine.calls import encode_call
-from dagengine.changes import Changes, answer_change, refuse_paused
+from dagengine.changes import Changes, refuse_paused
 from dagengine.children import children_of, forsake
 from dagengine.clocks import Clock
 from dagengine.continuing import last_of
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
-from dagengine.core.states import Phase
 from dagengine.driver import Driver
 from dagengine.errors import (
-    BadArguments,
     Fenced,
     InternalError,
     RuntimeStopped,
     StoreError,
 )
-from dagengine.functions import Reference, main_file, refer
+from dagengine.functions import Reference
 from dagengine.heartbeat import Heartbeat
-from dagengine.identity import is_alive, new_id, this_process
+from dagengine.identity import is_alive, this_process
 from dagengine.life import Life
-from dagengine.model import NewRun, PayloadInput, ProcessRecord, RunRecord, RunState, Value
+from dagengine.model import ProcessRecord, RunRecord, RunState, Value
 from dagengine.neighbours import Neighbours
-from dagengine.packing import Shelf, keep_code
+from dagengine.packing import Shelf
 from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
+from dagengine.recording import new_run
 from dagengine.run import Run
 from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
 from dagengine.sleeping import Sleeping
@@ -81,12 +79,6 @@ INBOX_BATCH = 4_096
 WINDOW_PER_WORKER = 512
 """Attempts handed to the runtime for each worker: more than it may send ahead (256), so that it never runs dry."""
 
-WAITS_MAX = 200
-"""Steps of which an answer says what they wait for; it has to fit into a message of the control socket's."""
-
-ANSWER_SECONDS = 4.0
-"""For the engine's thread to answer a question: less than who asks over the control socket waits."""
-
 ARTIFACT_THREADS = 2
 """They wait for the disk, which serves few at a time; more would only hold more descriptors open."""
 
@@ -95,8 +87,6 @@ ENGINES_GC = (50_000, 20, 100)
 """Thresholds of Python's cycle collector, its own and ours while an engine is open. A run makes many small objects that
 live long and form no cycles; looking at all of them again and again took a tenth to a quarter of a wide run's time. Set
 only where nobody else has set them, and put back at the end."""
-
-ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
 class Engine(Changes):
@@ -156,7 +146,7 @@ class Engine(Changes):
         self._opened = False
         self._thread = threading.Thread(target=self._main, name="dagengine", daemon=True)
         self._control_folder = settings.control
-        self._control = ControlServer(settings.control, self.process.id, self._asked)
+        self._control = ControlServer(settings.control, self.process.id, partial(answer, self))
         self._heartbeat = Heartbeat(self.store, self.process, self._owned, self._renewed)
 
     # ---- life ---------------------------------------------------------------------------------
@@ -240,7 +230,7 @@ class Engine(Changes):
         refresh: keys of steps and names of tasks whose values are not taken from the cache; "all"
         """
         self._open()
-        new = _new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
+        new = new_run(self.store, self.artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
         new.facts.update(facts or {})
         claim = self.store.create_run(new, self.process)
         assert claim is not None
@@ -383,70 +373,9 @@ class Engine(Changes):
                 self.tell(driver, driver.outside.hint)
         self.sleeping.look_all()
 
-    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A request of another process, on a thread of the control server's."""
-        driver = self._by_id.get(str(request.get("run")))
-        if driver is None:
-            found = self._asked_asleep(str(request.get("verb")), str(request.get("run")), request.get("timeout"))
-            if found is not None:
-                return found
-            return {"error": "this process does not work on that run"}
-        if request.get("verb") == "cancel":
-            self.tell(driver, [CancelRequested()])
-        elif request.get("verb") == "signal":
-            self.tell(driver, driver.outside.hint)
-        elif request.get("verb") == "wait":
-            driver.life.wait(request.get("timeout"))  # bounded by the client: one that went away is not known of
-            return {"state": str(driver.life.state)}
-        elif request.get("verb") in ("mark", "pause"):
-            return answer_change(self, driver, request)
-        elif request.get("verb") == "waits":
-            return self._waits(driver)
-        elif request.get("verb") == "placement":
-            return self._placement(driver, int(request["seq"]))
-        else:
-            return {"error": "unknown verb"}
-        return {"state": str(driver.state)}
-
-    def _asked_asleep(self, verb: str, run_id: str, timeout: float | None) -> dict[str, Any] | None:
-        """The same for a run that waits without a process."""
-        life = self.sleeping.life(run_id)
-        if life is None:
-            return None
-        if verb == "wait":
-            life.wait(timeout)
-        elif verb in ("signal", "wake", "cancel"):
-            if verb == "cancel":  # it was asked for when the run still had a process
-                self.store.request_cancel(run_id, self.clock.now())
-            self.sleeping.look(run_id)
-        return {"state": str(life.state)}
-
-    def _waits(self, driver: Driver) -> dict[str, Any]:
-        """What the run's unfinished steps wait for, as many of them as fit into an answer."""
-        from dagengine.waits import waits_of
-
-        runtime = self.runtime.waits()
-        found = self._on_thread(lambda: list(waits_of(driver._core, driver.index, runtime, driver.outside.told())))
-        return {
-            "state": str(driver.state),
-            "total": len(found),
-            "waits": [wait.to_json() for wait in found[:WAITS_MAX]],
-        }
-
-    def _placement(self, driver: Driver, seq: int) -> dict[str, Any]:
-        """What the runtime says of the step's attempt that is out, if one is."""
-
-        def current() -> int | None:
-            step = driver._core.steps.get(seq)
-            return step.attempt if step is not None and step.phase in (Phase.SUBMITTED, Phase.RUNNING) else None
-
-        attempt = self._on_thread(current)
-        told = {} if attempt is None else self.runtime.explain((driver.index, seq, attempt))
-        return {"state": str(driver.state), "placement": told}
-
-    def _on_thread(self, work: Callable[[], Answer]) -> Answer:
-        """Have the engine's thread do it, which alone may look at a run's core."""
-        question: _Question[Answer] = _Question(work)
+    def look_into(self, work: Callable[[], Answer]) -> Answer:
+        """Have the engine's thread do it, which alone may look at a run's core. Raises RuntimeStopped."""
+        question: Question[Answer] = Question(work)
         self._inbox.put((None, question))
         return question.wait()
 
@@ -579,7 +508,7 @@ class Engine(Changes):
                     self._sort(driver, what, turns)
                 elif what is None:
                     return False
-                elif isinstance(what, _Question):
+                elif isinstance(what, Question):
                     what.answer()
                 elif callable(what):
                     what()
@@ -662,30 +591,6 @@ class Engine(Changes):
             driver.abandon(internal)
 
 
-class _Question(Generic[Answer]):
-    """Something to find out on another thread."""
-
-    def __init__(self, work: Callable[[], Answer]) -> None:
-        self._work = work
-        self._answer: SimpleQueue[Answer | Exception] = SimpleQueue()
-
-    def answer(self) -> None:
-        try:
-            self._answer.put(self._work())
-        except Exception as error:
-            self._answer.put(error)
-
-    def wait(self) -> Answer:
-        """Raises what the work raised; RuntimeStopped if nobody answers, because the engine is closed."""
-        try:
-            answer = self._answer.get(timeout=ANSWER_SECONDS)
-        except Empty:
-            raise RuntimeStopped("the engine does not answer: it is closed, or very busy") from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
 BODY_JOIN_SECONDS = 5.0
 """For a body to notice that its run has stopped. One that calculates without calling anything is left to its thread,
 which is a daemon's and does not keep the process alive."""
@@ -709,69 +614,3 @@ def _process_runtime(settings: config.Settings) -> Runtime:
     from dagengine.runtime.processes import ProcessRuntime
 
     return ProcessRuntime(settings.workers.value, **settings.of_machine())
-
-
-def entry_of(workflow: Workflow[..., Any]) -> Reference:
-    """How another process finds the workflow: a script's own by the script's path, a notebook's by value."""
-    file = main_file()
-    if workflow.__module__ == "__main__" and file is not None and "<locals>" not in workflow.__qualname__:
-        return Reference(Path(file).stem, workflow.__qualname__, file)
-    return refer(workflow)
-
-
-def _new_run(
-    store: Store,
-    artifacts: ArtifactStore,
-    workflow: Workflow[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    run_id: str | None,
-    refresh: Sequence[str] = (),
-) -> NewRun:
-    if run_id is not None and (
-        not 1 <= len(run_id) <= 128 or not set(run_id) <= ID_CHARACTERS or not run_id[0].isalnum()
-    ):
-        raise BadArguments(f"run id {run_id!r}: use 1 to 128 letters, digits, dots, dashes, underscores.")
-    workflow.check_arguments(args, kwargs)
-
-    def keep(encoded: Any) -> None:
-        artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
-
-    call, inputs = encode_call(args, kwargs, f"the call {workflow.name}", keep)
-    payloads = tuple(item for item in inputs if isinstance(item, PayloadInput))
-    facts = {**facts_of(workflow), **keep_code(store, workflow)}
-    if refresh:
-        facts["refresh"] = list(refresh)
-    return NewRun(run_id or new_id(), workflow.name, entry_of(workflow).to_json(), call, payloads, time.time(), facts)
-
-
-def facts_of(workflow: Workflow[..., Any]) -> dict[str, Any]:
-    """What a new run says of how it was begun, and of its workflow's options."""
-    facts: dict[str, Any] = {
-        "python": platform.python_version(),
-        "host": platform.node(),
-        "cwd": str(Path.cwd()),
-        "pid": os.getpid(),
-    }
-    if workflow.timeout is not None:
-        facts["timeout"] = workflow.timeout
-    if workflow.compensate:
-        facts["compensate"] = True
-    return facts
-
-
-def record_run(
-    store: Store,
-    artifacts: ArtifactStore,
-    workflow: Workflow[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    *,
-    run_id: str | None = None,
-    refresh: Sequence[str] = (),
-) -> str:
-    """Record a run that some process is to begin later, and return its id."""
-    new = _new_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
-    store.create_run(new, None)
-    return new.id

@@ -205,6 +205,7 @@ class Shelf:
         self._folder = folder
         self._lock = threading.Lock()
         self._given: dict[str, tuple[str, str]] = {}
+        self._packs: dict[str, Pack] = {}
         self._groups: dict[str, dict[str, tuple[str, str]]] = {}
 
     def give(self, digest: str) -> tuple[str, str]:
@@ -215,6 +216,11 @@ class Shelf:
                 given = self._given[digest] = self._make(digest)
             return given
 
+    def pack(self, digest: str) -> Pack:
+        """The pack, opened once. Raises LoadError, StoreError."""
+        self.give(digest)
+        return self._packs[digest]
+
     def _make(self, digest: str) -> tuple[str, str]:
         path = self._folder / f"{digest}.pack"
         pack = None
@@ -224,16 +230,17 @@ class Shelf:
             except (LoadError, OSError):
                 path.unlink(missing_ok=True)
         if pack is None:
-            pack = load_pack(self._store, digest)
             try:
                 create_private(self._folder)
-                pack.write_to(path)
+                load_pack(self._store, digest).write_to(path)
+                pack = Pack.of_file(str(path))  # its modules stay on disk until they are wanted
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise LoadError(f"the run's code can't be put into {self._folder}: {reason}.") from error
             self._tidy(path)
         else:
             os.utime(path)
+        self._packs[digest] = pack
         return self._group(pack), str(path)
 
     def _group(self, pack: Pack) -> str:

@@ -79,12 +79,11 @@ def pin(store: Store, record: RunRecord, code: str, shelf: Shelf) -> Pin:
     if digest is None and record.state is RunState.PENDING:
         return Pin(store, record, None, True)  # it has not begun, and from here on it has the code that it begins with
     if digest is not None:
-        _have_here(record, shelf.give(digest)[1])
+        _have_here(record, shelf.pack(digest), shelf.give(digest)[1])
     return Pin(store, record, digest, False)
 
 
-def _have_here(record: RunRecord, path: str) -> None:
-    pack = Pack.of_file(path)
+def _have_here(record: RunRecord, pack: Pack, path: str) -> None:
     folder = str(Path(record.entry["file"]).parent) if record.entry.get("file") else None
     if folder is not None and folder not in sys.path and Path(folder).is_dir():
         sys.path.insert(0, folder)  # as loading the file does, so that what lies beside it is held against the pack

@@ -123,8 +123,8 @@ def create_schedule(
 ) -> Schedule:
     """Have runs of the workflow with these arguments begun. Raises BadOption, BadArguments, also if the name is taken."""
     from dagengine.calls import encode_call
-    from dagengine.engine import entry_of, facts_of
     from dagengine.queues import known_queue
+    from dagengine.recording import entry_of, facts_of
 
     if not 1 <= len(name) <= 80 or not set(name) <= NAME_CHARACTERS or not name[0].isalnum():
         raise BadOption(f"schedule name {name!r}: use 1 to 80 letters, digits, dashes, underscores.")

@@ -48,6 +48,8 @@ def _reason(core: RunCore, step: Step, index: int, runtime: Mapping[TaskId, str]
         return f"for {_named(core, [item.seq for item in step.inputs if isinstance(item, StepInput)])}"
     if step.phase is Phase.OUTSIDE:
         return "for the world"
+    if step.phase is Phase.LOOKING:
+        return "for the cache: its value may be there, or be computed by another step"
     if step.phase is Phase.EXPANDED:
         return f"for its items: {_named(core, step.item_seqs())}"
     if step.phase is Phase.RETRYING:

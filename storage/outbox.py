@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import cache, partial
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import (
@@ -58,11 +59,14 @@ from dagengine.storage.statements import Query
 
 CLEAR = Query(lambda: delete(OUTBOX).where(OUTBOX.c.run == bindparam("run"), OUTBOX.c.seq == bindparam("seq")))
 
+KEY_MAX = 600
+"""Characters. With the run's id, what every database takes as a primary key (MySQL: 3,072 bytes)."""
+
 ELSEWHERE = Table(
     "dagengine_outbox",
     MetaData(),
     Column("run", String(128), nullable=False),  # its id
-    Column("step", String(2_000), nullable=False),  # its key
+    Column("step", String(KEY_MAX), nullable=False),  # its key; of a longer one the start and a digest
     Column("at", Float, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("digest", Text, nullable=False),
@@ -167,6 +171,8 @@ def in_store(address: str, run_number: int, token: int, seq: int) -> Outbox:
 
 def elsewhere(url: str, run_id: str, key: str) -> Outbox:
     """On another database. Raises BadOption for a URL that SQLAlchemy does not understand or has no driver for."""
+    if len(key) > KEY_MAX:
+        key = f"{key[: KEY_MAX - 65]} {sha256(key.encode()).hexdigest()}"
     return Outbox(_other_engine(url), ELSEWHERE, {"run": run_id, "step": key})
 
 

@@ -35,7 +35,7 @@ def record(
 ) -> str:
     """Record the run, which nobody works on yet; returns its id."""
     from dagengine.config import create_private
-    from dagengine.engine import record_run
+    from dagengine.recording import record_run
     from dagengine.storage import open_artifacts, open_store
 
     create_private(settings.folder)

@@ -16,6 +16,7 @@ I11 A step that succeeded stays only if its value is ephemeral, and is held only
     value is held of which nobody can ask for any more.
 I12 A step waits for the world if and only if it is of a kind that does, is recorded, and misses no input; and it has no
     attempt.
+I13 A claim in the cache is of a step whose end was not asked for.
 """
 
 from __future__ import annotations
@@ -113,6 +114,9 @@ def _check_step(core: RunCore, step: Step) -> None:
         _demand(step.phase not in _MAY_RUN and not step.attempt, f"I12: {step.key} is {step.phase.name}")
     if step.phase is Phase.OUTSIDE:
         _demand(step.kind.is_outside and missing == 0, f"I12: {step.key} is outside, and misses {missing} inputs")
+    if step.phase is Phase.LOOKING:
+        _demand(missing == 0, f"I3: {step.key} looks for its value before its inputs are durable")
+    _demand(step.seq not in core._claims or step.end is None, f"I13: {step.key} has ended, and has a claim")
     if step.phase in _MAY_RUN:
         _demand(missing == 0, f"I3: {step.key} is {step.phase.name} before its inputs are durable")
 

@@ -44,12 +44,12 @@ class Outside(Ephemerals):
     def quiet(self) -> bool:
         """Whether nothing can happen in this run before something does in the world.
 
-        Not while values are held that are not recorded: they would have to be made again. Nor with a failure that
-        nobody has handled, or a body that raised: neither is on record before the run's end is.
+        Not while values are held that are not recorded: they would have to be made again. Nor when the body raised: that
+        is not on record before the run's end is.
         """
         if self.finish_asked or self.stop or not self.world or self.body not in (BodyPhase.OPEN, BodyPhase.RETURNED):
             return False
-        if self._batches or self.in_flight or self.unrecorded or self.held or self.keeping or self.unhandled:
+        if self._batches or self.in_flight or self.unrecorded or self.held or self.keeping:
             return False
         idle = (Phase.WAITING, Phase.OUTSIDE, Phase.EXPANDED)
         left = [step.phase for step in self.steps.values() if step.end is None]

@@ -11,10 +11,11 @@ import pytest
 
 from dagengine import get, stateful, task, workflow
 from dagengine.edits import mark, pause
-from dagengine.engine import Engine, record_run
+from dagengine.engine import Engine
 from dagengine.errors import RunConflict, RunFailed, RunInterrupted, RunNotFound, RunOwned
 from dagengine.forks import keep_value
 from dagengine.model import RunState, StepState
+from dagengine.recording import record_run
 from dagengine.runtime.inline import InlineRuntime
 
 SEEN: list[str] = []

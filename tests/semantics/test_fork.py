@@ -341,7 +341,7 @@ def test_what_can_not_be_forked_is_refused_in_one_line(
 
 def test_a_run_that_was_never_begun_can_not_be_forked(engine: Engine) -> None:
     """It says how to begin it; to run it again is allowed."""
-    from dagengine.engine import record_run
+    from dagengine.recording import record_run
 
     pending = record_run(engine.store, engine.artifacts, diamond, (), {})
     with pytest.raises(RunConflict, match="never begun"):

@@ -148,7 +148,7 @@ def test_a_body_that_works_is_not_let_go_of(opened: Callable[..., Engine]) -> No
     while not run._driver.outside.waits:
         assert not run.wait(0.002)
     outside = run._driver.outside
-    assert not engine._on_thread(outside._may_sleep)
+    assert not engine.look_into(outside._may_sleep)
     release.set()
     until(run, RunState.WAITING)
     engine.signal(run.id, "paid", "done")
@@ -229,16 +229,26 @@ def has_failed() -> None:
     dagengine.wait_event("go")
 
 
-@pytest.mark.parametrize(("workflow", "end"), [(holds, RunState.SUCCEEDED), (has_failed, RunState.FAILED)])
-def test_what_is_not_on_record_keeps_a_run_loaded(engine: Engine, workflow: Any, end: RunState) -> None:
-    """A value that would have to be made again, and a failure that nobody has handled."""
-    run = engine.start(workflow)
+def test_a_value_that_is_not_recorded_keeps_its_run_loaded(engine: Engine) -> None:
+    """It would have to be made again."""
+    run = engine.start(holds)
     while not run._driver.outside.waits:
         assert not run.wait(0.002)
-    assert not engine._on_thread(run._driver.outside._may_sleep)
+    assert not engine.look_into(run._driver.outside._may_sleep)
     engine.signal(run.id, "go")
-    run.wait()
-    assert run.state is end
+    assert run.result() == 7
+
+
+def test_a_failure_is_not_slept_away(opened: Callable[..., Engine]) -> None:
+    """A step that failed before the run was let go of, and of which the body never asks, fails the run in the end."""
+    engine = opened()
+    run = engine.start(has_failed)
+    until(run, RunState.WAITING)
+    engine.signal(run.id, "go")
+    assert run.wait(30)
+    assert run.state is RunState.FAILED
+    assert run.failure is not None
+    assert run.failure.facts["step"] == "has_failed/fails[0]"
 
 
 @dagengine.workflow
@@ -255,3 +265,25 @@ def test_a_run_whose_body_has_returned_sleeps_as_well(opened: Callable[..., Engi
     clock.go(engine)
     assert run.result() is None
     assert [step.state for step in run.steps()] == [StepState.SUCCEEDED] * 2
+
+
+@dagengine.workflow
+def counts_bodies() -> int:
+    dagengine.sleep("1d")
+    return len(bodies())
+
+
+def test_many_runs_that_sleep_hold_no_thread_and_wake_a_few_at_a_time(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is taken up when one of those that were has ended."""
+    monkeypatch.setattr("dagengine.sleeping.WAKING", 2)
+    clock = engine.timers._clock = engine.clock = Jumping(stands=True)
+    runs = [engine.start(counts_bodies) for _ in range(30)]
+    for run in runs:
+        until(run, RunState.WAITING)
+    while bodies():
+        threading.Event().wait(0.001)
+    assert not engine._by_id
+    clock.go(engine)
+    assert max(run.result() for run in runs) <= 3  # one may be about to end

@@ -166,6 +166,16 @@ def test_of_two_attempts_at_a_step_one_commits() -> None:
 VALUE = Value("ab" * 32, 1, b"x")
 
 
+def test_steps_with_long_keys_are_told_apart() -> None:
+    """Also where only their ends differ."""
+    for end in "ab":
+        outbox = elsewhere(URL, "run", f"{'w/' * 400}f[{end}]")
+        assert outbox.find() is None
+        outbox.connection()
+        outbox.commit(VALUE)
+        assert outbox.find() == VALUE
+
+
 # ---- what is refused --------------------------------------------------------------------------
 
 
