@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dagengine.core.events import InterruptRequested, StepMarked
 from dagengine.errors import RunConflict
-from dagengine.model import EventRecord, RunRecord, RunState, StepRecord, StepState
+from dagengine.model import EventRecord, ProcessRecord, RunRecord, RunState, StepRecord, StepState
 from dagengine.storage.interface import AddEvent, ArtifactStore, Store
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Changes:
     artifacts: ArtifactStore
     _control_folder: Path
     _shelf: Shelf
+    process: ProcessRecord
 
     def fork(
         self,
@@ -76,7 +77,7 @@ class Changes:
         from dagengine.edits import retry
 
         run = self.store.find_run(run_id)
-        retry(self.store, run, steps, by=by, why=why)
+        retry(self.store, run, steps, by=by, why=why, process=self.process)
         return self._go_on(run.id, reopen=False)
 
     def mark(
@@ -91,21 +92,23 @@ class Changes:
 
         given = keep_value(self.artifacts, value, step) if StepState(state) is StepState.SUCCEEDED else None
         run, control = self.store.find_run(run_id), self._control_folder
-        return mark(self.store, run, step, StepState(state), value=given, by=by, why=why, control=control)
+        return mark(
+            self.store, run, step, StepState(state), value=given, by=by, why=why, control=control, process=self.process
+        )
 
     def pause(self, run_id: str, *, by: str | None = None, why: str = "", force: bool = False) -> RunState:
         """Stop the run until `unpause`: what runs ends, or with `force` is ended. Raises RunConflict, RunOwned."""
         from dagengine.edits import pause
 
         run = self.store.find_run(run_id)
-        return pause(self.store, run, by=by, why=why, force=force, control=self._control_folder)
+        return pause(self.store, run, by=by, why=why, force=force, control=self._control_folder, process=self.process)
 
     def unpause(self, run_id: str, *, by: str | None = None, why: str = "") -> Run[Any]:
         """Go on with a paused run. Raises RunConflict if it is none."""
         from dagengine.edits import unpause
 
         run = self.store.find_run(run_id)
-        unpause(self.store, run, by=by, why=why)
+        unpause(self.store, run, by=by, why=why, process=self.process)
         return self._go_on(run.id, reopen=False)
 
     def _place(self) -> Place:

@@ -24,7 +24,18 @@ from typing import Any
 from dagengine.control import NoAnswer, ask
 from dagengine.errors import RunConflict, RunOwned, StoreUnavailable
 from dagengine.identity import is_alive, this_process
-from dagengine.model import Claim, EventRecord, Failure, RunRecord, RunState, StepKind, StepRecord, StepState, Value
+from dagengine.model import (
+    Claim,
+    EventRecord,
+    Failure,
+    ProcessRecord,
+    RunRecord,
+    RunState,
+    StepKind,
+    StepRecord,
+    StepState,
+    Value,
+)
 from dagengine.storage.interface import (
     AddEvent,
     FinishRun,
@@ -58,7 +69,7 @@ def author() -> str:
 
 
 def retry(
-    store: Store, run: RunRecord, names: Iterable[str], *, by: str | None = None, why: str = ""
+    store: Store, run: RunRecord, names: Iterable[str], *, by: str | None = None, why: str = "", process: ProcessRecord | None = None
 ) -> list[StepRecord]:  # fmt: skip
     """Open these failed steps of a run that nobody works on again, with what was skipped because of them; returns them.
 
@@ -90,7 +101,7 @@ def retry(
     ]
     data = {"steps": [step.key for step in chosen], **_note(by, why)}
     reopened = ReopenSteps(tuple(sorted({*seqs, *skipped})))
-    _change(store, run, lambda claim: [reopened, *lost, _event("step.retry", None, data)], _changed(run))
+    _change(store, run, lambda claim: [reopened, *lost, _event("step.retry", None, data)], _changed(run), process)
     return chosen
 
 
@@ -112,6 +123,7 @@ def mark(
     value: Value | None = None,
     by: str | None = None,
     why: str = "",
+    process: ProcessRecord | None = None,
     control: Path | None = None,
 ) -> StepRecord:
     """Decide how a step ends that has not succeeded; returns it as it was.
@@ -149,7 +161,7 @@ def mark(
         event = _event("step.marked", step.seq, {"state": str(state), **_note(by, why)})
         return [*([ReopenSteps(reopened)] if reopened else []), end, *stays, event]
 
-    _change(store, run, writes, _changed(run))
+    _change(store, run, writes, _changed(run), process)
     return step
 
 
@@ -198,6 +210,7 @@ def pause(
     *,
     by: str | None = None,
     why: str = "",
+    process: ProcessRecord | None = None,
     force: bool = False,
     control: Path | None = None,
 ) -> RunState:
@@ -215,11 +228,13 @@ def pause(
         _ask_owner(run, control, {"verb": "pause", "force": force, **_note(by, why)})
         return RunState.RUNNING
     data = {"before": str(state), **_note(by, why)}
-    _change(store, run, lambda claim: [_event("run.paused", None, data)], RunState.PAUSED)
+    _change(store, run, lambda claim: [_event("run.paused", None, data)], RunState.PAUSED, process)
     return RunState.PAUSED
 
 
-def unpause(store: Store, run: RunRecord, *, by: str | None = None, why: str = "") -> RunState:
+def unpause(
+    store: Store, run: RunRecord, *, by: str | None = None, why: str = "", process: ProcessRecord | None = None
+) -> RunState:
     """Let a paused run go on: it is what it was before, or INTERRUPTED, where a process had worked on it. Raises
     RunConflict."""
     if run.state is not RunState.PAUSED:
@@ -231,7 +246,7 @@ def unpause(store: Store, run: RunRecord, *, by: str | None = None, why: str = "
         from dagengine.storage.sleepers import falls_asleep
 
         writes.append(falls_asleep(run.id, 0.0, 0, None))
-    _change(store, run, lambda claim: writes, state)
+    _change(store, run, lambda claim: writes, state, process)
     return state
 
 
@@ -246,9 +261,15 @@ def _event(kind: str, seq: int | None, data: dict[str, Any]) -> AddEvent:
     return AddEvent(EventRecord(time.time(), kind, seq, data))
 
 
-def _change(store: Store, run: RunRecord, writes: Callable[[Claim], Sequence[Write]], state: RunState) -> None:
+def _change(
+    store: Store,
+    run: RunRecord,
+    writes: Callable[[Claim], Sequence[Write]],
+    state: RunState,
+    process: ProcessRecord | None,
+) -> None:
     """Claim the run, write, and let go of it in this state, in one batch."""
-    claim = store.claim(run.id, this_process(), is_alive, reopen=False)
+    claim = store.claim(run.id, process or this_process(), is_alive, reopen=False)
     errors: SimpleQueue[Exception | None] = SimpleQueue()
     store.write(claim, [*writes(claim), FinishRun(state, time.time())], errors.put)
     error = errors.get()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from dagengine.config import did_you_mean
 from dagengine.errors import BadOption, DefinitionError, RunExists, RunNotFound
-from dagengine.hints import hint
+from dagengine.hints import hint, hint_here
 from dagengine.identity import new_id
 from dagengine.model import RunRecord, RunState
 from dagengine.units import parse_duration
@@ -136,10 +136,10 @@ def place(
     except BaseException:
         queues.remove(store, [run_id], queues.RECORDING)
         raise
-    queues.move(store, [run_id], queues.RECORDING, queues.WAITING)
+    queues.offer(store, run_id)
     if how.duplicate == "replace":
         cancel_dropped(store)
-    hint(store, control)
+    hint_here(control)
     return run_id, True
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagengine.continuing import continued_as
 from dagengine.errors import RunNotFound
 from dagengine.identity import is_alive
 from dagengine.model import AttemptRecord, Failure, ProcessRecord, RunRecord, RunState, StepKind, StepRecord, StepState
@@ -212,6 +213,7 @@ def run_view(
         "cancel_requested_at": run.cancel_requested_at,
         "body_closed": run.body_closed,
         "failure": failure_view(run.failure),
+        "continued_as": continued_as(run),
         "facts": run.facts,
         "counts": counts_view(store, run),
     }

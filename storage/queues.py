@@ -23,6 +23,7 @@ from sqlalchemy import and_, bindparam, delete, func, null, or_, select, update
 
 from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, choose
+from dagengine.storage.servers import notify
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
 from dagengine.storage.statements import Query
@@ -206,14 +207,19 @@ def _entry(row: Any) -> Entry:
 
 def _locked(connection: Any, queue: str) -> tuple[QueueSettings, Bucket | None] | None:
     """What the queue was told, with nobody else at it until the transaction ends; None if there is none."""
-    if queue == DEFAULT:
-        _ADD_QUEUE(connection, name=DEFAULT, settings="{}", tokens=None, filled_at=None)
     _LOCK(connection, queue=queue)
     row = _ONE_QUEUE(connection, queue=queue).fetchone()
     if row is None:
-        return None
+        return _locked(connection, queue) if _made(connection, queue) else None
     said, tokens, filled_at = row
     return QueueSettings.from_json(json.loads(said)), None if tokens is None else Bucket(tokens, filled_at)
+
+
+def _made(connection: Any, queue: str) -> bool:
+    """The queue that is always there is made when it is first looked for."""
+    if queue == DEFAULT:
+        _ADD_QUEUE(connection, name=DEFAULT, settings="{}", tokens=None, filled_at=None)
+    return queue == DEFAULT
 
 
 # ---- queues ---------------------------------------------------------------------------------
@@ -255,9 +261,12 @@ def add(store: Store, entry: Entry, replace: bool = False) -> Entry | None:
     """
 
     def work(connection: Any) -> Entry | None:
-        if _locked(connection, entry.queue) is None:
+        if entry.dedup is None:  # nobody has to come one after the other
+            if _ONE_QUEUE(connection, queue=entry.queue).fetchone() is None and not _made(connection, entry.queue):
+                raise KeyError(entry.queue)
+        elif _locked(connection, entry.queue) is None:
             raise KeyError(entry.queue)
-        if entry.dedup is not None:
+        else:
             for row in _SAME(connection, queue=entry.queue, dedup=entry.dedup).fetchall():
                 other = _entry(row)
                 if other.id == entry.id:
@@ -283,6 +292,16 @@ def move(store: Store, runs: Sequence[str], before: int, after: int) -> None:
 
     if runs:
         store.side(work)
+
+
+def offer(store: Store, run: str) -> None:
+    """The run is recorded: it waits from now on. Servers of other machines are told in the same transaction."""
+
+    def work(connection: Any) -> None:
+        _MOVE(connection, id_=run, before=RECORDING, after=WAITING)
+        notify(store, connection)
+
+    store.side(work)
 
 
 def remove(store: Store, runs: Sequence[str], before: int) -> None:

@@ -68,7 +68,13 @@ def forget(store: Store, server: str) -> None:
 def tell(store: Store) -> None:
     """Tell all servers to look, where the database can; elsewhere they have sockets."""
     if store.lease is not None:
-        store.side(lambda connection: _NOTIFY(connection) and None)
+        store.side(lambda connection: notify(store, connection))
+
+
+def notify(store: Store, connection: Any) -> None:
+    """As `tell`, when the transaction that is open is done."""
+    if store.lease is not None:
+        _NOTIFY(connection)
 
 
 def listen(store: Store, process: ProcessRecord, seconds: float) -> bool:

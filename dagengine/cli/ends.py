@@ -19,6 +19,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from dagengine.continuing import last_of
 from dagengine.control import NoAnswer, ask, process_ends
 from dagengine.hints import wait_at_servers
 from dagengine.model import RunRecord, RunState
@@ -37,14 +38,21 @@ LOOK_AGAIN = 2.0
 
 
 def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float | None = None) -> RunRecord:
-    """The run as it is when nobody works on it any more. Raises TimeoutError after `timeout` seconds."""
+    """The run as it is when nobody works on it any more, or the last of those that it went on in.
+
+    Raises TimeoutError after `timeout` seconds.
+    """
     until = None if timeout is None else time.monotonic() + timeout
     answered = False
     while True:
         run = store.find_run(run_id)
         idle = run_state(run) is not RunState.RUNNING or run.owner is None
         if idle and run.state is not RunState.WAITING and not is_expected(store, run_id):
-            return run
+            after = last_of(store, run)
+            if after.id == run.id:
+                return run
+            run_id, answered = after.id, False
+            continue
         left = ASK_AGAIN if until is None else until - time.monotonic()
         if left <= 0:
             raise TimeoutError

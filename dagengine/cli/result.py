@@ -11,6 +11,7 @@ from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.results import NoJson, as_json, read_result, read_step, shown
 from dagengine.cli.summary import failure_lines, typed_resume
 from dagengine.cli.terminal import clean, note
+from dagengine.continuing import last_of
 from dagengine.errors import RunFailed, StepFailed
 from dagengine.model import RunRecord, RunState, StepRecord, StepState
 from dagengine.views import find_step, run_state
@@ -35,7 +36,7 @@ def command(invocation: Invocation, run: str, step: str | None, *, full: bool) -
     with invocation.reading() as store:
         record = find_run(store, run)
         if step is None:
-            value = _of_run(store, settings, record)
+            value = _of_run(store, settings, last_of(store, record))
         else:
             value = _of_step(store, settings, record, find_step(store, record, step))
         # Printed while the artifacts are mapped: a large array is a view on its file.

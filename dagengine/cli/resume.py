@@ -12,6 +12,7 @@ from dagengine.cli.app import Invocation, common, complete_run, find_run, short
 from dagengine.cli.machine import machine_options
 from dagengine.cli.terminal import clean
 from dagengine.cli.work import modules_from_here, work_on
+from dagengine.continuing import last_of
 from dagengine.model import RunRecord, RunState, StepState
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def command(
         raise click.UsageError("--rerun-changed goes with --code current, and without --detach.")
     settings = invocation.settings(artifacts=artifacts, **machine)
     with invocation.reading() as store:
-        record = _only_one(store) if run is None else find_run(store, run)
+        record = _only_one(store) if run is None else last_of(store, find_run(store, run))
         if record.state is RunState.SUCCEEDED and not rerun_changed:
             from dagengine.cli.results import read_result
             from dagengine.cli.summary import print_end

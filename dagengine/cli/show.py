@@ -11,6 +11,7 @@ from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.summary import command as typed
 from dagengine.cli.summary import failure_lines
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
+from dagengine.continuing import continued_as
 from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
 from dagengine.queues import place_view
@@ -52,6 +53,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
         "owner": _owner(run, state),
         "queue": _queue(store, run, now),
         "waits": _waits(store, run, now),
+        **_relatives(store, run),
         "cancel": f"asked for at {clock(run.cancel_requested_at)}" if run.cancel_requested_at else "",
         "store": clean(store.url, 500),
     }
@@ -82,6 +84,19 @@ def _waits(store: Store, run: RunRecord, now: float) -> str:
     return clean(
         ", ".join([until] * bool(until) + [f"for {each}" for each in what if each != "its time" or not until]), 500
     )
+
+
+def _relatives(store: Store, run: RunRecord) -> dict[str, str]:
+    """The runs that this one belongs to, and what it has left unasked."""
+    parent = f"step {run.parent[1]} of run {run.parent[0]}" if run.parent is not None else ""
+    orphans = next((event for event in reversed(store.events(run.number)) if event.kind == "run.orphans"), None)
+    keys = "" if orphans is None else ", ".join(orphans.data["keys"])
+    return {
+        "child of": clean(parent),
+        "after": clean(str(run.facts.get("continued_from", ""))),
+        "goes on": clean(continued_as(run) or ""),
+        "orphans": clean(f"{orphans.data['count']} recorded and not asked for: {keys}", 500) if orphans else "",
+    }
 
 
 def _left(seconds: float) -> str:

@@ -295,11 +295,12 @@ def crash_at(
     *args: Any,
     store: str | Callable[[], Store] = "memory:",
     timeout: float = 60.0,
+    clock: Callable[[], Clock] | None = None,
     **options: Any,
 ) -> tuple[RunState, Any]:
     """Run the workflow in a process that dies at its n-th write, in one that goes on with it and dies in turn, and so on:
     `deaths` has (n, after it or before). What the run comes to in the last one: its state, and its result or failure."""
-    with _Case(workflow, args, {}, store, None, None, None, None, timeout, None, options).lives() as lives:
+    with _Case(workflow, args, {}, store, None, None, None, None, timeout, clock, options).lives() as lives:
         recorded: Steps = {}
         for number, after in (*deaths, (None, False)):
             fate = Fate(number, after)

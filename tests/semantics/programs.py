@@ -174,6 +174,16 @@ def same(x: float) -> float:
     return x
 
 
+def _asleep(part: Program) -> Any:
+    value = evaluate(part)
+    dagengine.sleep("1h")
+    return value
+
+
+def _child(tree: Program, given: int) -> Any:
+    return get(inner.start(tree, given))
+
+
 # ---- what plain Python says -------------------------------------------------------------------
 
 FUNCTIONS: dict[str, Callable[..., int]] = {
@@ -219,6 +229,10 @@ def plain(tree: Program) -> int:
         return plain(parts[0]) + sum(range(parts[1] + 1))
     if kind == "spreading":
         return 4 * plain(parts[0])
+    if kind == "asleep":
+        return plain(parts[0])
+    if kind == "child":
+        return plain(parts[0]) + int(parts[1])
     assert kind == "recorded"
     return 1
 
@@ -252,6 +266,8 @@ def _grown(part: st.SearchStrategy[Program]) -> st.SearchStrategy[Program]:
         _tagged("loop", part, st.integers(1, 3)),
         _tagged("descending", part, st.integers(0, 3)),
         _tagged("spreading", part),
+        _tagged("asleep", part),
+        _tagged("child", part, SMALL),
     )
 
 

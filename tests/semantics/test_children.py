@@ -191,6 +191,38 @@ def test_a_cancelled_parent_cancels_its_children(tmp_path: Path) -> None:
         assert again.result() == 5
 
 
+def until(state: RunState, run: Any) -> None:
+    while run.state is not state:
+        assert not run.wait(0.002), run.state
+
+
+def test_a_parent_that_waits_for_a_child_is_let_go_of_and_woken_by_its_end(tmp_path: Path) -> None:
+    """Neither holds a thread while the child waits for the world; the child's end wakes the parent."""
+    FLAGS["began"] = threading.Event()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(patient_parent)
+        until(RunState.WAITING, run)
+        below = child_id(run.id, 0)
+        while engine.store.find_run(below).state is not RunState.WAITING:
+            assert not run.wait(0.002)
+        assert engine.driver_of(run.id) is None
+        engine.signal(below, "go", 7)
+        assert run.result() == 7
+
+
+def test_a_parent_that_was_let_go_of_cancels_its_children(tmp_path: Path) -> None:
+    """Whoever cancels a run that nobody works on cancels what it has begun."""
+    FLAGS["began"] = threading.Event()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(patient_parent)
+        until(RunState.WAITING, run)
+        run.cancel()
+        with pytest.raises(RunCancelled):
+            run.result()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        assert engine.store.find_run(child_id(run.id, 0)).state is RunState.CANCELLED
+
+
 def test_a_detached_child_is_worth_its_id(engine: Engine) -> None:
     """It is a run as any other."""
     run = engine.start(on_its_own, 3)

@@ -16,6 +16,7 @@ from dagengine.model import RunState, StepState
 from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.testing import memory_engine
+from tests.semantics.conftest import Everywhere
 
 SEEN: list[Any] = []
 FLAGS: dict[str, Any] = {}
@@ -311,3 +312,24 @@ def test_worker_processes_defer(tmp_path: Path) -> None:
     with Engine(tmp_path / "store.db", home=tmp_path, workers=1) as engine:
         assert engine.start(one, shaped, "dict").result() == (1, SHAPES["dict"])
         assert engine.start(total, 4).result() == 4
+
+
+@workflow
+def grows_everywhere(n: int) -> Any:
+    return total_of.map(numbers(n)), shaped("dict"), one_light(n)
+
+
+@task
+def numbers(n: int) -> list[int]:
+    return list(range(n))
+
+
+@task
+def total_of(n: int) -> int:
+    return fib.defer(n)
+
+
+def test_growth_survives_every_crash(everywhere: Everywhere) -> None:
+    """Whatever dies when: what was deferred is there with the end of what deferred it, once."""
+    reports = everywhere(grows_everywhere, 4, limits={"memory": 20, "sqlite": 3, "postgres": 2})
+    assert all(report.result == ([0, 1, 1, 2], SHAPES["dict"], 4) for report in reports.values())

@@ -151,23 +151,6 @@ def put(size: int) -> Any:
     return ask("put", [written.size, written.request, written.data])
 
 
-def put_and_be_interrupted() -> str:
-    """As a timer of the user's own, or Ctrl-C, would do it."""
-    from dagengine.values import encode
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise TimeoutError
-
-    assert current.link is not None
-    signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.02)
-    try:
-        current.link.keep(encode(b"y" * 50_000))
-    except TimeoutError:
-        return "interrupted"
-    return "kept"
-
-
 def tell_and_note() -> None:
     assert current.link is not None
     current.link.note("gone", 1)
