@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dagengine.body import End
+    from dagengine.code.packing import Shelf
     from dagengine.driver import Driver
     from dagengine.engine import Engine
     from dagengine.forks import Place
-    from dagengine.packing import Shelf
     from dagengine.run import Run
 
 RECORDED_SECONDS = 50.0

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dagengine.code.pinning import PINNED, pin
 from dagengine.errors import LoadError, RunConflict
 from dagengine.functions import Reference, resolve
 from dagengine.model import RecordedCall, RunRecord, StepInput, StepKind, StepRecord, StepState
-from dagengine.pinning import PINNED, pin
 from dagengine.reading import Reader
 from dagengine.views import find_step
 

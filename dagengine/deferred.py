@@ -51,7 +51,7 @@ def defer(task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -
         return task.function(*args, **kwargs)
     task.check_arguments(args, kwargs)
     if task.function not in _known:
-        from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever defers nothing
+        from dagengine.code.fingerprints import fingerprint  # reads source: of no use to whoever defers nothing
 
         _known[task.function] = (refer(task).to_json(), fingerprint(task))
     reference, code = _known[task.function]

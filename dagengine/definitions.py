@@ -66,7 +66,7 @@ class Definitions:
         return number, self._by_number[number] if number in self._unrecorded else None
 
     def _found(self, called: Defined) -> int:
-        from dagengine.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
+        from dagengine.code.fingerprints import fingerprint  # reads source: of no use to whoever only reads definitions
 
         referred: Any = getattr(called, "referred", called)  # the step of a child run is a call of the workflow
         reference = refer(referred).to_json()

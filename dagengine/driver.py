@@ -45,7 +45,6 @@ from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
 from dagengine.life import Life
 from dagengine.liveness import Liveness
-from dagengine.logical import with_logical_time
 from dagengine.model import (
     Claim,
     Definition,
@@ -65,6 +64,7 @@ from dagengine.reading import Reader
 from dagengine.runtime.protocol import (
     Succeeded,
 )
+from dagengine.serving.logical import with_logical_time
 from dagengine.shared_steps import SharedSteps, fork_facts
 from dagengine.storage.interface import AddEvent, SideWrite, Write
 from dagengine.supply import Supply

@@ -34,6 +34,8 @@ from dagengine.attempts import run_of, shared_parts
 from dagengine.changes import Changes, refuse_paused
 from dagengine.children import children_of, forsake
 from dagengine.clocks import Clock
+from dagengine.code.packing import Shelf
+from dagengine.code.pinning import PINNED, pin
 from dagengine.continuing import last_of
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
@@ -51,8 +53,6 @@ from dagengine.identity import is_alive, this_process
 from dagengine.life import Life
 from dagengine.model import ProcessRecord, RunRecord, RunState, Value
 from dagengine.neighbours import Neighbours
-from dagengine.packing import Shelf
-from dagengine.pinning import PINNED, pin
 from dagengine.questions import unanswered
 from dagengine.recording import new_run
 from dagengine.run import Run
@@ -68,8 +68,8 @@ if TYPE_CHECKING:
 
     from dagengine.caching import Caching
     from dagengine.runtime.protocol import Runtime
+    from dagengine.serving.submission import Submission
     from dagengine.signals import Post
-    from dagengine.submission import Submission
 
 Answer = TypeVar("Answer")
 
@@ -243,7 +243,7 @@ class Engine(Changes):
         self, workflow: Workflow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], how: Submission | None = None
     ) -> str:
         """Record a run, leave it to whoever serves the store, and return its id (of one with the same `dedup`, maybe)."""
-        from dagengine.submission import Submission, submit
+        from dagengine.serving.submission import Submission, submit
 
         how = Submission() if how is None else how
         return submit(self.store, self.artifacts, self._control_folder, (workflow, args, kwargs), how)[0]
@@ -326,7 +326,7 @@ class Engine(Changes):
             compensating.request(self, record)
             return
         if self.store.request_cancel(record.id, time.time()) is RunState.CANCELLED:
-            from dagengine.submission import dequeue
+            from dagengine.serving.submission import dequeue
 
             dequeue(self.store, self._control_folder, record.id)
         driver = self._by_id.get(record.id)

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagengine.calls import encode_call
+from dagengine.code.packing import Shelf
+from dagengine.code.pinning import CURRENT, PINNED, code_of, pin
 from dagengine.errors import BadArguments, RunConflict
 from dagengine.functions import Reference, resolve
 from dagengine.identity import new_id
@@ -38,8 +40,6 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.packing import Shelf
-from dagengine.pinning import CURRENT, PINNED, code_of, pin
 from dagengine.reading import Reader
 from dagengine.shared_steps import fork_facts
 from dagengine.sharing import Sharing
@@ -192,7 +192,7 @@ def _call(
 
 def changed_steps(store: Store, run: RunRecord, steps: Iterable[StepRecord]) -> list[StepRecord]:
     """The steps whose function has another code now, or is gone; those of which that is not known stay."""
-    from dagengine.fingerprints import fingerprint
+    from dagengine.code.fingerprints import fingerprint
 
     changed = set()
     for definition in store.definitions(run.number):

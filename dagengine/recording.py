@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagengine.calls import encode_call
+from dagengine.code.packing import keep_code
 from dagengine.errors import BadArguments
 from dagengine.functions import Reference, main_file, refer
 from dagengine.identity import new_id
 from dagengine.model import NewRun, PayloadInput
-from dagengine.packing import keep_code
 
 if TYPE_CHECKING:
     from dagengine.storage.interface import ArtifactStore, Store

@@ -110,7 +110,7 @@ def tell(post: Post, run: RunRecord) -> None:
         _tell(post.store, post.control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
         return
     if run.state is RunState.WAITING:
-        from dagengine.hints import hint
+        from dagengine.serving.hints import hint
 
         rouse(post.store, post.control, run)
         hint(post.store, post.control)

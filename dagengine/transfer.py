@@ -58,7 +58,7 @@ def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Pat
 
     Raises RunOwned while a live process works on the run; StoreUnavailable; ArtifactMissing if one of its values is gone.
     """
-    from dagengine.code_views import packed_code
+    from dagengine.code.views import packed_code
     from dagengine.storage.transfer import row_text, rows_of, run_row
 
     if run.state is RunState.RUNNING and run.owner is not None and is_alive(run.owner):
@@ -99,7 +99,7 @@ def import_run(store: Store, artifacts: ArtifactStore, file: Path) -> str:
     Raises RunExists if its id is taken; StoreUnavailable if the file is not such an archive, or not a whole one;
     ArtifactDamaged.
     """
-    from dagengine.code_views import ArrivingCode
+    from dagengine.code.views import ArrivingCode
     from dagengine.storage.transfer import TABLES, Arrival, row_of
 
     arrival: Arrival | None = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from inspect import Signature
 
     from dagengine.run import Run
-    from dagengine.submission import Queued
+    from dagengine.serving.submission import Queued
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -131,8 +131,8 @@ class Workflow(Generic[P, R_co]):
 
     def queued(self, **how: Any) -> Queued[P]:
         """With a `submit` of its own: `nightly.queued(queue="reports", priority=5, delay="10m").submit(2013)`. What may be
-        said is in `dagengine.submission.Submission`."""
-        from dagengine.submission import Queued, Submission
+        said is in `dagengine.serving.submission.Submission`."""
+        from dagengine.serving.submission import Queued, Submission
 
         try:
             return Queued(self, Submission(**how))

@@ -14,7 +14,7 @@ from dagengine.storage.statements import Query
 
 
 class ScheduleRow(NamedTuple):
-    """`settings`: JSON of `dagengine.schedules.Schedule`; `call`: the encoded arguments; `next_at`: the logical time of the
+    """`settings`: JSON of `dagengine.serving.schedules.Schedule`; `call`: the encoded arguments; `next_at`: the logical time of the
     next run, None: there is none any more."""
 
     name: str

@@ -12,7 +12,7 @@ from dagengine.cli.queue import writing
 from dagengine.cli.terminal import clean, note, number, plural, print_json, table
 
 if TYPE_CHECKING:
-    from dagengine.schedules import Schedule
+    from dagengine.serving.schedules import Schedule
 
 
 class Day(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic since click 8.2
@@ -61,7 +61,7 @@ def command(
 
     A run of that time that is there already is left alone, unless --existing says otherwise.
     """
-    from dagengine.schedules import Schedule, backfill, find_schedule, plan_backfill
+    from dagengine.serving.schedules import Schedule, backfill, find_schedule, plan_backfill
 
     store = writing(invocation)
     try:

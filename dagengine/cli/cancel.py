@@ -93,7 +93,7 @@ def _cancel(store: Store, settings: Settings, run: RunRecord) -> RunState:
 def _cancel_one(store: Store, settings: Settings, run: RunRecord) -> RunState:
     state = store.request_cancel(run.id, time.time())
     if state is RunState.CANCELLED:
-        from dagengine.submission import dequeue
+        from dagengine.serving.submission import dequeue
 
         dequeue(store, settings.control, run.id)
     if run.state is RunState.WAITING:

@@ -23,7 +23,7 @@ def command() -> None:
 
 
 def _find(store: Store, name: str) -> Pack:
-    from dagengine.code_views import find_code
+    from dagengine.code.views import find_code
 
     return find_code(store, find_run(store, name).id if name.startswith("@") else name)
 
@@ -57,7 +57,7 @@ def list_them(invocation: Invocation) -> None:
 @click.pass_obj
 def show(invocation: Invocation, /, code: str, module: str | None) -> None:
     """Show what a code is made of; or, of one MODULE (or file), its source."""
-    from dagengine.code_views import module_named
+    from dagengine.code.views import module_named
 
     with invocation.reading() as store:
         pack = _find(store, code)
@@ -90,7 +90,7 @@ def show(invocation: Invocation, /, code: str, module: str | None) -> None:
 @click.pass_obj
 def diff(invocation: Invocation, /, code: str, other: str) -> None:
     """Show how a code differs from another one, or from what is on disk today."""
-    from dagengine.code_views import code_difference, code_today, surroundings
+    from dagengine.code.views import code_difference, code_today, surroundings
 
     with invocation.reading() as store:
         before = _find(store, code)
@@ -126,7 +126,7 @@ def _difference(before: Pack, after: Pack, versions: list[tuple[str, str | None,
 @click.pass_obj
 def export(invocation: Invocation, /, code: str, folder: Path) -> None:
     """Write the files of a code into a new folder."""
-    from dagengine.code_views import export_code
+    from dagengine.code.views import export_code
 
     with invocation.reading() as store:
         pack = _find(store, code)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dagengine.cli.terminal import clean, number, plural
-from dagengine.code_changes import GONE, KEPT, SAME, TO_RUN, UNKNOWN
+from dagengine.code.changes import GONE, KEPT, SAME, TO_RUN, UNKNOWN
 
 if TYPE_CHECKING:
-    from dagengine.code_changes import CodeChanges
+    from dagengine.code.changes import CodeChanges
 
 VERDICTS = (SAME, KEPT, TO_RUN, GONE, UNKNOWN)
 

@@ -31,9 +31,9 @@ def command(
     If it raises, pdb stops where it did. What it returns is printed; the run stays as it is. But what the task does in the
     world, it does again. Exit status 1 if it raised.
     """
+    from dagengine.code.packing import Shelf
     from dagengine.debugging import prepare
     from dagengine.forks import Place
-    from dagengine.packing import Shelf
     from dagengine.storage import open_artifacts
 
     if debugpy is not None and not batch:

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from dagengine.continuing import last_of
 from dagengine.control import NoAnswer, ask, process_ends
-from dagengine.hints import wait_at_servers
 from dagengine.model import RunRecord, RunState
-from dagengine.submission import is_expected
+from dagengine.serving.hints import wait_at_servers
+from dagengine.serving.submission import is_expected
 from dagengine.views import run_state
 
 if TYPE_CHECKING:

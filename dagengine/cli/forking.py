@@ -44,8 +44,8 @@ def parameters(
     if not words:
         return {}
     from dagengine.cli.arguments import given
-    from dagengine.packing import Shelf
-    from dagengine.pinning import PINNED, pin
+    from dagengine.code.packing import Shelf
+    from dagengine.code.pinning import PINNED, pin
 
     find_modules(donor)
     with prints_aside(invocation.json):
@@ -73,8 +73,8 @@ def begin_new(
 
         return work_on(settings, begin, quiet=quiet, as_object=invocation.json, began=time.time(), verb=verb)
     from dagengine.cli.detached import spawn
+    from dagengine.code.packing import Shelf
     from dagengine.forks import Place
-    from dagengine.packing import Shelf
     from dagengine.storage import open_artifacts, open_store
 
     store = open_store(settings.store.value)

@@ -13,7 +13,7 @@ import click
 from dagengine.cli.app import Invocation, common, short
 from dagengine.cli.terminal import ago, clean, duration, mark, note, number, print_json, state_text, table
 from dagengine.model import RunRecord, RunState
-from dagengine.queues import place_view
+from dagengine.serving.queues import place_view
 from dagengine.storage.interface import RunFilter
 from dagengine.views import run_state, seconds_of
 from dagengine.waiting_view import WaitingView, waiting_view

@@ -78,7 +78,7 @@ def _limits(settings: QueueSettings) -> str:
 @click.pass_obj
 def show(invocation: Invocation, name: str, *, limit: int) -> None:
     """Show who waits in a queue, in the order in which they go, and who is under way."""
-    from dagengine.queues import known_queue, queue_view
+    from dagengine.serving.queues import known_queue, queue_view
 
     with invocation.reading() as store:
         view, settings = queue_view(store, name, limit), known_queue(store, name)
@@ -125,7 +125,7 @@ def set_limits(
     rate: str | None,
 ) -> None:
     """Make a queue, or change its limits. What is left out stays as it is."""
-    from dagengine.queues import set_queue
+    from dagengine.serving.queues import set_queue
 
     store = writing(invocation)
     try:
@@ -158,7 +158,7 @@ def resume(invocation: Invocation, name: str) -> None:
 
 
 def _paused(invocation: Invocation, name: str, paused: bool) -> None:
-    from dagengine.queues import pause_queue
+    from dagengine.serving.queues import pause_queue
 
     store = writing(invocation)
     try:
@@ -178,7 +178,7 @@ def _paused(invocation: Invocation, name: str, paused: bool) -> None:
 @click.pass_obj
 def purge(invocation: Invocation, name: str) -> None:
     """Cancel all runs that wait in a queue. What is under way goes on."""
-    from dagengine.queues import purge_queue
+    from dagengine.serving.queues import purge_queue
 
     store = writing(invocation)
     try:
@@ -192,6 +192,6 @@ def purge(invocation: Invocation, name: str) -> None:
 
 
 def _tell(invocation: Invocation, store: Store) -> None:
-    from dagengine.hints import hint
+    from dagengine.serving.hints import hint
 
     hint(store, invocation.settings().control)

@@ -14,10 +14,10 @@ from dagengine.errors import DagengineError
 from dagengine.storage.interface import RunFilter
 
 if TYPE_CHECKING:
-    from dagengine.code_changes import CodeChanges
+    from dagengine.code.changes import CodeChanges
+    from dagengine.code.rehearsal import Rehearsal
     from dagengine.config import Settings
     from dagengine.model import RunRecord
-    from dagengine.rehearsal import Rehearsal
     from dagengine.storage.interface import ArtifactStore, Store
 
 
@@ -88,10 +88,10 @@ def command(
 
 def _look(store: Store, artifacts: ArtifactStore, settings: Settings, run: RunRecord, code: str) -> dict[str, Any]:
     """What comes of one run, as JSON."""
-    from dagengine.code_changes import GONE, code_changes
-    from dagengine.packing import Shelf
-    from dagengine.pinning import load_workflow, pin
-    from dagengine.rehearsal import rehearse
+    from dagengine.code.changes import GONE, code_changes
+    from dagengine.code.packing import Shelf
+    from dagengine.code.pinning import load_workflow, pin
+    from dagengine.code.rehearsal import rehearse
 
     if not run.entry.get("file"):
         modules_from_here(str(run.facts.get("cwd", "")))

@@ -108,14 +108,14 @@ def _say_what_changed(store: Store, record: RunRecord, code: str) -> None:
     """What today's code means for the run's steps; or, if it keeps its own, which versions are others here."""
     if code == "current":
         from dagengine.cli.code_report import details, summary
-        from dagengine.code_changes import code_changes
+        from dagengine.code.changes import code_changes
 
         changes = code_changes(store, record)
         print(f"today's code: {summary(changes)}", file=sys.stderr)
         for line in details(changes):
             print(f"  {clean(line, 1000)}", file=sys.stderr)
         return
-    from dagengine.pinning import changed_surroundings
+    from dagengine.code.pinning import changed_surroundings
 
     changed = changed_surroundings(store, record)
     if changed is not None:

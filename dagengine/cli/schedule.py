@@ -15,7 +15,7 @@ from dagengine.cli.terminal import clean, duration, note, print_json, table
 from dagengine.cli.work import load_workflow, prints_aside
 
 if TYPE_CHECKING:
-    from dagengine.schedules import Schedule
+    from dagengine.serving.schedules import Schedule
     from dagengine.storage.schedules import ScheduleRow
 
 _NAME = click.argument("name", metavar="NAME")
@@ -65,7 +65,7 @@ def create(
     \b
     dagengine schedule create nightly nightly.py:nightly "30 2 * * *" --tz Europe/Paris --param year=2013
     """
-    from dagengine.schedules import When, create_schedule
+    from dagengine.serving.schedules import When, create_schedule
     from dagengine.units import parse_duration
 
     try:
@@ -76,7 +76,7 @@ def create(
     with prints_aside(invocation.json):
         found = load_workflow(workflow)
     from dagengine.cli.arguments import bind
-    from dagengine.logical import PARAMETER, takes_logical_time
+    from dagengine.serving.logical import PARAMETER, takes_logical_time
 
     words = list(params)
     fill = takes_logical_time(found) and not any(word.startswith(f"{PARAMETER}=") for word in words)
@@ -105,7 +105,7 @@ def create(
 @click.pass_obj
 def list_them(invocation: Invocation) -> None:
     """List the schedules, with when they are due next."""
-    from dagengine.schedules import Schedule
+    from dagengine.serving.schedules import Schedule
     from dagengine.storage.schedules import all_rows
 
     with invocation.reading() as store:
@@ -130,8 +130,8 @@ def list_them(invocation: Invocation) -> None:
 @click.pass_obj
 def show(invocation: Invocation, name: str) -> None:
     """Show a schedule, and when it is due the next five times."""
-    from dagengine.cron import occurrences
-    from dagengine.schedules import Schedule, find_schedule
+    from dagengine.serving.cron import occurrences
+    from dagengine.serving.schedules import Schedule, find_schedule
 
     with invocation.reading() as store:
         row = find_schedule(store, name)
@@ -169,7 +169,7 @@ def resume(invocation: Invocation, name: str) -> None:
 
 
 def _pause(invocation: Invocation, name: str, paused: bool) -> None:
-    from dagengine.schedules import pause_schedule
+    from dagengine.serving.schedules import pause_schedule
 
     store = writing(invocation)
     try:
@@ -189,7 +189,7 @@ def _pause(invocation: Invocation, name: str, paused: bool) -> None:
 @click.pass_obj
 def trigger_now(invocation: Invocation, name: str) -> None:
     """Begin a run of it now, and print its id."""
-    from dagengine.schedules import trigger
+    from dagengine.serving.schedules import trigger
 
     store = writing(invocation)
     try:
@@ -208,7 +208,7 @@ def trigger_now(invocation: Invocation, name: str) -> None:
 @click.pass_obj
 def remove(invocation: Invocation, name: str) -> None:
     """Remove a schedule. Its runs stay."""
-    from dagengine.schedules import remove_schedule
+    from dagengine.serving.schedules import remove_schedule
 
     store = writing(invocation)
     try:
@@ -230,7 +230,7 @@ def _object(schedule: Schedule) -> dict[str, Any]:
 
 
 def _row_object(row: ScheduleRow) -> dict[str, Any]:
-    from dagengine.schedules import Schedule
+    from dagengine.serving.schedules import Schedule
 
     return {**_object(Schedule.of(row)), "next_at": row.next_at, "paused": row.paused}
 
@@ -242,6 +242,6 @@ def _moment(at: float | None, schedule: Schedule) -> str:
 
 
 def _tell(invocation: Invocation, store: Any) -> None:
-    from dagengine.hints import hint
+    from dagengine.serving.hints import hint
 
     hint(store, invocation.settings().control)

@@ -47,7 +47,7 @@ def command(
     serves the store goes on. Several may serve a store at once.
     """
     from dagengine.config import store_path
-    from dagengine.serve import HOSTS, RUNS, ServeOptions, serve, with_name
+    from dagengine.serving.serve import HOSTS, RUNS, ServeOptions, serve, with_name
     from dagengine.units import parse_duration
 
     settings = invocation.settings(artifacts=artifacts, **machine)

@@ -14,7 +14,7 @@ from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, pa
 from dagengine.continuing import continued_as
 from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
-from dagengine.queues import place_view
+from dagengine.serving.queues import place_view
 from dagengine.storage.beats import Beat, beats
 from dagengine.views import entry_text, resumable, run_state, run_view, seconds_of
 from dagengine.waiting_view import waiting_view

@@ -14,7 +14,7 @@ from dagengine.cli.work import load_workflow, prints_aside
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
-    from dagengine.submission import Submission
+    from dagengine.serving.submission import Submission
     from dagengine.workflows import Workflow
 
 
@@ -77,7 +77,7 @@ def command(
     \b
     dagengine submit nightly.py:nightly year=2013 --queue reports --in 10m
     """
-    from dagengine.submission import Submission
+    from dagengine.serving.submission import Submission
 
     settings = invocation.settings(artifacts=artifacts)
     how = Submission(queue, priority, key, dedup, duplicate, at, delay, run_id)
@@ -100,8 +100,8 @@ def _submit(
     settings: Settings, call: tuple[Workflow[..., object], tuple[object, ...], dict[str, object]], how: Submission
 ) -> tuple[str, bool]:
     from dagengine.config import create_private
+    from dagengine.serving.submission import submit
     from dagengine.storage import open_artifacts, open_store
-    from dagengine.submission import submit
 
     create_private(settings.folder)
     store = open_store(settings.store.value)

@@ -39,7 +39,7 @@ def command(
 ) -> int:
     """Let a paused run go on: here, if a process had worked on it; where it waited or was queued, as it did before."""
     from dagengine.edits import unpause
-    from dagengine.hints import hint
+    from dagengine.serving.hints import hint
 
     settings = invocation.settings(artifacts=artifacts, **machine)
     with changing(settings) as store:

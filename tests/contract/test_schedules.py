@@ -10,7 +10,7 @@ import pytest
 from dagengine import workflow
 from dagengine.errors import BadArguments, BadOption
 from dagengine.model import RunRecord, RunState
-from dagengine.schedules import (
+from dagengine.serving.schedules import (
     Schedule,
     When,
     backfill,

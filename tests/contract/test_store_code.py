@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dagengine.code.packing import keep_pack, load_pack
 from dagengine.errors import LoadError
-from dagengine.packing import keep_pack, load_pack
 from dagengine.packs import FORMAT, Pack
 from dagengine.storage.code import PackFacts, add_pack, all_packs, packs_like, read_files, use_pack, used_pack
 from dagengine.storage.interface import Store

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dagengine import functions
+from dagengine.code.project import loaded_sources
 from dagengine.functions import load_file
 from dagengine.packs import importers
-from dagengine.project import loaded_sources
 
 
 class ProjectFolder:

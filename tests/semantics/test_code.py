@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from dagengine.code.packing import pack_reference
 from dagengine.functions import Reference
-from dagengine.packing import pack_reference
 from dagengine.storage import open_store
 from dagengine.storage.code import all_packs, find_pack, read_files
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from dagengine import packing
-from dagengine.code_changes import GONE, KEPT, SAME, TO_RUN, code_changes
-from dagengine.code_views import code_difference, code_today, export_code, find_code, module_named
+from dagengine.code import packing
+from dagengine.code.changes import GONE, KEPT, SAME, TO_RUN, code_changes
+from dagengine.code.packing import load_pack, pack_of_reference
+from dagengine.code.pinning import code_of
+from dagengine.code.rehearsal import rehearse
+from dagengine.code.views import code_difference, code_today, export_code, find_code, module_named
 from dagengine.engine import Engine
 from dagengine.errors import ArtifactDamaged, BadArguments, CodeNotPacked, LoadError, RunNotFound
 from dagengine.functions import Reference, resolve
 from dagengine.model import RunState, StepState
-from dagengine.packing import load_pack, pack_of_reference
 from dagengine.packs import PackImporter, install
-from dagengine.pinning import code_of
-from dagengine.rehearsal import rehearse
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage.code import all_packs
 from dagengine.storage.interface import RunFilter

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagengine.cron import after, occurrences, parse, zone
 from dagengine.errors import BadOption
+from dagengine.serving.cron import after, occurrences, parse, zone
 
 
 def _first(line: str, tz: str, begin: datetime, many: int) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from dagengine import task
-from dagengine.fingerprints import described, difference, fingerprint, fingerprint_of
+from dagengine.code.fingerprints import described, difference, fingerprint, fingerprint_of
 
 
 @dataclass

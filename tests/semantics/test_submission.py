@@ -12,11 +12,11 @@ from dagengine.engine import Engine
 from dagengine.errors import BadArguments, BadOption, RunExists, RunFailed
 from dagengine.model import RunState
 from dagengine.runtime import InlineRuntime
+from dagengine.serving.submission import Submission, cancel_dropped, is_over
 from dagengine.storage import queues
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.memory import MemoryStore
 from dagengine.storage.queue_rules import QueueSettings
-from dagengine.submission import Submission, cancel_dropped, is_over
 
 
 @task
@@ -145,9 +145,9 @@ def test_a_body_does_not_submit(engine: Engine) -> None:
 def test_a_submission_that_dies_half_way_leaves_a_run_that_waits_or_none(tmp_path: Path, at: int, after: bool) -> None:
     """Killed at each of its writes: what a server finds later is a run in its queue, or nothing that holds a place."""
     from dagengine import config
-    from dagengine.serve import Server
+    from dagengine.serving.serve import Server
+    from dagengine.serving.submission import submit
     from dagengine.storage import open_artifacts, open_store
-    from dagengine.submission import submit
     from dagengine.testing.mortal import Fate, MortalStore, ProcessDied
 
     settings = config.load(home=tmp_path)
@@ -178,8 +178,8 @@ def test_a_server_that_dies_while_it_begins_a_scheduled_run_has_it_begun_once(
 ) -> None:
     """Killed at each of its writes: the next server finds the run, or begins it; and the schedule has moved on."""
     from dagengine import config
-    from dagengine.schedules import When, create_schedule, find_schedule, fire_due
-    from dagengine.serve import Server
+    from dagengine.serving.schedules import When, create_schedule, find_schedule, fire_due
+    from dagengine.serving.serve import Server
     from dagengine.storage import open_store
     from dagengine.testing.mortal import Fate, MortalStore, ProcessDied
 

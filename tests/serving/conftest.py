@@ -17,8 +17,8 @@ import pytest
 from dagengine import config
 from dagengine.cli.ends import wait_for_end
 from dagengine.model import RunRecord
+from dagengine.serving.submission import Submission, submit
 from dagengine.storage import open_artifacts, open_store
-from dagengine.submission import Submission, submit
 from dagengine.workflows import load
 from tests.postgres.server import fresh_schema, shared
 

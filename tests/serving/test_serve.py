@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dagengine.model import NewRun, RunState
+from dagengine.serving.submission import Submission, place
 from dagengine.storage import queues
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.queue_rules import QueueSettings
-from dagengine.submission import Submission, place
 from dagengine.workflows import load
 from tests.serving.conftest import FLOWS, Site
 
@@ -143,7 +143,7 @@ def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None
 def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> None:
     """Its time came while nobody served: it is begun once, by the first of two servers."""
     from dagengine.cli.results import read_result
-    from dagengine.schedules import When, create_schedule
+    from dagengine.serving.schedules import When, create_schedule
     from dagengine.storage import schedules
 
     workflow = load(f"{FLOWS}:timed")

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from dagengine.code.project import Module, Project, loaded_sources
 from dagengine.config import create_private
 from dagengine.errors import CodeNotPacked, LoadError
 from dagengine.functions import Reference, main_file
 from dagengine.packs import FORMAT, Pack, importers
-from dagengine.project import Module, Project, loaded_sources
 from dagengine.storage.code import PackFacts, add_pack, find_pack, has_pack, read_files
 from dagengine.storage.interface import Store
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
-from dagengine.syntax import Chain, Imported, Summary, Unit, summary_of
+from dagengine.code.syntax import Chain, Imported, Summary, Unit, summary_of
 
 
 class Source(Protocol):
@@ -57,7 +57,7 @@ def fingerprint(function: Any) -> str:
 
 def described(function: Any) -> Fingerprint:
     """As `fingerprint`, with its parts."""
-    from dagengine.project import loaded_sources
+    from dagengine.code.project import loaded_sources
 
     found = _described(function, loaded_sources())
     settings = getattr(function, "settings", None)
@@ -244,7 +244,7 @@ class _Values:
             self._parts[name] = hashlib.sha256(self._value(value, name).encode("utf-8", "surrogatepass")).hexdigest()
 
     def _code_of(self, name: str, plain: Any) -> None:
-        from dagengine.project import belongs, loaded_sources
+        from dagengine.code.project import belongs, loaded_sources
 
         module, qualname = plain.__module__ or "", plain.__qualname__
         if module != "__main__" and not belongs(module):

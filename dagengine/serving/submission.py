@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from dagengine.config import did_you_mean
 from dagengine.errors import BadOption, DefinitionError, RunExists, RunNotFound
-from dagengine.hints import hint, hint_here
 from dagengine.identity import new_id
 from dagengine.model import RunRecord, RunState
+from dagengine.serving.hints import hint, hint_here
 from dagengine.units import parse_duration
 
 if TYPE_CHECKING:

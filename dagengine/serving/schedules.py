@@ -25,16 +25,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagengine.config import did_you_mean
-from dagengine.cron import Cron, after, occurrences, parse, zone
 from dagengine.errors import BadOption, DefinitionError, RunExists, RunNotFound
 from dagengine.functions import Reference
 from dagengine.identity import new_id
-from dagengine.logical import PARAMETER, takes_logical_time
 from dagengine.model import NewRun, RunState
+from dagengine.serving.cron import Cron, after, occurrences, parse, zone
+from dagengine.serving.logical import PARAMETER, takes_logical_time
+from dagengine.serving.submission import Submission, place
 from dagengine.storage import schedules as rows
 from dagengine.storage.interface import Store
 from dagengine.storage.schedules import ScheduleRow
-from dagengine.submission import Submission, place
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
@@ -123,8 +123,8 @@ def create_schedule(
 ) -> Schedule:
     """Have runs of the workflow with these arguments begun. Raises BadOption, BadArguments, also if the name is taken."""
     from dagengine.calls import encode_call
-    from dagengine.queues import known_queue
     from dagengine.recording import entry_of, facts_of
+    from dagengine.serving.queues import known_queue
 
     if not 1 <= len(name) <= 80 or not set(name) <= NAME_CHARACTERS or not name[0].isalnum():
         raise BadOption(f"schedule name {name!r}: use 1 to 80 letters, digits, dashes, underscores.")
@@ -243,7 +243,7 @@ def _begin(store: Store, control: Path, row: ScheduleRow, logical: datetime, run
 
 def _code(store: Store, schedule: Schedule) -> dict[str, str]:
     """The workflow's code as it is today. Where it can't be packed the run is begun all the same, and says why it fails."""
-    from dagengine.packing import pack_reference
+    from dagengine.code.packing import pack_reference
 
     try:
         digest = pack_reference(store, Reference.from_json(schedule.entry), str(schedule.facts.get("cwd", "")))

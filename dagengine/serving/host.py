@@ -217,7 +217,7 @@ def end_run(store: Store, claim: Claim, failure: Failure) -> None:
 
 
 def main() -> None:
-    """`python -m dagengine.host DESCRIPTOR`: started by a server, which holds the other end."""
+    """`python -m dagengine.serving.host DESCRIPTOR`: started by a server, which holds the other end."""
     Host(socket.socket(fileno=int(sys.argv[1]))).work()
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from dagengine.config import did_you_mean
 from dagengine.errors import BadOption
+from dagengine.serving.submission import cancel_dropped, is_over
 from dagengine.storage import queues as rows
 from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import QueueSettings
-from dagengine.submission import cancel_dropped, is_over
 from dagengine.units import parse_duration
 
 LIMITS = ("concurrency", "per_worker", "per_key")

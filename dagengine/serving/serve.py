@@ -37,14 +37,14 @@ from dagengine.config import create_private
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.errors import BadOption, DagengineError, Fenced, RunExists, RunNotFound, RunOwned, StoreError
-from dagengine.hints import PREFIX
-from dagengine.hosts import Host, Hosts
 from dagengine.identity import is_alive, this_process
 from dagengine.model import Failure, RunRecord, RunState
-from dagengine.schedules import fire_due
+from dagengine.serving.hints import PREFIX
+from dagengine.serving.hosts import Host, Hosts
+from dagengine.serving.schedules import fire_due
+from dagengine.serving.submission import cancel_dropped, has_ended, is_over
 from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.interface import FinishRun, RunFilter, Store
-from dagengine.submission import cancel_dropped, has_ended, is_over
 from dagengine.views import run_state
 from dagengine.watching import Watch
 

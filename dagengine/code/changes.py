@@ -10,13 +10,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from dagengine.code.fingerprints import Source, described, difference, fingerprint, fingerprint_of
+from dagengine.code.packing import load_pack
+from dagengine.code.pinning import code_of
 from dagengine.errors import LoadError
-from dagengine.fingerprints import Source, described, difference, fingerprint, fingerprint_of
 from dagengine.functions import Reference, resolve
 from dagengine.model import Definition, RunRecord, StepRecord, StepState
-from dagengine.packing import load_pack
 from dagengine.packs import Pack
-from dagengine.pinning import code_of
 from dagengine.storage.interface import Store
 
 SAME = "same"

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dagengine.code.packing import BYTES_MAX, keep_pack, load_pack, pack_modules
+from dagengine.code.pinning import code_of
+from dagengine.code.project import Project
 from dagengine.errors import ArtifactDamaged, BadArguments, RunNotFound
 from dagengine.model import RunRecord
-from dagengine.packing import BYTES_MAX, keep_pack, load_pack, pack_modules
 from dagengine.packs import Pack
-from dagengine.pinning import code_of
-from dagengine.project import Project
 from dagengine.storage.code import has_pack, packs_like
 from dagengine.storage.interface import Store
 

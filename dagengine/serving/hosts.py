@@ -212,7 +212,7 @@ class Hosts:
         folder = code[1] if code[1] and Path(code[1]).is_dir() else None
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dagengine.host", str(theirs.fileno())],
+                [sys.executable, "-m", "dagengine.serving.host", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
                 pass_fds=[theirs.fileno()],

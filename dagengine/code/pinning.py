@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dagengine.code.packing import Shelf, agrees_with_disk, conflict_here, keep_code, surroundings_changed
 from dagengine.errors import BadArguments, DefinitionError, LoadError
 from dagengine.functions import Reference, resolve
 from dagengine.model import RunRecord, RunState
-from dagengine.packing import Shelf, agrees_with_disk, conflict_here, keep_code, surroundings_changed
 from dagengine.packs import Pack, install_file
 from dagengine.storage.code import find_pack, use_pack, used_pack
 from dagengine.storage.interface import Store

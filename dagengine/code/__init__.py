@@ -1,0 +1,1 @@
+"""The code of runs: packed when they begin, imported from the pack, compared by fingerprints."""
