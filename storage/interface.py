@@ -385,6 +385,10 @@ class Store(Protocol):
         """The digests of all artifacts that are named elsewhere: by runs themselves, and by side tables."""
         ...
 
+    def codes(self, after: int = 0) -> tuple[set[str], int]:
+        """The packs of code that runs with numbers above `after` were started with, and the greatest number there is."""
+        ...
+
     def check(self) -> dict[str, Any]:
         """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""
         ...
