@@ -428,6 +428,9 @@ class ArtifactStore(Protocol):
         """The artifacts whose digest begins with these two hex digits."""
         ...
 
+    def drop(self, digest: str) -> None:
+        """Remove what lies under the digest, also from caches: it is damaged."""
+
     def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
         """Remove the artifact, unless it was put since `before`, or is `wanted`: asked when nobody can put it in
         between, or, where that can't be had, as long as `before` is far enough back. Returns the bytes that are freed."""
