@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from dagengine.arrow_types import arrow_type
 from dagengine.errors import BadArguments
 from dagengine.options import Options
 from dagengine.storage import external_sql
@@ -76,15 +77,12 @@ def query_table(query: str, source: dict[str, str], params: dict[str, Any]) -> p
     import pyarrow
 
     parts: list[pyarrow.Table] = []
-    names: Sequence[str] = ()
+    columns: external_sql.Columns = ()
     for columns, rows in external_sql.fetch(_url(source), query, params, BATCH_ROWS):
-        names = columns
-        if rows:
+        if rows or not parts:
             parts.append(_table(columns, rows))
-    if not parts:
-        return pyarrow.Table.from_arrays([pyarrow.nulls(0)] * len(names), names=list(names))
     try:
-        return pyarrow.concat_tables(parts, promote_options="permissive")
+        return _told(pyarrow.concat_tables(parts, promote_options="permissive"), columns)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise BadArguments(f"a column has values of several types: cast it in the query ({error})") from None
 
@@ -128,17 +126,28 @@ def _url(source: dict[str, str]) -> str:
     return found
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pyarrow.Table:
+def _told(table: pyarrow.Table, columns: external_sql.Columns) -> pyarrow.Table:
+    """Columns without a value have the type that their values would have had, where the driver tells it."""
+    import pyarrow
+
+    for place, column in enumerate(columns):
+        known = arrow_type(column)
+        if known is not None and pyarrow.types.is_null(table.field(place).type):
+            table = table.set_column(place, column.name, pyarrow.nulls(len(table), known))
+    return table
+
+
+def _table(names: external_sql.Columns, rows: Sequence[Sequence[Any]]) -> pyarrow.Table:
     import pyarrow
 
     columns = []
-    for place, name in enumerate(names):
+    for place, (name, *_) in enumerate(names):
         values = [_plain(row[place]) for row in rows]
         try:
             columns.append(pyarrow.array(values))
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError) as error:
             raise BadArguments(f"column {name} has no Arrow type: cast it in the query ({error})") from None
-    return pyarrow.Table.from_arrays(columns, names=list(names))
+    return pyarrow.Table.from_arrays(columns, names=[column.name for column in names])
 
 
 def _plain(value: Any) -> Any:

@@ -114,6 +114,11 @@ class LocalArtifacts:
                 facts = entry.stat(follow_symlinks=False)
                 yield StoredArtifact(shard + entry.name, facts.st_size, facts.st_mtime)
 
+    def drop(self, digest: str) -> None:
+        place = self._place(digest)
+        with _translated(place), suppress(FileNotFoundError), _locked(place.parent, fcntl.LOCK_EX):
+            place.unlink()
+
     def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
         place = self._place(digest)
         with _translated(place), suppress(FileNotFoundError), _locked(place.parent, fcntl.LOCK_EX):

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagengine.errors import BadArguments, SqlFailed
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, TextClause
+    from sqlalchemy import Connection, CursorResult, TextClause
 
-Columns = tuple[str, ...]
+
+class Column(NamedTuple):
+    """A column of a result. type: of PostgreSQL, the number of its type; other drivers tell none, or not reliably."""
+
+    name: str
+    type: int | None = None
+    precision: int | None = None
+    scale: int | None = None
+    zone: str = "UTC"
+
+
+Columns = tuple[Column, ...]
 
 
 def has_password(url: str) -> bool:
@@ -42,10 +53,21 @@ def fetch(
         result = connection.execution_options(stream_results=True, max_row_buffer=rows).execute(_bound(query, params))
         if not result.returns_rows:
             raise BadArguments("the statement returns no rows: give it to sql.execute, which commits it")
-        columns = tuple(result.keys())
+        columns = _columns(connection, result)
         yield columns, ()
         for part in result.partitions(rows):
             yield columns, part
+
+
+def _columns(connection: Connection, result: CursorResult[Any]) -> Columns:
+    told: Sequence[Any] = ()
+    if connection.dialect.name == "postgresql":
+        told = getattr(result.cursor, "description", None) or ()
+    zone = str(getattr(getattr(connection.connection.dbapi_connection, "info", None), "timezone", None) or "UTC")
+    names = tuple(result.keys())
+    if len(told) != len(names):
+        return tuple(map(Column, names))
+    return tuple(Column(name, one[1], one[4], one[5], zone) for name, one in zip(names, told, strict=True))
 
 
 def execute(url: str, statement: str, params: Mapping[str, Any]) -> int:

@@ -390,6 +390,10 @@ class Store(Protocol):
         """The digests of all artifacts that are named elsewhere: by runs themselves, and by side tables."""
         ...
 
+    def codes(self, after: int = 0) -> tuple[set[str], int]:
+        """The packs of code that runs with numbers above `after` were started with, and the greatest number there is."""
+        ...
+
     def check(self) -> dict[str, Any]:
         """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""
         ...
@@ -428,6 +432,9 @@ class ArtifactStore(Protocol):
     def listed(self, shard: str) -> Iterator[StoredArtifact]:
         """The artifacts whose digest begins with these two hex digits."""
         ...
+
+    def drop(self, digest: str) -> None:
+        """Remove what lies under the digest, also from caches: it is damaged."""
 
     def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
         """Remove the artifact, unless it was put since `before`, or is `wanted`: asked when nobody can put it in

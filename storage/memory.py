@@ -393,6 +393,12 @@ class MemoryStore(Unleased):
         }
         return named | payloads_of_side_tables(self)
 
+    def codes(self, after: int = 0) -> tuple[set[str], int]:
+        with self._reading():
+            records = [run.record for number, run in self._by_number.items() if number > after]
+        found = {run.code for run in records if run.code is not None}
+        return found, max((run.number for run in records), default=after)
+
     def check(self) -> dict[str, Any]:
         with self._reading():
             steps = sum(run.record.steps for run in self._runs.values())

@@ -109,6 +109,11 @@ class FsspecArtifacts:
                     size = int(self._files.info(name)["size"])
                     yield StoredArtifact(shard + str(name).rpartition("/")[2], size, self._put_at(name))
 
+    def drop(self, digest: str) -> None:
+        self._cache.drop(digest)
+        with self._translated(), suppress(FileNotFoundError):
+            self._files.rm_file(self._place(digest))
+
     def discard(self, digest: str, before: float, wanted: Callable[[], bool]) -> int:
         """Others are not kept from putting it again meanwhile; but they put anew what is old (`FRESH_SECONDS`)."""
         place = self._place(digest)

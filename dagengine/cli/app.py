@@ -65,6 +65,7 @@ VERBS: dict[str, dict[str, str]] = {
         "profile": "Show where the time of a run went.",
         "timeline": "Draw when the steps of a run ran.",
         "debug": "Call a step again, here, in a debugger.",
+        "recompute": "Make values again whose bytes are missing or damaged.",
         "code": "Look at the code that runs were started with.",
         "replay": "See whether a run would go on with today's code, without running anything.",
     },

@@ -122,6 +122,26 @@ def test_postgresql_types_have_their_arrow_types() -> None:
     assert row["id"] == "00000000-0000-0000-0000-000000000001"
 
 
+def test_postgresql_types_are_there_without_values() -> None:
+    """No rows, or rows of NULLs: each column has the type that the same query has with values."""
+    server = shared()
+    url = f"postgresql+psycopg://tester@/postgres?host={server.folder}&port={server.port}"
+    columns = (
+        "true AS yes, 1::smallint AS i, 1.5::real AS r, 'a'::varchar(3) AS v, 1.50::numeric(5, 2) AS d, DATE '2024-02-29' AS day,"
+        " '{}'::jsonb AS doc, TIMESTAMPTZ '2024-02-29 12:00+00' AS at, TIMESTAMP '2024-02-29 12:00' AS local, TIME '12:00' AS t,"
+        " INTERVAL '1 h' AS long, '\\x01'::bytea AS b, ARRAY[1, 2] AS numbers, ARRAY['a'] AS words,"
+        " '00000000-0000-0000-0000-000000000001'::uuid AS id"
+    )
+    full = sql(f"SELECT {columns}", url=url).schema
+    # Arrow takes the precision of decimals from the values; without any it is the column's.
+    full = full.set(full.get_field_index("d"), pa.field("d", pa.decimal128(5, 2)))
+    assert sql(f"SELECT {columns} WHERE false", url=url).schema == full
+    assert (
+        sql(f"SELECT one.* FROM (VALUES (1)) AS x LEFT JOIN (SELECT {columns}) AS one ON false", url=url).schema == full
+    )
+    assert sql("SELECT 1::numeric AS n WHERE false", url=url).schema.field("n").type == pa.null()
+
+
 def test_the_url_of_a_connection_is_not_recorded(engine: Engine, trips: str) -> None:
     """Only its name is: it may hold a password, and be another one tomorrow."""
     run = engine.start(distance, 1)
