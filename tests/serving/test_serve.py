@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dagengine.model import NewRun, RunState
 from dagengine.serving.submission import Submission, place
@@ -19,9 +21,9 @@ from tests.serving.conftest import FLOWS, Site
 def _submit_without_code(site: Site) -> str:
     """A run whose workflow can't be loaded by anybody."""
 
-    def record(run_id: str) -> None:
+    def record(run_id: str, queued: Callable[[Any], None]) -> None:
         entry = {"module": "gone", "qualname": "gone", "file": str(site.folder / "gone.py")}
-        site.store.create_run(NewRun(run_id, "gone", entry, b"", (), 1.0), None)
+        site.store.create_run(NewRun(run_id, "gone", entry, b"", (), 1.0), None, also=queued)
 
     return place(site.store, site.settings.control, Submission(), record)[0]
 
