@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,9 @@ def record_run(
     *,
     run_id: str | None = None,
     refresh: Sequence[str] = (),
+    also: Callable[[Any], None] | None = None,
 ) -> str:
-    """Record a run that some process is to begin later, and return its id."""
+    """Record a run that some process is to begin later, and return its id. `also`: as of `Store.create_run`."""
     new = new_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
-    store.create_run(new, None)
+    store.create_run(new, None, also=also)
     return new.id

@@ -4,7 +4,7 @@
     collect()       one pass: bounded in time, to be done again, safe beside live runs
 
 A pass goes from what is certain to what is looked for: what is left of removed runs; runs that are too old; values that
-are; then artifacts that no row names. Each of its steps is whole by itself, so a pass can be killed anywhere, and the next
+are; then artifacts and packs of code that no row names. Each of its steps is whole by itself, so a pass can be killed anywhere, and the next
 one goes on. Runs that have not ended, and pinned ones, are never touched.
 
 May import errors, model, config and the interfaces of storage.
@@ -88,6 +88,8 @@ class Collected:
     artifact_bytes: int = 0
     kept_artifacts: int = 0
     kept_bytes: int = 0
+    packs: int = 0
+    pack_bytes: int = 0
     temporary_files: int = 0
     complete: bool = True
 
@@ -134,6 +136,8 @@ def collect(
     if not dry_run:
         while in_time() and (store.clear_removed() or store.clear_expired()):
             pass
+    if in_time():
+        _collect_code(store, done, now - grace, in_time)
     shards = random.sample(SHARDS, len(SHARDS))  # so that passes that end early get everywhere in the end
     if in_time():
         sweep = _Sweep(store, artifacts, store.payloads(), done, now - grace)
@@ -142,6 +146,27 @@ def collect(
                 break
             sweep.shard(shard)
     return done
+
+
+def _collect_code(store: Store, done: Collected, before: float, in_time: Callable[[], bool]) -> None:
+    """Packs that neither a run nor a schedule names. Whoever begins a run renews its pack first; whoever forks one while
+    we look is among the newest runs, which are asked for again."""
+    from dagengine.storage.code import old_packs, packs_gone_on_with, remove_pack
+    from dagengine.storage.schedules import all_rows
+
+    old = old_packs(store, before)
+    if not old:
+        return
+    named, last = store.codes()
+    named |= packs_gone_on_with(store) | {str(row.settings["facts"].get("code")) for row in all_rows(store)}
+    for digest in old.keys() - named:
+        if not in_time():
+            return
+        newer, last = store.codes(last)
+        named |= newer
+        if digest not in named and (done.dry_run or remove_pack(store, digest, before)):
+            done.packs += 1
+            done.pack_bytes += old[digest]
 
 
 def _old_runs(store: Store, retention: Retention, now: float) -> Iterator[RunRecord]:

@@ -2,6 +2,10 @@
 
 Files lie in the store, compressed, and not among the artifacts: a pack is written in one transaction instead of two syncs a
 file, and whoever has the store has the code. (`docs/decisions/0013-code.md`)
+
+A pack is stored before the run that names it, so a young one is never collected, and whoever is about to name an old one
+*renews* it. The rows of files that a pack shares are locked both by who adds a pack and by who removes one, so that none
+goes that somebody has just come to need.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Float, bindparam, delete, exists, select, update
 
 from dagengine.storage.interface import Store
 from dagengine.storage.side import upsert
@@ -33,6 +37,28 @@ _ALL = Query(
     )
 )
 _HAS_FILE = Query(lambda: select(CODE_FILE.c.digest).where(CODE_FILE.c.digest == bindparam("digest")))
+_LOCK_FILE = Query(
+    lambda: select(CODE_FILE.c.digest).where(CODE_FILE.c.digest == bindparam("digest")).with_for_update()
+)
+_RENEW = Query(
+    lambda: update(CODE).where(CODE.c.digest == bindparam("digest")).values(created_at=bindparam("at", type_=Float))
+)
+_OLD = Query(lambda: select(CODE.c.digest, CODE.c.size).where(CODE.c.created_at < bindparam("before")))
+_REMOVE = Query(
+    lambda: delete(CODE).where(
+        CODE.c.digest == bindparam("digest"),
+        CODE.c.created_at < bindparam("before"),
+        ~exists().where(CODE_USED.c.code == CODE.c.digest),
+    )
+)
+_PARTS = Query(lambda: select(CODE_PART.c.file).where(CODE_PART.c.code == bindparam("code")).order_by(CODE_PART.c.file))
+_REMOVE_PARTS = Query(lambda: delete(CODE_PART).where(CODE_PART.c.code == bindparam("code")))
+_REMOVE_FILE = Query(
+    lambda: delete(CODE_FILE).where(
+        CODE_FILE.c.digest == bindparam("digest"), ~exists().where(CODE_PART.c.file == CODE_FILE.c.digest)
+    )
+)
+_IN_USE = Query(lambda: select(CODE_USED.c.code))
 _FILES = Query(
     lambda: (
         select(CODE_FILE.c.digest, CODE_FILE.c.data)
@@ -44,7 +70,7 @@ _USED = Query(lambda: select(CODE_USED.c.code).where(CODE_USED.c.run == bindpara
 
 
 class PackFacts(NamedTuple):
-    """A pack in a listing. `size`: bytes of its modules, before compression."""
+    """A pack in a listing. `size`: bytes of its modules, before compression. `created_at`: or when it was renewed."""
 
     digest: str
     entry: str
@@ -82,13 +108,13 @@ def add_pack(store: Store, facts: PackFacts, manifest: str, files: Mapping[str, 
     def missing(connection: Any) -> list[str]:
         return [digest for digest in files if _HAS_FILE(connection, digest=digest).fetchone() is None]
 
-    new = [(digest, zlib.compress(files[digest])) for digest in store.side(missing, write=False)]
+    new = {digest: zlib.compress(files[digest]) for digest in store.side(missing, write=False)}
 
     def write(connection: Any) -> None:
-        for digest, data in new:
-            _ADD_FILE(connection, digest=digest, data=data)
-        for digest in files:
+        for digest in sorted(files):
             _ADD_PART(connection, code=facts.digest, file=digest)
+            if _LOCK_FILE(connection, digest=digest).fetchone() is None:
+                _ADD_FILE(connection, digest=digest, data=new.get(digest) or zlib.compress(files[digest]))
         _ADD(
             connection,
             digest=facts.digest,
@@ -100,6 +126,38 @@ def add_pack(store: Store, facts: PackFacts, manifest: str, files: Mapping[str, 
         )
 
     store.side(write)
+
+
+def renew_pack(store: Store, digest: str, at: float) -> bool:
+    """Somebody is about to name the pack. False if it is not there."""
+    return bool(store.side(lambda connection: _RENEW(connection, digest=digest, at=at).rowcount))
+
+
+def old_packs(store: Store, before: float) -> dict[str, int]:
+    """Those that nobody has stored or renewed since: their sizes, by digest."""
+    return store.side(lambda connection: dict(_OLD(connection, before=before).fetchall()), write=False)
+
+
+def packs_gone_on_with(store: Store) -> set[str]:
+    """Packs that runs went on with instead of the one that they were started with."""
+    return store.side(lambda connection: {str(code) for (code,) in _IN_USE(connection)}, write=False)
+
+
+def remove_pack(store: Store, digest: str, before: float) -> bool:
+    """Remove the pack, with the files that no other one has, unless it was renewed since `before`, or is gone on with."""
+
+    def remove(connection: Any) -> bool:
+        if _REMOVE(connection, digest=digest, before=before).rowcount != 1:
+            return False
+        files = [file for (file,) in _PARTS(connection, code=digest).fetchall()]
+        for file in files:
+            _LOCK_FILE(connection, digest=file).fetchone()
+        _REMOVE_PARTS(connection, code=digest)
+        for file in files:
+            _REMOVE_FILE(connection, digest=file)
+        return True
+
+    return store.side(remove)
 
 
 def read_files(store: Store, digest: str) -> dict[str, bytes]:

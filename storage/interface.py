@@ -235,12 +235,17 @@ class Store(Protocol):
     # ---- begin and own ----------------------------------------------------------------------
 
     def create_run(
-        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
-    ) -> Claim | None:  # fmt: skip
+        self,
+        run: NewRun,
+        process: ProcessRecord | None,
+        share: Share | None = None,
+        also: Callable[[Any], None] | None = None,
+    ) -> Claim | None:
         """Record the run, durable when this returns: RUNNING and owned by `process`, or PENDING if there is none.
 
         With `share`, which only a PENDING run can, it has from the beginning what it shares of another one; attempts and
-        failures are not shared. Raises RunExists if the id is taken.
+        failures are not shared. `also` is called with a connection, as by `side`, in the same transaction: what it writes
+        is there with the run or not at all, and what it raises is raised here. Raises RunExists if the id is taken.
         """
         ...
 
@@ -383,6 +388,10 @@ class Store(Protocol):
 
     def payloads(self) -> set[str]:
         """The digests of all artifacts that are named elsewhere: by runs themselves, and by side tables."""
+        ...
+
+    def codes(self, after: int = 0) -> tuple[set[str], int]:
+        """The packs of code that runs with numbers above `after` were started with, and the greatest number there is."""
         ...
 
     def check(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ May import nothing of ours but errors, model, the interface and modules of stora
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -124,6 +125,14 @@ _CLEAR_VALUES = Query(_clear_values)
 _BOUNDS = Query(_bounds)
 _IS_REFERENCED = Query(_is_referenced)
 _PAYLOADS_OF_RUNS = Query(_payloads_of_runs)
+_FACTS = Query(
+    lambda: (
+        select(RUN.c.number, RUN.c.facts)
+        .where(RUN.c.number > bindparam("after", type_=Integer))
+        .order_by(RUN.c.number)
+        .limit(bindparam("limit", type_=Integer))
+    )
+)
 
 
 class SqlLifetime:
@@ -211,3 +220,15 @@ class SqlLifetime:
             }
 
         return self.side(ask, write=False) | notes.payloads_of_side_tables(self)
+
+    def codes(self, after: int = 0) -> tuple[set[str], int]:
+        found: set[str] = set()
+        while True:
+            rows = self.side(
+                lambda connection, after=after: _FACTS(connection, after=after, limit=SEQS).fetchall(),  # type: ignore[misc]
+                write=False,
+            )
+            if not rows:
+                return found, after
+            found.update(code for _, facts in rows if (code := json.loads(facts).get("code")))
+            after = rows[-1][0]

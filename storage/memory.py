@@ -89,16 +89,24 @@ class MemoryStore(Unleased):
     # ---- begin and own ------------------------------------------------------------------
 
     def create_run(
-        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
-    ) -> Claim | None:  # fmt: skip
+        self,
+        run: NewRun,
+        process: ProcessRecord | None,
+        share: Share | None = None,
+        also: Callable[[Any], None] | None = None,
+    ) -> Claim | None:
         def create() -> Claim | None:
             with self._lock:
                 if run.id in self._runs:
                     raise run_exists(run.id)
                 self._last_number = number = self._last_number + 1  # never given twice
-                created = self._runs[run.id] = self._by_number[number] = Run(new_record(number, run, process))
+                created = Run(new_record(number, run, process))
                 if share is not None:
                     created.share(self._by_number[share.donor], share)
+                if also is not None:
+                    with self._side.transaction() as connection:
+                        also(connection)
+                self._runs[run.id] = self._by_number[number] = created
                 return None if process is None else created.claim()
 
         return self._writer.call(create)
@@ -384,6 +392,12 @@ class MemoryStore(Unleased):
             if isinstance(part, PayloadInput)
         }
         return named | payloads_of_side_tables(self)
+
+    def codes(self, after: int = 0) -> tuple[set[str], int]:
+        with self._reading():
+            records = [run.record for number, run in self._by_number.items() if number > after]
+        found = {run.code for run in records if run.code is not None}
+        return found, max((run.number for run in records), default=after)
 
     def check(self) -> dict[str, Any]:
         with self._reading():

@@ -133,8 +133,12 @@ class PostgresStore(PostgresReads, SqlLifetime):
     # ---- begin and own ------------------------------------------------------------------
 
     def create_run(
-        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
-    ) -> Claim | None:  # fmt: skip
+        self,
+        run: NewRun,
+        process: ProcessRecord | None,
+        share: Share | None = None,
+        also: Callable[[Any], None] | None = None,
+    ) -> Claim | None:
         marks: list[int] = []
 
         def create(link: Link) -> Claim | None:
@@ -162,6 +166,8 @@ class PostgresStore(PostgresReads, SqlLifetime):
                     from dagengine.storage.shares import share_steps
 
                     share_steps(self._readers.asking(link), number, share, run.created_at)
+                if also is not None:
+                    also(self._readers.asking(link))
             self._groups.marked(number, mark)
             return None if process is None else Claim(number, run.id, 1)
 

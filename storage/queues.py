@@ -1,9 +1,9 @@
 """Queues of runs, as rows: who waits, who is under way, and what each queue was told.
 
-A run that is submitted has a row in `queued`, which is written before the run is recorded and counts from when it is:
+A run that is submitted has a row in `queued`, which is written in the transaction that records the run:
 
-    RECORDING ──▶ WAITING ──▶ STARTED ──▶ gone: the run has ended
-                     └──────▶ DROPPED ─────┘      purged or replaced: its run is to be cancelled
+    WAITING ──▶ STARTED ──▶ gone: the run has ended
+       └──────▶ DROPPED ─────┘      purged or replaced: its run is to be cancelled
 
 A row that is STARTED holds its place under the limits until the run has ended, whichever process works on it, or none:
 nothing is given back by the death of anybody. Whoever takes or adds holds the queue's own row in his transaction, so two that take at once
@@ -28,9 +28,9 @@ from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
 from dagengine.storage.statements import Query
 
-RECORDING, WAITING, STARTED, DROPPED = range(4)
+WAITING, STARTED, DROPPED = range(1, 4)
 
-ACTIVE = (RECORDING, WAITING, STARTED)
+ACTIVE = (WAITING, STARTED)
 
 DEFAULT = "default"
 """The queue that is always there."""
@@ -51,9 +51,21 @@ class Entry(NamedTuple):
     dedup: str | None = None
     submitted_at: float = 0.0
     not_before: float = 0.0
-    state: int = RECORDING
+    state: int = WAITING
     started_at: float | None = None
     server: str | None = None
+
+
+class NoQueue(Exception):
+    """There is no queue of that name."""
+
+
+class Stands(Exception):
+    """`entry`, with the same `dedup`, waits or is under way."""
+
+    def __init__(self, entry: Entry) -> None:
+        super().__init__(entry)
+        self.entry = entry
 
 
 class Taken(NamedTuple):
@@ -254,54 +266,26 @@ def counts(store: Store) -> dict[str, tuple[int, int]]:
 # ---- adding -----------------------------------------------------------------------------------
 
 
-def add(store: Store, entry: Entry, replace: bool = False) -> Entry | None:
-    """Add a row, RECORDING. None: it was added; or the entry with the same `dedup` that stands against it.
+def put(store: Store, connection: Any, entry: Entry, replace: bool = False) -> None:
+    """Add a row in the transaction that is open. Servers of other machines are told with it.
 
-    With `replace`, one that only waits gives way: it is DROPPED. Raises KeyError if there is no such queue.
+    With `replace`, one with the same `dedup` that only waits gives way: it is DROPPED. Raises NoQueue, Stands.
     """
-
-    def work(connection: Any) -> Entry | None:
-        if entry.dedup is None:  # nobody has to come one after the other
-            if _ONE_QUEUE(connection, queue=entry.queue).fetchone() is None and not _made(connection, entry.queue):
-                raise KeyError(entry.queue)
-        elif _locked(connection, entry.queue) is None:
-            raise KeyError(entry.queue)
-        else:
-            for row in _SAME(connection, queue=entry.queue, dedup=entry.dedup).fetchall():
-                other = _entry(row)
-                if other.id == entry.id:
-                    return None  # the answer was lost, and this is done again
-                if not replace:
-                    return other
-                if other.state == WAITING:
-                    _MOVE(connection, id_=other.id, before=WAITING, after=DROPPED)
-        fields = entry._asdict()
-        rank = -fields.pop("priority")
-        _ADD(connection, **fields, rank=rank)
-        return None
-
-    return store.side(work)
-
-
-def move(store: Store, runs: Sequence[str], before: int, after: int) -> None:
-    """Those of `runs` that are in state `before` are in `after` from now on."""
-
-    def work(connection: Any) -> None:
-        for run in runs:
-            _MOVE(connection, id_=run, before=before, after=after)
-
-    if runs:
-        store.side(work)
-
-
-def offer(store: Store, run: str) -> None:
-    """The run is recorded: it waits from now on. Servers of other machines are told in the same transaction."""
-
-    def work(connection: Any) -> None:
-        _MOVE(connection, id_=run, before=RECORDING, after=WAITING)
-        notify(store, connection)
-
-    store.side(work)
+    if entry.dedup is None:  # nobody has to come one after the other
+        if _ONE_QUEUE(connection, queue=entry.queue).fetchone() is None and not _made(connection, entry.queue):
+            raise NoQueue(entry.queue)
+    elif _locked(connection, entry.queue) is None:
+        raise NoQueue(entry.queue)
+    else:
+        for row in _SAME(connection, queue=entry.queue, dedup=entry.dedup).fetchall():
+            other = _entry(row)
+            if not replace or other.state != WAITING:
+                raise Stands(other)
+            _MOVE(connection, id_=other.id, before=WAITING, after=DROPPED)
+    fields = entry._asdict()
+    rank = -fields.pop("priority")
+    _ADD(connection, **fields, rank=rank)
+    notify(store, connection)
 
 
 def remove(store: Store, runs: Sequence[str], before: int) -> None:

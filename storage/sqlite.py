@@ -96,8 +96,12 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
     # ---- begin and own ------------------------------------------------------------------
 
     def create_run(
-        self, run: NewRun, process: ProcessRecord | None, share: Share | None = None
-    ) -> Claim | None:  # fmt: skip
+        self,
+        run: NewRun,
+        process: ProcessRecord | None,
+        share: Share | None = None,
+        also: Callable[[Any], None] | None = None,
+    ) -> Claim | None:
         def create() -> Claim | None:
             with self._transaction() as connection:
                 if statements.run_by_id(connection, id=run.id).fetchone() is not None:
@@ -115,6 +119,8 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
                     from dagengine.storage.shares import share_steps
 
                     share_steps(connection, number or 0, share, run.created_at)
+                if also is not None:
+                    also(connection)
             return None if process is None else Claim(number or 0, run.id, 1)
 
         return self._writer.call(create)

@@ -54,7 +54,7 @@ def command(
     seconds: float,
     dry_run: bool,
 ) -> int:
-    """Collect what nobody needs any more: runs that ended long ago, values of such runs, artifacts that no run names.
+    """Collect what nobody needs any more: runs that ended long ago, values of such runs, artifacts and code that no run names.
 
     Runs that have not ended, and pinned ones, are never touched. A pass may be stopped at any time, and another goes on.
     Exit status 0 if it got through, 1 if more is left.
@@ -77,6 +77,7 @@ def command(
         print(f"{plural(len(done.runs), 'run')} {would}removed{_ids(done.runs)}")
         print(f"{plural(len(done.expired), 'run')} {would}left without values{_ids(done.expired)}")
         print(f"{plural(done.artifacts, 'artifact')} {would}removed: {size(done.artifact_bytes)}")
+        print(f"{plural(done.packs, 'pack')} of code {would}removed: {size(done.pack_bytes)}")
         print(f"{number(done.kept_artifacts)} kept: {size(done.kept_bytes)}")
         if not done.complete:
             note("there is more to do: run it again, or give it more --seconds.")

@@ -56,10 +56,13 @@ def read_step(store: Store, settings: Settings, run: RunRecord, step: StepRecord
 
 @contextlib.contextmanager
 def _reader(store: Store, settings: Settings, run: RunRecord) -> Iterator[Reader]:
+    from dagengine.code.pinning import import_from_pack
     from dagengine.functions import Reference, resolve
     from dagengine.reading import Reader
     from dagengine.storage import open_artifacts
 
+    with contextlib.suppress(Exception):
+        import_from_pack(store, run)
     with contextlib.suppress(Exception):
         # Classes of a workflow's file are found under the file's name once it is loaded. Without it, plain values
         # can still be read; and if they can't, the error below says what was missing.

@@ -25,7 +25,7 @@ from dagengine.config import create_private
 from dagengine.errors import CodeNotPacked, LoadError
 from dagengine.functions import Reference, main_file
 from dagengine.packs import FORMAT, Pack, importers
-from dagengine.storage.code import PackFacts, add_pack, find_pack, has_pack, read_files
+from dagengine.storage.code import PackFacts, add_pack, find_pack, read_files, renew_pack
 from dagengine.storage.interface import Store
 
 if TYPE_CHECKING:
@@ -39,8 +39,11 @@ a folder of packages that are not installed but lie in the project."""
 SHELF_PACKS = 50
 """Files of packs that are left in the cache when a new one comes; any is made again from the store when it is wanted."""
 
+RENEWED_SECONDS = 3_600.0
+"""How long this process takes a pack for young that it has kept: much less than the day after which `gc` takes it for old."""
+
 _packs: dict[tuple[str, ...], tuple[Pack, dict[str, Module]]] = {}
-_kept: WeakKeyDictionary[Store, set[str]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[Store, dict[str, float]] = WeakKeyDictionary()
 
 
 # ---- packing --------------------------------------------------------------------------------
@@ -150,15 +153,16 @@ def _kind(module: Module) -> str:
 
 
 def keep_pack(store: Store, pack: Pack) -> str:
-    """Have the pack in the store; returns its digest."""
-    kept = _kept.setdefault(store, set())
-    if pack.digest not in kept:
-        if not has_pack(store, pack.digest):
+    """Have the pack in the store, for a run to name it soon; returns its digest."""
+    kept = _kept.setdefault(store, {})
+    now = time.time()
+    if now - kept.get(pack.digest, 0.0) > RENEWED_SECONDS:
+        if not renew_pack(store, pack.digest, now):
             sizes = {module.digest: module.size for module in pack.modules.values() if module.kind != "namespace"}
             size = sum(module.size for module in pack.modules.values())
-            facts = PackFacts(pack.digest, pack.manifest["entry"], len(pack.modules), size, time.time())
+            facts = PackFacts(pack.digest, pack.manifest["entry"], len(pack.modules), size, now)
             add_pack(store, facts, pack.text, {digest: pack.read(digest) for digest in sizes})
-        kept.add(pack.digest)
+        kept[pack.digest] = now
     return pack.digest
 
 

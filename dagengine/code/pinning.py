@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dagengine.code.packing import Shelf, agrees_with_disk, conflict_here, keep_code, surroundings_changed
+from dagengine.code.packing import Shelf, agrees_with_disk, conflict_here, keep_code, load_pack, surroundings_changed
 from dagengine.errors import BadArguments, DefinitionError, LoadError
 from dagengine.functions import Reference, resolve
 from dagengine.model import RunRecord, RunState
-from dagengine.packs import Pack, install_file
+from dagengine.packs import Pack, install, install_file
 from dagengine.storage.code import find_pack, use_pack, used_pack
 from dagengine.storage.interface import Store
 from dagengine.workflows import Workflow
@@ -79,11 +80,22 @@ def pin(store: Store, record: RunRecord, code: str, shelf: Shelf) -> Pin:
     if digest is None and record.state is RunState.PENDING:
         return Pin(store, record, None, True)  # it has not begun, and from here on it has the code that it begins with
     if digest is not None:
-        _have_here(record, shelf.pack(digest), shelf.give(digest)[1])
+        _have_here(record, shelf.pack(digest), lambda: install_file(shelf.give(digest)[1]))
     return Pin(store, record, digest, False)
 
 
-def _have_here(record: RunRecord, pack: Pack, path: str) -> None:
+def import_from_pack(store: Store, record: RunRecord) -> None:
+    """Have the run's values read here with its own classes, whatever has become of their modules.
+
+    Raises LoadError if the pack is not there, or if another version of one of its modules is loaded here.
+    """
+    digest = code_of(store, record)
+    if digest is not None:
+        pack = load_pack(store, digest)
+        _have_here(record, pack, lambda: install(pack, None))
+
+
+def _have_here(record: RunRecord, pack: Pack, make_importable: Callable[[], None]) -> None:
     folder = str(Path(record.entry["file"]).parent) if record.entry.get("file") else None
     if folder is not None and folder not in sys.path and Path(folder).is_dir():
         sys.path.insert(0, folder)  # as loading the file does, so that what lies beside it is held against the pack
@@ -95,7 +107,7 @@ def _have_here(record: RunRecord, pack: Pack, path: str) -> None:
             f"run {record.id[:8]} was started with another version of {other} than this process has loaded. Resume it"
             f' from the command line, dagengine resume {record.id[:8]}, or with today\'s code: code="current".'
         )
-    install_file(path)
+    make_importable()
 
 
 def changed_surroundings(store: Store, record: RunRecord) -> str | None:

@@ -231,9 +231,10 @@ def _begin(store: Store, control: Path, row: ScheduleRow, logical: datetime, run
     """Record and queue the run, if nobody has."""
     schedule = Schedule.of(row)
 
-    def record(run_id: str) -> None:
+    def record(run_id: str, queued: Callable[[Any], None]) -> None:
         facts = {**schedule.facts, **_code(store, schedule), PARAMETER: logical.astimezone(UTC).isoformat()}
-        store.create_run(NewRun(run_id, schedule.workflow, schedule.entry, row.call, (), clock(), facts), None)
+        new = NewRun(run_id, schedule.workflow, schedule.entry, row.call, (), clock(), facts)
+        store.create_run(new, None, also=queued)
 
     at = logical.timestamp() + jitter_of(schedule, run_id)
     with contextlib.suppress(RunExists):  # by another server, or before a crash

@@ -57,9 +57,6 @@ LOOK_SECONDS = 10.0
 BETWEEN_LOOKS = 0.02
 """At least, however many hints there are: a burst of submissions is a few looks, not one for each."""
 
-RECORDING_SECONDS = 60.0
-"""After which who was recording a run that is to be queued has died over it."""
-
 RUNS, HOSTS = 256, 4
 """Runs under way at once, each with a body's thread in its host; and hosts, each with as many workers as there are CPUs."""
 
@@ -322,9 +319,6 @@ class Server:
         if self.store.lease is not None:
             self._seen()
         cancel_dropped(self.store, self._clock)
-        for entry in queues.entries(self.store, queues.RECORDING):
-            if now - entry.submitted_at > RECORDING_SECONDS:
-                self._settle_recording(entry.id)
         living = self._living(now)
         held = self._hosts.runs
         for entry in queues.entries(self.store, queues.STARTED):
@@ -339,14 +333,6 @@ class Server:
             elif self._options.takes_over:
                 self._take_over(run)
         self._watch.keep(others)
-
-    def _settle_recording(self, run_id: str) -> None:
-        try:
-            self.store.find_run(run_id)
-        except RunNotFound:
-            queues.remove(self.store, [run_id], queues.RECORDING)
-        else:
-            queues.move(self.store, [run_id], queues.RECORDING, queues.WAITING)
 
     def _settle_started(self, entry: queues.Entry, living: Container[str]) -> None:
         run = self._known(entry.id)

@@ -1,7 +1,6 @@
 """Submitting a run: it is recorded, put into a queue, and left to whoever serves the store.
 
-In this order: its row in the queue, which does not count yet; the run; the row counts. A process that dies in between
-leaves a row that counts for nothing, or a run that was never promised to anybody; both are cleared away by a server.
+The run and its row in the queue are written in one transaction: a process that dies leaves a run that waits, or nothing.
 
 May import errors, model, units, hints, the store's interface and modules of storage; the engine only when it is called.
 """
@@ -25,6 +24,7 @@ from dagengine.units import parse_duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dagengine.storage import queues
     from dagengine.storage.interface import ArtifactStore, Store
     from dagengine.workflows import Workflow
 
@@ -101,7 +101,7 @@ def submit(
         store,
         control,
         how,
-        lambda run_id: record_run(store, artifacts, workflow, args, kwargs, run_id=run_id),
+        lambda run_id, queued: record_run(store, artifacts, workflow, args, kwargs, run_id=run_id, also=queued),
     )
 
 
@@ -109,18 +109,17 @@ def place(
     store: Store,
     control: Path,
     how: Submission,
-    record: Callable[[str], object],
+    record: Callable[[str, Callable[[Any], None]], object],
     clock: Callable[[], float] = time.time,
 ) -> tuple[str, bool]:
-    """Put a run into its queue, which `record` records under the id that it is given. Raises what that raises."""
+    """Put a run into its queue, which `record` records under the id that it is given, and has what it is given called in
+    the same transaction (`Store.create_run`). Raises what that raises."""
     from dagengine.storage import queues
 
     now = clock()
     run_id = how.run_id or new_id()
-    if how.run_id is not None:
-        _refuse_known(store, how.run_id)
     entry = queues.Entry(run_id, how.queue, how.priority, how.key, how.dedup, now, how.not_before(now))
-    stands = _add(store, entry, how.duplicate == "replace")
+    stands = _record(store, entry, how.duplicate == "replace", record)
     if stands is not None:
         if how.duplicate == "attach":
             return stands.id, False
@@ -129,42 +128,34 @@ def place(
             f"run {stands.id} with dedup {how.dedup!r} {under_way} in queue {how.queue}. Wait for its end, or attach to it.",
             run_id=stands.id,
         )
-    try:
-        record(run_id)
-    except RunExists:
-        raise  # the row may be that of whoever recorded it
-    except BaseException:
-        queues.remove(store, [run_id], queues.RECORDING)
-        raise
-    queues.offer(store, run_id)
     if how.duplicate == "replace":
         cancel_dropped(store)
     hint_here(control)
     return run_id, True
 
 
-def _refuse_known(store: Store, run_id: str) -> None:
-    try:
-        known = store.find_run(run_id).id == run_id
-    except RunNotFound:
-        return
-    if known:
-        raise RunExists(f"there is a run {run_id} already. Give another id, or none.", run_id=run_id)
-
-
-def _add(store: Store, entry: Any, replace: bool) -> Any:
+def _record(
+    store: Store, entry: queues.Entry, replace: bool, record: Callable[[str, Callable[[Any], None]], object]
+) -> queues.Entry | None:
     """What stands against the entry, if anything does that has not ended without its queue's having heard of it."""
     from dagengine.storage import queues
 
+    def queued(connection: Any) -> None:
+        queues.put(store, connection, entry, replace)
+
     while True:
         try:
-            stands = queues.add(store, entry, replace)
-        except KeyError:
+            record(entry.id, queued)
+        except queues.NoQueue:
             known = list(queues.queues(store))
             raise BadOption(
                 f"there is no queue {entry.queue!r}.{did_you_mean(entry.queue, known)} `dagengine queue set` makes one."
             ) from None
-        if stands is None or not is_over(store, stands.id):
+        except queues.Stands as found:
+            stands = found.entry
+        else:
+            return None
+        if not is_over(store, stands.id):
             return stands
         queues.remove(store, [stands.id], stands.state)
 
@@ -175,7 +166,7 @@ def has_ended(run: RunRecord) -> bool:
 
 
 def is_over(store: Store, run_id: str) -> bool:
-    """As `has_ended`; one that is only being recorded is not over."""
+    """As `has_ended`; one that is not there is not over."""
     try:
         return has_ended(store.find_run(run_id))
     except RunNotFound:

@@ -99,3 +99,24 @@ def test_a_run_goes_on_with_todays_code_when_that_is_asked_for(cli: Cli, project
     assert done.json["result"] == "one by 2"
     assert done.json["id"] != run
     assert len(cli("code", "ls", "--json").json) == 2
+
+
+def test_a_result_is_read_with_classes_that_are_left_in_the_runs_code_only(cli: Cli, project: ProjectFolder) -> None:
+    """The modules are edited, then gone; of the run, and of one of its steps."""
+    project.write(
+        {
+            "found_flow": "from dagengine import get, task, workflow\nfrom parts.found import Found\n"
+            "@task\ndef look(x):\n    return Found(x)\n"
+            "@workflow\ndef finding(x):\n    return get(look(x))\n",
+            "parts/found": "class Found:\n    def __init__(self, x):\n        self.x = x\n"
+            "    def __repr__(self):\n        return f'found {self.x}'\n",
+        }
+    )
+    assert cli("run", f"{project.folder}/found_flow.py:finding", "x=one", "-q", "--workers", "1").status == 0
+    for name in ("parts/found", "found_flow"):
+        project.forget()
+        project.write({name: "raise ValueError('not this one')\n"})
+        assert cli("result", "@last").out == "found one\n"
+    project.forget()
+    project.folder.rename(project.folder.with_name("elsewhere"))
+    assert cli("result", "@last", "look[0]").out == "found one\n"

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
+from dagengine.errors import RunExists, RunNotFound
 from dagengine.storage import queues
 from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import QueueSettings
-from dagengine.storage.queues import RECORDING, STARTED, WAITING, Entry
+from dagengine.storage.queues import STARTED, WAITING, Entry
+from tests.storage.kit import new_run
 
 
-def _submit(store: Store, *entries: Entry) -> None:
+def _submit(store: Store, *entries: Entry, replace: bool = False) -> None:
     for entry in entries:
-        assert queues.add(store, entry) is None
-    queues.move(store, [entry.id for entry in entries], RECORDING, WAITING)
+        store.create_run(new_run(entry.id), None, also=partial(_put, store, entry, replace))
+
+
+def _put(store: Store, entry: Entry, replace: bool, connection: object) -> None:
+    queues.put(store, connection, entry, replace)
+
+
+def _stands(store: Store, entry: Entry, replace: bool = False) -> str:
+    with pytest.raises(queues.Stands) as told:
+        _submit(store, entry, replace=replace)
+    with pytest.raises(RunNotFound):
+        store.find_run(entry.id)
+    return told.value.entry.id
 
 
 def _ids(entries: list[Entry]) -> list[str]:
@@ -23,11 +37,10 @@ def _ids(entries: list[Entry]) -> list[str]:
 
 
 def test_a_run_waits_from_when_it_is_recorded(store: Store) -> None:
-    """A row that is only being recorded is not taken."""
-    assert queues.add(store, Entry("a")) is None
-    assert queues.due_queues(store, 10.0) == []
-    assert queues.take(store, "default", "S", 5, 10.0).runs == ()
-    queues.move(store, ["a"], RECORDING, WAITING)
+    """One that can't be recorded has no place in a queue."""
+    _submit(store, Entry("a"))
+    with pytest.raises(RunExists):
+        _submit(store, Entry("a", priority=9))
     assert queues.due_queues(store, 10.0) == ["default"]
     assert queues.take(store, "default", "S", 5, 10.0).runs == ("a",)
     assert queues.counts(store) == {"default": (0, 1)}
@@ -96,19 +109,15 @@ def test_a_rate_lets_so_many_begin_and_says_when_the_next_may(store: Store) -> N
 def test_one_of_a_kind_waits_or_runs_at_a_time(store: Store) -> None:
     """A second one with the same `dedup` is told of the first, or replaces it while it only waits."""
     _submit(store, Entry("a", dedup="D"), Entry("other"))
-    stands = queues.add(store, Entry("b", dedup="D"))
-    assert stands is not None
-    assert stands.id == "a"
+    assert _stands(store, Entry("b", dedup="D")) == "a"
     assert queues.entry_of(store, "b") is None
-    assert queues.add(store, Entry("c", dedup="D"), replace=True) is None
+    _submit(store, Entry("c", dedup="D"), replace=True)
     assert _ids(queues.entries(store, queues.DROPPED)) == ["a"]
-    queues.move(store, ["c"], RECORDING, WAITING)
     assert set(queues.take(store, "default", "S", 9, 1.0).runs) == {"c", "other"}
-    stands = queues.add(store, Entry("d", dedup="D"))
-    assert stands is not None
-    assert stands.id == "c"
+    assert _stands(store, Entry("d", dedup="D")) == "c"
+    assert _stands(store, Entry("d", dedup="D"), replace=True) == "c"
     queues.remove(store, ["c"], STARTED)
-    assert queues.add(store, Entry("d", dedup="D")) is None
+    _submit(store, Entry("d", dedup="D"))
 
 
 def test_only_one_takes_over_from_a_dead_server(store: Store) -> None:
@@ -128,8 +137,10 @@ def test_a_purge_drops_what_waits_and_leaves_what_runs(store: Store) -> None:
     assert _ids(queues.entries(store, STARTED)) == ["a"]
     queues.remove(store, ["b"], queues.DROPPED)
     assert queues.entry_of(store, "b") is None
-    with pytest.raises(KeyError):
-        queues.add(store, Entry("c", "nowhere"))
+    with pytest.raises(queues.NoQueue):
+        _submit(store, Entry("c", "nowhere"))
+    with pytest.raises(RunNotFound):
+        store.find_run("c")
 
 
 def test_servers_that_take_at_once_keep_the_limits_together(store: Store) -> None:

@@ -86,7 +86,6 @@ def test_a_run_that_can_not_be_recorded_leaves_no_place_in_the_queue(engine: Eng
         with pytest.raises(BadArguments):
             engine.submit(doubled, (1,), {}, Submission(run_id="not an id"))
         assert [entry.id for entry in queues.entries(engine.store, queues.WAITING)] == [known]
-        assert queues.entries(engine.store, queues.RECORDING) == []
 
 
 def test_a_run_that_is_cancelled_while_it_waits_leaves_its_queue(engine: Engine) -> None:
@@ -141,7 +140,7 @@ def test_a_body_does_not_submit(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", [1, 2, 3, 4])  # its row, the code, the run, the row again
+@pytest.mark.parametrize("at", [1, 2])  # the code, the run with its row
 def test_a_submission_that_dies_half_way_leaves_a_run_that_waits_or_none(tmp_path: Path, at: int, after: bool) -> None:
     """Killed at each of its writes: what a server finds later is a run in its queue, or nothing that holds a place."""
     from dagengine import config
@@ -172,7 +171,7 @@ def test_a_submission_that_dies_half_way_leaves_a_run_that_waits_or_none(tmp_pat
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_server_that_dies_while_it_begins_a_scheduled_run_has_it_begun_once(
     tmp_path: Path, at: int, after: bool
 ) -> None:
@@ -186,7 +185,7 @@ def test_a_server_that_dies_while_it_begins_a_scheduled_run_has_it_begun_once(
     settings = config.load(home=tmp_path)
     real = open_store(settings.store.value)
     create_schedule(real, "daily", (doubled, (1,), {}), When("@daily"), lambda: 0.0)
-    mortal = MortalStore(real, Fate(at=at, after=after))  # its row, the code, the run, the row again, the schedule
+    mortal = MortalStore(real, Fate(at=at, after=after))  # the code, the run with its row, the schedule
     with pytest.raises(ProcessDied):
         fire_due(mortal, settings.control, lambda: 86_400.0)
     server = Server(settings, clock=lambda: 86_500.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dagengine.model import NewRun, RunState
 from dagengine.serving.submission import Submission, place
@@ -19,9 +21,9 @@ from tests.serving.conftest import FLOWS, Site
 def _submit_without_code(site: Site) -> str:
     """A run whose workflow can't be loaded by anybody."""
 
-    def record(run_id: str) -> None:
+    def record(run_id: str, queued: Callable[[Any], None]) -> None:
         entry = {"module": "gone", "qualname": "gone", "file": str(site.folder / "gone.py")}
-        site.store.create_run(NewRun(run_id, "gone", entry, b"", (), 1.0), None)
+        site.store.create_run(NewRun(run_id, "gone", entry, b"", (), 1.0), None, also=queued)
 
     return place(site.store, site.settings.control, Submission(), record)[0]
 
@@ -126,6 +128,19 @@ def test_a_run_that_kills_every_host_fails_and_the_others_do_not(site: Site) -> 
     assert record.failure.message.startswith("its process died 3 times, the last time alone in it: signal SIGKILL")
     site.stop(server)
     assert site.ledger()["deadly"] == 3
+
+
+def test_a_host_whose_workers_cannot_go_on_is_given_up(site: Site) -> None:
+    """As one that was killed: its runs go on in others, and the run that does it to all of them fails."""
+    server = site.serve()
+    deadly, harmless = site.submit("workless", 1), site.submit("doubled", 1)
+    record = site.ended(deadly)
+    assert record.state is RunState.FAILED
+    assert record.failure is not None
+    assert "the last time alone in it: exit status 70" in record.failure.message
+    assert site.ended(harmless).state is RunState.SUCCEEDED
+    assert "the workers can't go on" in site.stop(server)
+    assert site.ledger()["forkers-end-1"] == 3
 
 
 def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None:
