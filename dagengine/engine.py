@@ -36,7 +36,7 @@ from dagengine.children import children_of, forsake
 from dagengine.clocks import Clock
 from dagengine.code.packing import Shelf
 from dagengine.code.pinning import PINNED, pin
-from dagengine.continuing import last_of
+from dagengine.continuing import last_of, refuse_early
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -261,6 +261,7 @@ class Engine(Changes):
         """
         record = last_of(self.store, self.store.find_run(run_id))
         refuse_paused(record)
+        refuse_early(self.store, record)
         workflow: Workflow[..., Any] | None = None
         pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:

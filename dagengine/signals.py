@@ -107,7 +107,7 @@ def tell(post: Post, run: RunRecord) -> None:
     """Something came for the run: say so to whoever has it, or wakes it."""
     if run.state is RunState.RUNNING and run.owner is not None:
         here = run.owner.host == platform.node()
-        _tell(post.store, post.control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
+        tell_process(post.store, post.control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
         return
     if run.state is RunState.WAITING:
         from dagengine.serving.hints import hint
@@ -122,7 +122,7 @@ def rouse(store: Store, control: Path, run: RunRecord) -> None:
 
     found = sleeper(store, run.number)
     if found is not None and found.process is not None:
-        _tell(store, control, found.process, {"verb": "wake", "run": run.id})
+        tell_process(store, control, found.process, {"verb": "wake", "run": run.id})
 
 
 def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:
@@ -133,7 +133,7 @@ def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:
     forget(store, run.number)
 
 
-def _tell(store: Store, control: Path | None, process: str, what: dict[str, Any]) -> None:
+def tell_process(store: Store, control: Path | None, process: str, what: dict[str, Any]) -> None:
     """Tell an engine, by its socket on this machine, or else where the database can do that, to look."""
     if control is not None:
         with contextlib.suppress(NoAnswer, TimeoutError):

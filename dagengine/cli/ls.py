@@ -81,6 +81,7 @@ def command(
         filtered = bool(states or name or since)
         note("no run fits." if filtered else "no runs yet. `dagengine run FILE.py:WORKFLOW` makes one.")
         return
+    related = any(run.parent is not None for run in runs)
     rows = []
     for run in runs:
         state = run_state(run)
@@ -92,9 +93,11 @@ def command(
                 "/".join(map(number, steps[run.id])),
                 ago(run.created_at),
                 duration(seconds_of(run, time.time())) if state is not RunState.CRASHED else "–",
+                *([short(run.parent[0]) if run.parent is not None else ""] if related else []),
             )
         )
-    print(table(("run", "workflow", "state", "steps", "begun", "took"), rows, right=(3, 5)))
+    header = ("run", "workflow", "state", "steps", "begun", "took", *(["child of"] if related else []))
+    print(table(header, rows, right=(3, 5)))
     if more:
         note(
             f"there are more. To see them: --limit {limit * 5}, --since 2d, --state failed, --name {clean(runs[0].workflow)}"
@@ -144,6 +147,7 @@ def _object(run: RunRecord, steps: tuple[int, int]) -> dict[str, object]:
         "id": run.id,
         "workflow": run.workflow,
         "state": str(run_state(run)),
+        "parent": None if run.parent is None else {"run": run.parent[0], "step": run.parent[1]},
         "steps": steps[1],
         "steps_succeeded": steps[0],
         "created_at": run.created_at,

@@ -9,7 +9,7 @@ import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.summary import command as typed
-from dagengine.cli.summary import failure_lines
+from dagengine.cli.summary import failure_lines, go_on
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
 from dagengine.continuing import continued_as
 from dagengine.liveness import shown
@@ -63,7 +63,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
         lines += ["", *(f"  {line}" for line in failure_lines(run.failure))]
         lines += [f"  details:  {typed(settings, 'errors', short(run.id))}"]
     if resumable(run):
-        lines += ["", f"  to go on: {typed(settings, 'resume', short(run.id))}"]
+        lines += ["", f"  to go on: {go_on(store, settings, run)}"]
     return lines
 
 
