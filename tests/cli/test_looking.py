@@ -11,10 +11,10 @@ import pytest
 
 from dagengine.cli import main
 from dagengine.identity import new_id
-from dagengine.model import RunState
+from dagengine.model import NewRun, RunState
 from dagengine.storage.interface import CloseBody, Store
 from dagengine.values import encode
-from tests.cli.book import DEAD, Book, boom, failed_run
+from tests.cli.book import DEAD, HERE, Book, boom, failed_run
 from tests.cli.conftest import Cli
 
 
@@ -75,6 +75,22 @@ def test_ls_filters(cli: Cli, store: Store, words: list[str], ids: set[str]) -> 
     succeeded(store, "cccc")
     Book(store, "dddd", "weekly")
     assert {run["id"] for run in cli("ls", "--json", *words).json} == ids
+
+
+def test_ls_says_whose_children_runs_are(cli: Cli, store: Store) -> None:
+    """In a column of its own, which is there where one of them is a child; a paused one is let go on by `unpause`."""
+    Book(store, "aaaa").end(RunState.SUCCEEDED)
+    assert "child of" not in cli("ls").out
+    call, began = encode(((), {})).to_bytes(), time.time()
+    entry = {"module": "nightly", "qualname": "nightly"}
+    store.create_run(NewRun("bbbb", "nightly", entry, call, (), began, {"parent": ["aaaa", 3]}), HERE)
+    header, *rows = cli("ls").out.splitlines()
+    assert header.endswith("child of")
+    assert {row.split()[0]: row.rstrip().endswith("aaaa") for row in rows} == {"aaaa": False, "bbbb": True}
+    parents = {run["id"]: run["parent"] for run in cli("ls", "--json").json}
+    assert parents == {"aaaa": None, "bbbb": {"run": "aaaa", "step": 3}}
+    Book(store, "cccc").end(RunState.PAUSED)
+    assert "to go on: dagengine unpause cccc" in cli("show", "cccc").out
 
 
 def test_ls_says_that_there_are_more(cli: Cli, store: Store) -> None:
