@@ -124,7 +124,8 @@ def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
         known = last_of(engine.store, known)
         detached = is_detached(driver, step)
         asked = known.state in RESUMED and (known.state is RunState.PENDING or (driver.reopened and not detached))
-        if known.state is RunState.RUNNING or asked:
+        left = known.state is RunState.WAITING and engine.sleeping.wakes and not engine.sleeping.knows(known.id)
+        if known.state is RunState.RUNNING or asked or left:  # left by a process that is gone, as far as is known here
             engine.resume(known.id, reopen=driver.reopened)
         return
     workflow = resolve(Reference.from_json(driver.definitions[step.definition].reference))
@@ -214,12 +215,13 @@ def is_detached(driver: Driver, step: Step) -> bool:
 # ---- ends ---------------------------------------------------------------------------------------
 
 
-def stop_with(driver: Driver, steps: Iterable[Step]) -> None:
-    """The run is being stopped. If it was cancelled, so are its attached children. On the engine's thread."""
+def stop_with(driver: Driver, steps: Iterable[Step], timed_out: bool) -> None:
+    """The run is being stopped. If that ends it, its attached children are cancelled. On the engine's thread."""
+    ends = (StepState.CANCELLED, None) if timed_out else (StepState.CANCELLED,)
     runs = [
         child_id(driver.run_id, step.seq)
         for step in steps
-        if step.kind is StepKind.CHILD and step.end is StepState.CANCELLED and not is_detached(driver, step)
+        if step.kind is StepKind.CHILD and step.end in ends and not is_detached(driver, step)
     ]
     for run_id in runs:
         child = driver.engine.driver_of(run_id)

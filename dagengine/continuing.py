@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagengine.calls import encode_call
 from dagengine.core.events import BodyReturned
-from dagengine.errors import DefinitionError, RunExists, RunNotFound
+from dagengine.errors import DefinitionError, RunConflict, RunExists, RunNotFound
 from dagengine.model import NewRun, RunRecord, RunState, StepInput
 from dagengine.refs import Ref
 from dagengine.scopes import current_scope, outside
@@ -95,6 +95,25 @@ def find(store: Store, run_id: str) -> RunRecord | None:
     except RunNotFound:
         return None
     return found if found.id == run_id else None
+
+
+def before(store: Store, run: RunRecord) -> RunRecord | None:
+    """The run after whose success this one is to begin, if that has not come."""
+    if run.state is not RunState.PENDING or "continued_from" not in run.facts:
+        return None
+    found = find(store, str(run.facts["continued_from"]))
+    return None if found is None or found.state is RunState.SUCCEEDED else found
+
+
+def refuse_early(store: Store, run: RunRecord) -> None:
+    """A run that goes on from another one is not begun before that has succeeded. Raises RunConflict."""
+    first = before(store, run)
+    if first is not None:
+        raise RunConflict(
+            f"run {run.id[:8]} goes on from run {first.id[:8]}, which has not succeeded. Resume that:"
+            f" dagengine resume {first.id[:8]}",
+            run_id=run.id,
+        )
 
 
 def last_of(store: Store, run: RunRecord) -> RunRecord:

@@ -38,7 +38,7 @@ from dagengine.core.events import (
     StepsCalled,
     TimeIsUp,
 )
-from dagengine.core.states import STATE_OF, BodyPhase, Phase
+from dagengine.core.states import STATE_OF, BodyPhase, Phase, Stop
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
@@ -377,7 +377,7 @@ class Driver:
             self.liveness.settle(actions.writes)
             self._write(actions.writes)
         if actions.stop_body:
-            stop_with(self, self._core.steps.values())
+            stop_with(self, self._core.steps.values(), self._core.stop is Stop.TIMEOUT)
         if actions.stop_body and self._body is not None:
             self._body.stop()
             with self._room:

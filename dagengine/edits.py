@@ -37,6 +37,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
+from dagengine.signals import tell_process
+from dagengine.storage import sleepers
 from dagengine.storage.interface import (
     AddEvent,
     FinishRun,
@@ -230,8 +232,14 @@ def pause(
     if state is RunState.RUNNING:
         _ask_owner(run, control, {"verb": "pause", "force": force, **_note(by, why)})
         return RunState.RUNNING
-    data = {"before": str(state), **_note(by, why)}
-    _change(store, run, lambda claim: [_event("run.paused", None, data)], RunState.PAUSED, process)
+    writes: list[Write] = [_event("run.paused", None, {"before": str(state), **_note(by, why)})]
+    asleep = None
+    if state is RunState.WAITING:  # nobody is to wake it, and whoever waits for its end is told
+        asleep = sleepers.sleeper(store, run.number)
+        writes.append(sleepers.awake())
+    _change(store, run, lambda claim: writes, RunState.PAUSED, process)
+    if asleep is not None and asleep.process is not None and control is not None:
+        tell_process(store, control, asleep.process, {"verb": "wake", "run": run.id})
     return RunState.PAUSED
 
 
@@ -246,9 +254,7 @@ def unpause(
     state = RunState(said[-1]) if said and said[-1] in ("pending", "waiting") else RunState.INTERRUPTED
     writes: list[Write] = [_event("run.unpaused", None, _note(by, why))]
     if state is RunState.WAITING:  # due at once: it may have slept through what it waited for
-        from dagengine.storage.sleepers import falls_asleep
-
-        writes.append(falls_asleep(run.id, 0.0, 0, None))
+        writes.append(sleepers.falls_asleep(run.id, 0.0, 0, None))
     _change(store, run, lambda claim: writes, state, process)
     return state
 

@@ -36,7 +36,7 @@ from dagengine.children import children_of, forsake
 from dagengine.clocks import Clock
 from dagengine.code.packing import Shelf
 from dagengine.code.pinning import PINNED, pin
-from dagengine.continuing import last_of
+from dagengine.continuing import last_of, refuse_early
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -260,8 +260,11 @@ class Engine(Changes):
         RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
+        from dagengine.signals import left_by, taken_over
+
         record = last_of(self.store, self.store.find_run(run_id))
         refuse_paused(record)
+        refuse_early(self.store, record)
         workflow: Workflow[..., Any] | None = None
         pinned = pin(self.store, record, code, self._shelf)
         if not record.body_closed:
@@ -270,7 +273,10 @@ class Engine(Changes):
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
         superseded = superseded_by_adoption(self.store, record) if adopt else []
         reopen = reopen and not compensating.over(self.store, record)
+        before = left_by(self.store, record)
         claim = self.store.claim(record.id, self.process, works, reopen)
+        if before not in (None, self.process.id):
+            self.helpers.submit(taken_over, self.post, record.id, before)
         if superseded:
             supersede(self.store, claim, superseded, self.clock.now())
             forsake(self, record, superseded)

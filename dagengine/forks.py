@@ -83,6 +83,12 @@ def record_fork(
             f" {donor.id[:12]}",
             run_id=donor.id,
         )
+    if donor.number in store.expired_runs():
+        raise RunConflict(
+            f"the values of run {donor.id[:12]} have expired: there is nothing to share. Begin it anew with: dagengine"
+            f" rerun {donor.id[:12]}",
+            run_id=donor.id,
+        )
     anew = [find_step(store, donor, name) for name in from_]
     given = {find_step(store, donor, name).seq: value for name, value in (set_ or {}).items()}
     graph = Sharing(store.steps(donor.number), store.edges(donor.number))

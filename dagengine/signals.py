@@ -107,7 +107,7 @@ def tell(post: Post, run: RunRecord) -> None:
     """Something came for the run: say so to whoever has it, or wakes it."""
     if run.state is RunState.RUNNING and run.owner is not None:
         here = run.owner.host == platform.node()
-        _tell(post.store, post.control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
+        tell_process(post.store, post.control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
         return
     if run.state is RunState.WAITING:
         from dagengine.serving.hints import hint
@@ -118,11 +118,22 @@ def tell(post: Post, run: RunRecord) -> None:
 
 def rouse(store: Store, control: Path, run: RunRecord) -> None:
     """Tell the engine that let go of the run to look at it."""
+    process = left_by(store, run)
+    if process is not None:
+        tell_process(store, control, process, {"verb": "wake", "run": run.id})
+
+
+def left_by(store: Store, run: RunRecord) -> str | None:
+    """The id of the process that let go of a run that waits."""
     from dagengine.storage.sleepers import sleeper
 
-    found = sleeper(store, run.number)
-    if found is not None and found.process is not None:
-        _tell(store, control, found.process, {"verb": "wake", "run": run.id})
+    found = sleeper(store, run.number) if run.state is RunState.WAITING else None
+    return None if found is None else found.process
+
+
+def taken_over(post: Post, run_id: str, process: str) -> None:
+    """Tell the process that let go of the run that it is another one's now: nobody there is to wait for it any more."""
+    tell_process(post.store, post.control, process, {"verb": "wake", "run": run_id})
 
 
 def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:
@@ -133,7 +144,7 @@ def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:
     forget(store, run.number)
 
 
-def _tell(store: Store, control: Path | None, process: str, what: dict[str, Any]) -> None:
+def tell_process(store: Store, control: Path | None, process: str, what: dict[str, Any]) -> None:
     """Tell an engine, by its socket on this machine, or else where the database can do that, to look."""
     if control is not None:
         with contextlib.suppress(NoAnswer, TimeoutError):

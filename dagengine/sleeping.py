@@ -56,6 +56,12 @@ class Sleeping:
     def life(self, run_id: str) -> Life | None:
         return self._lives.get(run_id)
 
+    def knows(self, run_id: str) -> bool:
+        """Whether the run is to be woken from here, or has been."""
+        with self._lock:
+            waiting = run_id in self._lives or run_id in self._woken
+            return waiting or any(life.run_id == run_id for life in self._to_wake)
+
     def look(self, run_id: str) -> bool:
         """Something came for the run, or it was cancelled: take it up. False if it does not sleep here."""
         life = self._lives.get(run_id)
@@ -191,7 +197,8 @@ class Sleeping:
                 self._engine.wake_up(record, life)
                 return True
             if record.state.ended:
-                forget(self._engine.store, record.number)
+                if record.state is not RunState.PAUSED:  # it may have been let go on since
+                    forget(self._engine.store, record.number)
                 life.end(record.state)
             else:
                 life.end(

@@ -194,13 +194,15 @@ class ProcessRuntime:
 
     def cancel(self, ids: Sequence[TaskId], force: bool = False) -> None:
         ids = list(ids)
-        if not force:
-            self._hand_over(lambda shell: shell.agent.talk.stop(ids))
-        self._hand_over(Cancelled(ids, force))
+        with contextlib.suppress(RuntimeStopped):  # and so nothing of it goes on
+            if not force:
+                self._hand_over(lambda shell: shell.agent.talk.stop(ids))
+            self._hand_over(Cancelled(ids, force))
 
     def release(self, actors: Sequence[ActorId], force: bool = False) -> None:
-        for actor in actors:
-            self._hand_over(ActorReleased(actor, force))
+        with contextlib.suppress(RuntimeStopped):  # and so none of them lives
+            for actor in actors:
+                self._hand_over(ActorReleased(actor, force))
 
     def answer(self, worker: int, answer: Answer) -> None:
         """Answer what a task has asked. For `serving`."""

@@ -66,13 +66,13 @@ def command(
     with invocation.reading() as store:
         runs = _matching(store, [RunState(state) for state in states], name, since, limit + 1)
         more, runs = len(runs) > limit, runs[:limit]
-        done = {run.id: _done(store, run) for run in runs}
+        steps = {run.id: _steps(store, run) for run in runs}
         waiting = {run.id: found for run in runs if (found := waiting_view(store, run)) is not None}
         places = {run.id: place_view(store, run.id) for run in runs if run.state is RunState.PENDING}
     if invocation.json:
         print_json(
             [
-                {**_object(run, done[run.id]), "queued": places.get(run.id), "waiting": _waiting(waiting.get(run.id))}
+                {**_object(run, steps[run.id]), "queued": places.get(run.id), "waiting": _waiting(waiting.get(run.id))}
                 for run in runs
             ]
         )
@@ -81,6 +81,7 @@ def command(
         filtered = bool(states or name or since)
         note("no run fits." if filtered else "no runs yet. `dagengine run FILE.py:WORKFLOW` makes one.")
         return
+    related = any(run.parent is not None for run in runs)
     rows = []
     for run in runs:
         state = run_state(run)
@@ -89,12 +90,14 @@ def command(
                 short(run.id),
                 clean(run.workflow, 40),
                 f"{mark(state)} {state_text(state)}{_place(places.get(run.id))}{_until(waiting.get(run.id))}",
-                f"{number(done[run.id])}/{number(run.steps)}",
+                "/".join(map(number, steps[run.id])),
                 ago(run.created_at),
                 duration(seconds_of(run, time.time())) if state is not RunState.CRASHED else "–",
+                *([short(run.parent[0]) if run.parent is not None else ""] if related else []),
             )
         )
-    print(table(("run", "workflow", "state", "steps", "begun", "took"), rows, right=(3, 5)))
+    header = ("run", "workflow", "state", "steps", "begun", "took", *(["child of"] if related else []))
+    print(table(header, rows, right=(3, 5)))
     if more:
         note(
             f"there are more. To see them: --limit {limit * 5}, --since 2d, --state failed, --name {clean(runs[0].workflow)}"
@@ -131,19 +134,22 @@ def _matching(
     return [run for run in runs if not states or run_state(run) in states][:limit]
 
 
-def _done(store: Store, run: RunRecord) -> int:
-    if run.state is RunState.SUCCEEDED:
-        return run.steps
-    return sum(count for (_, state), count in store.counts(run.number).items() if state == "succeeded")
+def _steps(store: Store, run: RunRecord) -> tuple[int, int]:
+    """How many steps have succeeded, and how many there are. (A fork may have given numbers that no step has.)"""
+    if run.state is RunState.SUCCEEDED and run.forked_from is None:
+        return run.steps, run.steps
+    counts = store.counts(run.number)
+    return sum(count for (_, state), count in counts.items() if state == "succeeded"), sum(counts.values())
 
 
-def _object(run: RunRecord, done: int) -> dict[str, object]:
+def _object(run: RunRecord, steps: tuple[int, int]) -> dict[str, object]:
     return {
         "id": run.id,
         "workflow": run.workflow,
         "state": str(run_state(run)),
-        "steps": run.steps,
-        "steps_succeeded": done,
+        "parent": None if run.parent is None else {"run": run.parent[0], "step": run.parent[1]},
+        "steps": steps[1],
+        "steps_succeeded": steps[0],
         "created_at": run.created_at,
         "started_at": run.started_at,
         "finished_at": run.finished_at,

@@ -9,7 +9,7 @@ import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.summary import command as typed
-from dagengine.cli.summary import failure_lines
+from dagengine.cli.summary import failure_lines, go_on
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
 from dagengine.compensating import over
 from dagengine.continuing import continued_as
@@ -66,7 +66,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     if over(store, run):
         lines += ["", f"  what it did is undone. to begin anew: {typed(settings, 'rerun', short(run.id))}"]
     elif resumable(run):
-        lines += ["", f"  to go on: {typed(settings, 'resume', short(run.id))}"]
+        lines += ["", f"  to go on: {go_on(store, settings, run)}"]
     return lines
 
 

@@ -32,6 +32,16 @@ def typed_resume(settings: Settings, run: RunRecord) -> str:
     return command(settings, "resume", short(run.id))
 
 
+def go_on(store: Store, settings: Settings, run: RunRecord) -> str:
+    """What lets this run go on."""
+    from dagengine.continuing import before
+
+    if run.state is RunState.PAUSED:
+        return command(settings, "unpause", short(run.id))
+    first = before(store, run)
+    return command(settings, "resume", short((first or run).id))
+
+
 UNREAD = object()
 """In the place of a result that was not asked for."""
 
@@ -61,7 +71,7 @@ def print_end(store: Store, settings: Settings, run: RunRecord, as_object: bool,
     elif over(store, run):
         note(f"  what it did is undone. to begin anew: {command(settings, 'rerun', short(run.id))}")
     elif resumable(run):
-        note(f"  to go on:   {typed_resume(settings, run)}")
+        note(f"  to go on:   {go_on(store, settings, run)}")
 
 
 def _ended(state: RunState) -> str:

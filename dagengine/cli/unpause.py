@@ -11,7 +11,8 @@ from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.deciding import changing, note_options
 from dagengine.cli.machine import machine_options
 from dagengine.cli.resume import find_modules
-from dagengine.cli.terminal import print_json
+from dagengine.cli.summary import command as command_line
+from dagengine.cli.terminal import note, print_json
 from dagengine.cli.work import work_on
 from dagengine.model import RunState
 
@@ -45,12 +46,16 @@ def command(
     with changing(settings) as store:
         record = find_run(store, run)
         state = unpause(store, record, by=by, why=why)
-        hint(store, settings.control)
+        told = hint(store, settings.control)
     if later or state is not RunState.INTERRUPTED:
         if invocation.json:
             print_json({"id": record.id, "state": str(state)})
         else:
             print(f"run {short(record.id)}: {state}")
+            if state is RunState.WAITING and not told:
+                note(
+                    f"it goes on with `dagengine serve`, or here: {command_line(settings, 'resume', short(record.id))}"
+                )
         return 0
     find_modules(record)
     return work_on(

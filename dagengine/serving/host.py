@@ -37,12 +37,17 @@ from dagengine.storage.interface import FinishRun, Store
 if TYPE_CHECKING:
     from dagengine.driver import Driver
     from dagengine.model import Claim
+    from dagengine.runtime.protocol import Broken
 
 TAKING = 4
 """Runs that are taken up side by side: they wait for the store, and share its commits."""
 
 FAIL_SECONDS = 60.0
 """For the store to write that a run can't be begun."""
+
+
+BROKEN_STATUS = 70
+"""With which a host ends whose workers can't go on."""
 
 
 class HostEngine(Engine):
@@ -59,6 +64,11 @@ class HostEngine(Engine):
         self._let_go.put({"ended": driver.run_id, "state": str(driver.state), "error": error})
         with contextlib.suppress(BlockingIOError):  # full: it is about to be read anyway
             os.write(self._wake_descriptor, b"\0")
+
+    def _runtime_broke(self, event: Broken) -> None:
+        """A host without workers is of no use: it dies as if it had been killed, which its server knows how to answer."""
+        print(f"host {os.getpid()}: the workers can't go on: {event.failure.message}", file=sys.stderr, flush=True)
+        os._exit(BROKEN_STATUS)
 
 
 class Host:

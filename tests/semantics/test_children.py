@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dagengine import continue_with, get, task, wait_event, workflow
+from dagengine import continue_with, get, sleep, task, wait_event, workflow
 from dagengine.children import child_id
+from dagengine.clocks import Clock
 from dagengine.continuing import successor_id
+from dagengine.core.events import TimeIsUp
 from dagengine.engine import Engine
-from dagengine.errors import BadArguments, DefinitionError, RunCancelled, RunFailed
+from dagengine.errors import BadArguments, DefinitionError, RunCancelled, RunConflict, RunFailed
 from dagengine.model import RunState, StepKind
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage.interface import RunFilter
@@ -93,6 +95,29 @@ def patient_child() -> Any:
 @workflow
 def patient_parent() -> Any:
     return patient_child.start()
+
+
+@workflow
+def late_child() -> int:
+    sleep(3_000)
+    return 3
+
+
+@workflow
+def late_parent() -> Any:
+    return late_child.start()
+
+
+@workflow
+def hasty_parent() -> Any:
+    return patient_child.start(), wait_event("also")
+
+
+class Later(Clock):
+    """An hour later."""
+
+    def now(self) -> float:
+        return super().now() + 3_600
 
 
 @workflow
@@ -250,6 +275,57 @@ def test_a_run_goes_on_in_another_run(engine: Engine) -> None:
 def test_a_child_may_go_on_in_another_run(engine: Engine) -> None:
     """Its step has the result of the last one."""
     assert engine.start(counting_parent, 4).result() == 10
+
+
+def test_a_resumed_parent_wakes_children_that_a_process_left_waiting(tmp_path: Path) -> None:
+    """Whoever let go of them is gone: their times come all the same."""
+    FLAGS["began"] = threading.Event()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(late_parent)
+        until(RunState.WAITING, run)
+        below = child_id(run.id, 0)
+        while engine.store.find_run(below).state is not RunState.WAITING:
+            assert not run.wait(0.002)
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime(), clock=Later()) as engine:
+        assert engine.store.find_run(below).state is RunState.WAITING
+        assert engine.resume(run.id).result() == 3
+
+
+def test_a_parent_whose_time_is_up_cancels_its_children(tmp_path: Path) -> None:
+    """What it began does not outlive it; resumed, it has them again."""
+    FLAGS["began"] = threading.Event()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(hasty_parent)
+        FLAGS["began"].wait()
+        driver = engine.driver_of(run.id)
+        assert driver is not None
+        engine.tell(driver, [TimeIsUp(3.0)])
+        with pytest.raises(RunFailed, match="which is its timeout"):
+            run.result()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        below = engine.store.find_run(child_id(run.id, 0))
+        assert below.state is RunState.CANCELLED
+        again = engine.resume(run.id)
+        while engine.store.find_run(below.id).state is RunState.CANCELLED:
+            assert not again.wait(0.002)
+        engine.signal(below.id, "go", 5)
+        engine.signal(run.id, "also", 6)
+        assert again.result() == (5, 6)
+
+
+def test_what_goes_on_from_a_failed_run_is_not_begun_before_it(tmp_path: Path) -> None:
+    """The run that was asked for, and the one to resume, are named."""
+    FLAGS["fail"] = (3, 3)
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(fails_and_continues, 3)
+        with pytest.raises(RunFailed, match="not today"):
+            run.result()
+        after = successor_id(run.id)
+        with pytest.raises(RunConflict, match=f"goes on from run {run.id[:8]}, which has not succeeded"):
+            engine.resume(after)
+        assert engine.store.find_run(after).state is RunState.PENDING
+        FLAGS.clear()
+        assert engine.resume(run.id).result() == 0
 
 
 def test_outside_of_a_run_continuing_is_a_loop() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dagengine import get, stateful, task, workflow
+from dagengine import get, stateful, task, wait_event, workflow
 from dagengine.edits import mark, pause
 from dagengine.engine import Engine
 from dagengine.errors import RunConflict, RunFailed, RunInterrupted, RunNotFound, RunOwned
@@ -75,6 +75,11 @@ def waited() -> str:
 @workflow
 def behind() -> str:
     return join(patient("p"), part("q"))
+
+
+@workflow
+def asleep() -> Any:
+    return wait_event("go")
 
 
 @stateful
@@ -281,6 +286,18 @@ def test_a_run_that_was_not_begun_is_paused_and_is_queued_again(engine: Engine) 
 
     assert unpause(engine.store, engine.store.find_run(run_id)) is RunState.PENDING
     assert engine.resume(run_id).result() == ["a+1", "b+2"]
+
+
+def test_who_waits_for_a_run_that_sleeps_hears_of_its_pause(engine: Engine) -> None:
+    """Otherwise nobody would wake it after `unpause`, but somebody would go on to wait for its end."""
+    run = engine.start(asleep)
+    while run.state is not RunState.WAITING:
+        assert not run.wait(0.002)
+    assert engine.pause(run.id) is RunState.PAUSED
+    with pytest.raises(RunInterrupted, match="dagengine unpause"):
+        run.result()
+    engine.signal(run.id, "go", 4)
+    assert engine.unpause(run.id).result() == 4
 
 
 @pytest.mark.parametrize("ended", ["succeeded", "failed"])

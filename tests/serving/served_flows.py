@@ -49,6 +49,20 @@ def section(key: str) -> None:
     file.unlink()
 
 
+@task(retries=0)
+def forkers_end(x: int) -> int:
+    """Kill the process that this one was forked from: no worker can be started any more."""
+    mark(f"forkers-end-{x}")
+    os.kill(os.getppid(), signal.SIGKILL)
+    (Path(os.environ[FOLDER]) / "go").read_text()
+    return x
+
+
+@workflow
+def workless(x: int) -> int:
+    return forkers_end(x)
+
+
 @workflow
 def doubled(x: int) -> int:
     return double(x)

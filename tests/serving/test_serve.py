@@ -130,6 +130,19 @@ def test_a_run_that_kills_every_host_fails_and_the_others_do_not(site: Site) -> 
     assert site.ledger()["deadly"] == 3
 
 
+def test_a_host_whose_workers_cannot_go_on_is_given_up(site: Site) -> None:
+    """As one that was killed: its runs go on in others, and the run that does it to all of them fails."""
+    server = site.serve()
+    deadly, harmless = site.submit("workless", 1), site.submit("doubled", 1)
+    record = site.ended(deadly)
+    assert record.state is RunState.FAILED
+    assert record.failure is not None
+    assert "the last time alone in it: exit status 70" in record.failure.message
+    assert site.ended(harmless).state is RunState.SUCCEEDED
+    assert "the workers can't go on" in site.stop(server)
+    assert site.ledger()["forkers-end-1"] == 3
+
+
 def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None:
     """Twelve runs of three keys: each runs once, and never two of one key at a time."""
     site = any_site

@@ -20,7 +20,7 @@ def test_every_seed_runs_to_a_clean_end(first: int) -> None:
 
 def test_the_seeds_use_every_feature_and_every_fault() -> None:
     """No generator has fallen silent: each feature and each fault is in many of the seeds."""
-    counts = dict.fromkeys((*FEATURES, *FAULTS), 0)
+    counts = dict.fromkeys((*FEATURES, *FAULTS, FULL), 0)
     for seed in range(300):
         scenario = make(seed)
         for feature in scenario.features:

@@ -425,7 +425,7 @@ def test_damage_is_named_and_check_says_what_it_is(path: str, open_store: Callab
     recorded(store, claim, record(*(step(seq) for seq in range(5000)), definitions=(DEFINITION,)))
     store.close()
     with Path(path).open("r+b") as file:
-        file.seek(30 * 4096)
+        file.seek(200 * 4096)
         file.write(b"\xff" * 60 * 4096)
     damaged = open_store()
     assert damaged.check()["integrity"] != "ok"
