@@ -89,7 +89,7 @@ def test_what_was_undone_stays_undone(engine: Engine) -> None:
     assert more.failure is not None
     assert more.failure.message == "no money"
     for change in (
-        lambda: engine.retry(run.id, ["travel/pay[0]"]),
+        lambda: engine.retry(run.id, "travel/pay[0]"),
         lambda: engine.mark(run.id, "travel/pay[0]", "failed"),
     ):
         with pytest.raises(RunConflict, match=f"Begin a new one: dagengine rerun {run.id[:8]}"):
