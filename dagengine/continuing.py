@@ -19,6 +19,7 @@ from dagengine.errors import DefinitionError, RunConflict, RunExists, RunNotFoun
 from dagengine.model import NewRun, RunRecord, RunState, StepInput
 from dagengine.refs import Ref
 from dagengine.scopes import current_scope, outside
+from dagengine.storage.interface import RunFilter
 from dagengine.values import encode
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 _CONTINUED = encode((("the run goes on in another",), {})).to_bytes()
 """What is recorded as returned by a body that was continued."""
+
+
+LOOKED_THROUGH = 2_000
+"""Runs that have not begun, the newest, looked through for those that a process was about to begin when it died."""
 
 
 class Continuation(BaseException):
@@ -114,6 +119,17 @@ def refuse_early(store: Store, run: RunRecord) -> None:
             f" dagengine resume {first.id[:8]}",
             run_id=run.id,
         )
+
+
+def left_to_begin(store: Store, until: float) -> list[RunRecord]:
+    """Runs that nobody has begun, although those that they go on from have succeeded, before `until`: whoever was to begin
+    them is gone."""
+    found = []
+    for run in store.runs(RunFilter((RunState.PENDING,), limit=LOOKED_THROUGH)):
+        first = find(store, str(run.facts["continued_from"])) if "continued_from" in run.facts else None
+        if first is not None and first.state is RunState.SUCCEEDED and (first.finished_at or until) < until:
+            found.append(run)
+    return found
 
 
 def last_of(store: Store, run: RunRecord) -> RunRecord:

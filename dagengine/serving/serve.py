@@ -34,6 +34,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dagengine.config import create_private
+from dagengine.continuing import left_to_begin
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.errors import BadOption, DagengineError, Fenced, RunExists, RunNotFound, RunOwned, StoreError
@@ -332,6 +333,10 @@ class Server:
                 others.append(run.owner)
             elif self._options.takes_over:
                 self._take_over(run)
+        if self._options.takes_over:
+            for run in left_to_begin(self.store, now - LOOK_SECONDS):
+                if run.id not in held:
+                    self._hosts.assign(run)
         self._watch.keep(others)
 
     def _settle_started(self, entry: queues.Entry, living: Container[str]) -> None:

@@ -12,10 +12,10 @@ import pytest
 from dagengine import continue_with, get, sleep, task, wait_event, workflow
 from dagengine.children import child_id
 from dagengine.clocks import Clock
-from dagengine.continuing import successor_id
+from dagengine.continuing import left_to_begin, successor_id
 from dagengine.core.events import TimeIsUp
 from dagengine.engine import Engine
-from dagengine.errors import BadArguments, DefinitionError, RunCancelled, RunConflict, RunFailed
+from dagengine.errors import BadArguments, DefinitionError, RunCancelled, RunConflict, RunFailed, RuntimeStopped
 from dagengine.model import RunState, StepKind
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage.interface import RunFilter
@@ -326,6 +326,32 @@ def test_what_goes_on_from_a_failed_run_is_not_begun_before_it(tmp_path: Path) -
         assert engine.store.find_run(after).state is RunState.PENDING
         FLAGS.clear()
         assert engine.resume(run.id).result() == 0
+
+
+def test_a_run_that_nobody_has_begun_after_its_predecessors_success_is_found(tmp_path: Path) -> None:
+    """Not one whose predecessor has not succeeded, and not before somebody has had the time to begin it."""
+    FLAGS["fail"] = (3, 3)
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(fails_and_continues, 3)
+        run.wait()
+        late = engine.clock.now() + 100
+        assert left_to_begin(engine.store, late) == []
+        FLAGS.clear()
+        FLAGS["died"] = engine.resume  # as if the process had died before it began the next one
+        engine.resume = refusing()  # type: ignore[method-assign]
+        FLAGS["died"](run.id).wait()
+        (left,) = left_to_begin(engine.store, late)
+        assert left.id == successor_id(run.id)
+        assert left_to_begin(engine.store, 1.0) == []
+        assert FLAGS["died"](left.id, reopen=False).wait()
+        assert left_to_begin(engine.store, late) != [left]
+
+
+def refusing() -> Any:
+    def refuse(run_id: str, **how: Any) -> Any:
+        raise RuntimeStopped("dead")
+
+    return refuse
 
 
 def test_outside_of_a_run_continuing_is_a_loop() -> None:
