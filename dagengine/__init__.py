@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from dagengine.databases import sql
     from dagengine.effects import Pending
     from dagengine.engine import Engine
-    from dagengine.errors import DagengineError, EventTimeout, Rejected, RunFailed, StepFailed, StepSkipped, StepTimeout
+    from dagengine.errors import (
+        DagengineError,
+        EventTimeout,
+        Rejected,
+        RunFailed,
+        StepFailed,
+        StepSkipped,
+        StepTimeout,
+        StepUnknown,
+    )
     from dagengine.model import RunState, StepState
     from dagengine.moments import event, now, random, sleep, timer, uuid, wait_event
     from dagengine.run import Run
@@ -44,6 +53,7 @@ _HOME = {
     "StepFailed": "errors",
     "StepSkipped": "errors",
     "StepTimeout": "errors",
+    "StepUnknown": "errors",
     "RunState": "model",
     "StepState": "model",
     "Run": "run",
@@ -97,6 +107,7 @@ __all__ = [
     "StepSkipped",
     "StepState",
     "StepTimeout",
+    "StepUnknown",
     "Task",
     "Workflow",
     "aio",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dagengine.core.core import RunCore
 from dagengine.core.events import UndoFound
-from dagengine.errors import RunExists, StoreError
+from dagengine.errors import RunConflict, RunExists, StoreError
 from dagengine.model import Definition, NewStep, RecordedCall, RunRecord, RunState, StepInput, StepKind, StepState
 from dagengine.views import run_state
 
@@ -52,7 +52,7 @@ def look(driver: Driver, core: RunCore, state: RunState) -> None:
 
     def job() -> None:
         try:
-            found = _candidates(driver, undoable) if _wanted(driver, state) else None
+            found = _candidates(driver.engine.store, driver.record, undoable) if _wanted(driver, state) else None
             driver.engine.tell(driver, partial(_answer, driver, found))
         except StoreError as error:
             driver.engine.tell(driver, error)
@@ -68,9 +68,35 @@ def _wanted(driver: Driver, state: RunState) -> bool:
     return requested(driver.engine.store, driver.claim.run_number) is not None
 
 
-def _candidates(driver: Driver, undoable: frozenset[int]) -> list[RecordedCall]:
+def over(store: Store, run: RunRecord) -> bool:
+    """Whether the run was compensated, to the end: nothing in it goes on any more."""
+    from dagengine.storage.compensation import requested
+
+    if run.state not in (RunState.FAILED, RunState.CANCELLED):
+        return False
+    noted = requested(store, run.number)
+    undoable = frozenset(found.number for found in store.definitions(run.number) if "undo" in found.options)
+    if noted is None or noted[0] is not run.state or not undoable:
+        return False
+    calls = [call for call in store.recorded_calls(run.number) if call.kind is StepKind.UNDO]
+    undone = all(call.state is StepState.SUCCEEDED for call in calls)
+    return undone and not _candidates(store, run, undoable)
+
+
+def refuse_over(store: Store, run: RunRecord) -> None:
+    """Raises RunConflict."""
+    if over(store, run):
+        short = run.id[:8]
+        raise RunConflict(
+            f"run {short} was compensated: what it did is undone, and nothing in it goes on. Begin a new one: dagengine"
+            f" rerun {short}",
+            run_id=run.id,
+        )
+
+
+def _candidates(store: Store, record: RunRecord, undoable: frozenset[int]) -> list[RecordedCall]:
     """Newest first."""
-    store, run = driver.engine.store, driver.claim.run_number
+    run = record.number
     undone = set()
     found = []
     for call in store.recorded_calls(run):
@@ -80,7 +106,7 @@ def _candidates(driver: Driver, undoable: frozenset[int]) -> list[RecordedCall]:
             found.append(call)
     left = [call for call in found if f"{call.key}/undo" not in undone]
     order = store.finish_order(run, [call.seq for call in left]) if left else {}
-    fork = driver.record.facts.get("fork")
+    fork = record.facts.get("fork")
     if isinstance(fork, dict):  # what it shares with its donor, the donor did
         left = [call for call in left if order.get(call.seq, 0) >= int(fork.get("order", 0))]
     return sorted(left, key=lambda call: order.get(call.seq, 0), reverse=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from dagengine.compensating import refuse_over
 from dagengine.control import NoAnswer, ask
 from dagengine.errors import RunConflict, RunOwned, StoreUnavailable
 from dagengine.identity import is_alive, this_process
@@ -78,6 +79,7 @@ def retry(
     To go on: `Engine.resume(run.id, reopen=False)`, which leaves other failures as they are. Raises RunNotFound,
     RunConflict for a step that has not failed or whose failure the workflow has handled, RunOwned.
     """
+    refuse_over(store, run)
     if run.state is RunState.CANCELLED:
         raise RunConflict(
             f"run {run.id[:8]} was cancelled: go on with all of it: dagengine resume {run.id[:8]}", run_id=run.id
@@ -134,6 +136,7 @@ def mark(
     sockets, to reach the owner of a run that is worked on. A failed step is done again by a resume, a skipped one is not.
     Raises RunNotFound, RunConflict, RunOwned.
     """
+    refuse_over(store, run)
     step = find_step(store, run, name)
     if step.state is StepState.SUCCEEDED:
         raise RunConflict(

@@ -256,9 +256,12 @@ class Engine(Changes):
         The run keeps its own code, "pinned"; with code="current" it goes on with today's. With `adopt`, what the body calls
         differently than is recorded replaces that, and what was called after it (dagengine/adopting.py).
 
-        Raises RunNotFound; RunOwned if a live process works on it; RunExists if it has succeeded; LoadError if its
+        One that was compensated to the end stays as it is. Raises RunNotFound; RunOwned if a live process works on it;
+        RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
+        from dagengine.signals import left_by, taken_over
+
         record = last_of(self.store, self.store.find_run(run_id))
         refuse_paused(record)
         refuse_early(self.store, record)
@@ -269,7 +272,11 @@ class Engine(Changes):
         self._open()
         works = (lambda owner: False) if takeover else partial(self._works, record.id)
         superseded = superseded_by_adoption(self.store, record) if adopt else []
+        reopen = reopen and not compensating.over(self.store, record)
+        before = left_by(self.store, record)
         claim = self.store.claim(record.id, self.process, works, reopen)
+        if before not in (None, self.process.id):
+            self.helpers.submit(taken_over, self.post, record.id, before)
         if superseded:
             supersede(self.store, claim, superseded, self.clock.now())
             forsake(self, record, superseded)

@@ -15,10 +15,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from traceback import walk_tb
+from typing import Any, Final
 
-from dagengine.errors import LoadError, Unpicklable
+from dagengine.errors import DagengineError, LoadError, Unpicklable
 from dagengine.packs import serves
+
+_OURS: Final = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +96,16 @@ def describe(error: BaseException) -> str:
     """One line: the exception's type, text and, for code of a user's file, the line it came from."""
     text = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    if frame is not None and not isinstance(error, SyntaxError):
-        line += f" (line {frame.tb_lineno} of {Path(frame.tb_frame.f_code.co_filename).name})"
+    frames = [(Path(frame.f_code.co_filename), number) for frame, number in walk_tb(error.__traceback__)]
+    while len(frames) > 1 and isinstance(error, DagengineError) and _is_ours(frames[-1][0]):
+        frames.pop()  # what refuses an option is not what is wrong
+    if frames and not isinstance(error, SyntaxError):
+        line += f" (line {frames[-1][1]} of {frames[-1][0].name})"
     return line
+
+
+def _is_ours(file: Path) -> bool:
+    return _OURS in file.parents or file.name in ("<string>", "dataclasses.py")  # on the way to a __post_init__
 
 
 def load_module(name: str) -> Any:

@@ -118,11 +118,22 @@ def tell(post: Post, run: RunRecord) -> None:
 
 def rouse(store: Store, control: Path, run: RunRecord) -> None:
     """Tell the engine that let go of the run to look at it."""
+    process = left_by(store, run)
+    if process is not None:
+        tell_process(store, control, process, {"verb": "wake", "run": run.id})
+
+
+def left_by(store: Store, run: RunRecord) -> str | None:
+    """The id of the process that let go of a run that waits."""
     from dagengine.storage.sleepers import sleeper
 
-    found = sleeper(store, run.number)
-    if found is not None and found.process is not None:
-        tell_process(store, control, found.process, {"verb": "wake", "run": run.id})
+    found = sleeper(store, run.number) if run.state is RunState.WAITING else None
+    return None if found is None else found.process
+
+
+def taken_over(post: Post, run_id: str, process: str) -> None:
+    """Tell the process that let go of the run that it is another one's now: nobody there is to wait for it any more."""
+    tell_process(post.store, post.control, process, {"verb": "wake", "run": run_id})
 
 
 def rouse_cancelled(store: Store, control: Path, run: RunRecord) -> None:

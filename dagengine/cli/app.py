@@ -118,7 +118,10 @@ class Invocation:
         store = self.settings().store.value
         path = store_path(store)
         missing = path is not None and path.parent.is_dir() and not path.exists()
-        opened = open_store("memory:" if missing or (path is not None and self._home_is_new(store)) else store)
+        missing = missing or (path is not None and self._home_is_new(store))
+        opened = open_store("memory:" if missing else store)
+        if missing:
+            opened.url = store  # what it says that it does not have, the named one does not have
         try:
             yield opened
         finally:

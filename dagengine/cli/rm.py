@@ -27,6 +27,7 @@ def command(invocation: Invocation, runs: tuple[str, ...], force: bool) -> None:
     """
     from dagengine.errors import RunOwned
     from dagengine.retention import remove
+    from dagengine.serving.submission import dequeue
     from dagengine.storage.lifetime_notes import pins
 
     settings = invocation.settings()
@@ -40,6 +41,7 @@ def command(invocation: Invocation, runs: tuple[str, ...], force: bool) -> None:
                 raise RunOwned(f"run {short(run.id)} is {run_state(run)}: cancel it first", run_id=run.id)
         for run in records:
             remove(store, settings.logs, run, time.time())
+            dequeue(store, settings.control, run.id)
         while store.clear_removed():
             pass
     if invocation.json:

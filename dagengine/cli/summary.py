@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dagengine.cli.app import short
 from dagengine.cli.results import NoJson, as_json, shown
 from dagengine.cli.terminal import clean, clean_block, duration, mark, note, paint, plural, print_json
+from dagengine.compensating import over
 from dagengine.model import Failure, RunRecord, RunState, StepState
 from dagengine.views import counts_view, failure_view, resumable, run_state, seconds_of
 
@@ -67,6 +68,8 @@ def print_end(store: Store, settings: Settings, run: RunRecord, as_object: bool,
         note(f"  details:    {command(settings, 'errors', short(run.id))}")
     if state is RunState.INTERRUPTED:
         note(f"interrupted. resume with: {typed_resume(settings, run)}")
+    elif over(store, run):
+        note(f"  what it did is undone. to begin anew: {command(settings, 'rerun', short(run.id))}")
     elif resumable(run):
         note(f"  to go on:   {go_on(store, settings, run)}")
 

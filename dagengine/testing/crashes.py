@@ -86,6 +86,8 @@ class CrashReport:
         lines = [
             f"{self.workflow} {self.state}, with {len(self.crashes)} crashes as without (at {self.writes} writes)."
         ]
+        if self.state is RunState.FAILED:
+            lines.append(f"It failed with {self.result}")
         if self.again:
             lines.append("Steps that began again, as the process died before their end was recorded:")
             lines += [f"  {key}: after {count} of the crashes" for key, count in self.again.items()]

@@ -269,6 +269,12 @@ def test_a_newer_store_is_refused(cli: Cli, home: Path, empty_store: Path) -> No
     check(cli("ls"), "newer dagengine", 5)
 
 
+def test_a_store_that_is_not_there_is_named(cli: Cli, home: Path) -> None:
+    """Where the run was looked for; and looking made nothing."""
+    check(cli("show", "7f3a"), f"in {home}/store.db", 3)
+    assert not home.exists()
+
+
 def test_a_home_that_is_a_file_is_one_line(cli: Cli, home: Path) -> None:
     """Exit status 5."""
     home.write_text("x")

@@ -144,6 +144,15 @@ def test_a_failing_run_says_what_failed_where_and_what_to_type(world: World) -> 
     assert "dagengine/runtime" not in done.stderr
 
 
+@pytest.mark.parametrize("wrong", ["@task(transactional='nope')", "@task(cache=Cache(scope='all'))"])
+def test_an_option_that_is_refused_names_the_line_of_the_users_file(world: World, tmp_path: Path, wrong: str) -> None:
+    """And none of ours."""
+    flow = tmp_path / "wrong.py"
+    flow.write_text(f"from dagengine import Cache, task, workflow\n\n{wrong}\ndef f() -> int: return 1\n")
+    done = world.run("run", f"{flow}:f")
+    assert done.stderr.endswith("(line 3 of wrong.py)\n")
+
+
 def test_quiet_shows_the_end_only(world: World) -> None:
     """-q."""
     done = world.run("run", f"{FLOWS}:quick", "-q")

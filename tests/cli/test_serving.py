@@ -118,3 +118,11 @@ def test_what_can_not_be_meant_is_one_line(cli: Cli, flow: str, words: tuple[str
     assert done.status not in (0, 1)
     assert what in done.err
     assert len(done.err.strip().splitlines()) == 1, done.err
+
+
+def test_a_run_that_is_removed_leaves_its_queue(cli: Cli, flow: str) -> None:
+    """Its place, and its word for duplicates, are free at once, with nobody serving."""
+    assert cli("submit", flow, "year=1", "--dedup", "d", "--run-id", "r1").status == 0
+    assert cli("rm", "--force", "r1").status == 0
+    assert cli("submit", flow, "year=1", "--dedup", "d", "--run-id", "r2").status == 0
+    assert cli("queue", "purge", "default").out == "1 run cancelled\n"

@@ -10,7 +10,7 @@ import pytest
 from dagengine import RunState, context, gather, get, sleep, task, workflow
 from dagengine.core.events import CancelRequested
 from dagengine.engine import Engine
-from dagengine.errors import BadOption, DefinitionError, RunExists
+from dagengine.errors import BadOption, DefinitionError, RunConflict, RunExists
 from dagengine.storage.compensation import request
 from tests.semantics.conftest import Everywhere
 
@@ -76,6 +76,27 @@ def test_a_run_that_fails_undoes_what_it_did(engine: Engine) -> None:
     assert keys == ["travel/book[2]/undo", "travel/book[1]/undo", "travel/book[0]/undo"]
     assert run.failure is not None
     assert run.failure.message == "no money"
+
+
+def test_what_was_undone_stays_undone(engine: Engine) -> None:
+    """A resume changes nothing of it, retry and mark are refused with what to do, and a fork does it anew."""
+    run = engine.start(travel)
+    run.wait()
+    before = [(step.key, step.state) for step in run.steps()]
+    more = engine.resume(run.id)
+    more.wait()
+    assert (more.state, [(step.key, step.state) for step in more.steps()]) == (RunState.FAILED, before)
+    assert more.failure is not None
+    assert more.failure.message == "no money"
+    for change in (
+        lambda: engine.retry(run.id, "travel/pay[0]"),
+        lambda: engine.mark(run.id, "travel/pay[0]", "failed"),
+    ):
+        with pytest.raises(RunConflict, match=f"Begin a new one: dagengine rerun {run.id[:8]}"):
+            change()
+    _forget()
+    engine.fork(run.id, from_=["travel/pay[0]"]).wait()
+    _all_freed()
 
 
 def test_undoing_survives_crashes(everywhere: Everywhere) -> None:

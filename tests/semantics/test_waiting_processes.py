@@ -15,6 +15,7 @@ import pytest
 import dagengine
 from dagengine import signals
 from dagengine.engine import Engine
+from dagengine.errors import Fenced
 from dagengine.model import RunState
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage.interface import RunFilter
@@ -62,6 +63,19 @@ def test_a_run_waits_on_when_its_process_is_killed(tmp_path: Path) -> None:
 @dagengine.workflow
 def waits_twice() -> list[object]:
     return [dagengine.wait_event("one"), dagengine.wait_event("two")]
+
+
+def test_who_let_go_of_a_run_hears_that_another_took_it_up(tmp_path: Path) -> None:
+    """It waits for it no longer, and says why."""
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as first:
+        run = first.start(waits_twice)
+        while run.state is not RunState.WAITING:
+            assert not run.wait(0.002)
+        with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as second:
+            second.resume(run.id)
+            assert run.wait(60)
+            with pytest.raises(Fenced, match="another process has taken up run"):
+                run.result()
 
 
 @pytest.fixture
