@@ -10,6 +10,7 @@ can be given). A test that needs only one store says so: `everywhere(…, stores
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,10 @@ from dagengine.workflows import Workflow
 from tests.postgres.server import fresh_schema, shared
 
 STORES = ("memory", "sqlite", "postgres")
+
+
+EVERY_WRITE = bool(os.environ.get("DAGENGINE_EVERY_WRITE"))
+"""Whether each case dies at each write on each store. Otherwise, where a write takes long, at a spread of them."""
 
 
 class Everywhere(Protocol):
@@ -76,6 +81,8 @@ def everywhere() -> Everywhere:
         **options: Any,
     ) -> dict[str, CrashReport]:
         most = {"memory": 100, "sqlite": 6, "postgres": 4, **(limits or {})}
+        if EVERY_WRITE:
+            most = dict.fromkeys(most, 10_000)
         opening: dict[str, Any] = {"memory": "memory:", "sqlite": "sqlite:"}
         if "postgres" in stores:
             opening["postgres"] = emptied_postgres()

@@ -22,7 +22,7 @@ from dagengine.storage.memory import MemoryStore
 from dagengine.storage.sqlite import SqliteStore
 from dagengine.testing.crashes import RUN_ID, _Case, _Lives
 from dagengine.testing.mortal import Fate
-from tests.semantics.conftest import emptied_postgres
+from tests.semantics.conftest import EVERY_WRITE, emptied_postgres
 
 SEEN: list[str] = []
 FLAGS: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def test_a_fork_that_dies_at_any_write_ends_as_if_it_had_not(kind: str, name: st
     Process.asked = ASKED[name]
     writes = 0
     for at in range(1, 40):
-        if kind != "memory" and at % 4:
+        if kind != "memory" and at % 4 and not EVERY_WRITE:
             continue
         for after in (False, True):
             lives = Process(
@@ -148,6 +148,30 @@ def test_a_fork_that_dies_at_any_write_ends_as_if_it_had_not(kind: str, name: st
     store.close()
 
 
+def editing(edit: Callable[[Engine], object], fate: Fate) -> type[_Lives]:
+    """What a process does that changes a run, and may die over it: a store that is dead never answers."""
+
+    class Editing(_Lives):
+        def _work(self, engine: Engine) -> None:
+            done: SimpleQueue[BaseException | None] = SimpleQueue()
+
+            def work() -> None:
+                try:
+                    edit(engine)
+                    done.put(None)
+                except BaseException as error:
+                    done.put(error)
+
+            fate.gone.clear()
+            threading.Thread(target=work, daemon=True).start()
+            while done.empty() and not fate.gone.wait(0.01):
+                pass
+            if not done.empty() and (error := done.get()) is not None:
+                raise error
+
+    return Editing
+
+
 EDITS: dict[str, Callable[[Engine], object]] = {
     "retry": lambda engine: engine.retry(RUN_ID, "number[0]").wait(30),
     "mark": lambda engine: engine.mark(RUN_ID, "number[0]", "succeeded", 1),
@@ -155,36 +179,19 @@ EDITS: dict[str, Callable[[Engine], object]] = {
 }
 
 
+@pytest.mark.parametrize("kind", STORES)
 @pytest.mark.parametrize("verb", EDITS)
-def test_an_edit_that_dies_at_any_write_is_made_or_is_not(verb: str, tmp_path: Path) -> None:
+def test_an_edit_that_dies_at_any_write_is_made_or_is_not(kind: str, verb: str, tmp_path: Path) -> None:
     """In between there is nothing: the run can be gone on with, and ends well."""
-
-    fate = Fate()
-
-    class Editing(_Lives):
-        def _work(self, engine: Engine) -> None:
-            done: SimpleQueue[BaseException | None] = SimpleQueue()
-
-            def edit() -> None:
-                try:
-                    EDITS[verb](engine)
-                    done.put(None)
-                except BaseException as error:
-                    done.put(error)
-
-            fate.gone.clear()
-            threading.Thread(target=edit, daemon=True).start()  # a store that is dead never answers it
-            while done.empty() and not fate.gone.wait(0.01):
-                pass
-            if not done.empty() and (error := done.get()) is not None:
-                raise error
 
     died = True
     at = 0
     while died and at < 20:
         at += 1
         for after in (False, True):
-            store = MemoryStore()
+            place = tmp_path / f"{at}-{after}"
+            place.mkdir()
+            store = STORES[kind](place)
             FLAGS["number"] = 1
             with opened(store, tmp_path / "home") as engine:
                 if verb == "pause":
@@ -195,10 +202,10 @@ def test_an_edit_that_dies_at_any_write_is_made_or_is_not(verb: str, tmp_path: P
                 else:
                     engine.begin(simple, (), {}, RUN_ID).wait(30)
             FLAGS.clear()
-            lives = Editing(
+            fate = Fate(at, after)
+            lives = editing(EDITS[verb], fate)(
                 _Case(simple, (), {}, "memory:", None, None, None, None, 30.0, None, {}), store, tmp_path / "home"
             )
-            fate = Fate(at, after)
             lives.live(fate)
             died = fate.doomed
             with opened(store, tmp_path / "home") as engine:
