@@ -10,7 +10,6 @@ can be given). A test that needs only one store says so: `everywhere(…, stores
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -26,10 +25,6 @@ from tests.postgres.server import fresh_schema, shared
 STORES = ("memory", "sqlite", "postgres")
 
 
-EVERY_WRITE = bool(os.environ.get("DAGENGINE_EVERY_WRITE"))
-"""Whether each case dies at each write on each store. Otherwise, where a write takes long, at a spread of them."""
-
-
 class Everywhere(Protocol):
     def __call__(
         self,
@@ -37,7 +32,6 @@ class Everywhere(Protocol):
         /,
         *args: Any,
         stores: Sequence[str] = STORES,
-        limits: dict[str, int] = ...,
         **options: Any,
     ) -> dict[str, CrashReport]: ...
 
@@ -70,26 +64,20 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def everywhere() -> Everywhere:
-    """Crashes at every write: on the store in memory all of them, where a case takes longer at some writes of many."""
+    """Crashes before and after every write, on each store."""
 
     def run(
         workflow: Workflow[..., Any],
         /,
         *args: Any,
         stores: Sequence[str] = STORES,
-        limits: dict[str, int] | None = None,
         **options: Any,
     ) -> dict[str, CrashReport]:
-        most = {"memory": 100, "sqlite": 6, "postgres": 4, **(limits or {})}
-        if EVERY_WRITE:
-            most = dict.fromkeys(most, 10_000)
         opening: dict[str, Any] = {"memory": "memory:", "sqlite": "sqlite:"}
         if "postgres" in stores:
             opening["postgres"] = emptied_postgres()
         return {
-            name: crash_everywhere(workflow, *args, store=opening[name], limit=most[name], **options)
-            for name in STORES
-            if name in stores
+            name: crash_everywhere(workflow, *args, store=opening[name], **options) for name in STORES if name in stores
         }
 
     return run

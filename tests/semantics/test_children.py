@@ -390,11 +390,11 @@ def test_misuse_says_what_to_do(
 
 def test_children_survive_every_crash(everywhere: Everywhere) -> None:
     """Each child is begun once, whatever dies when."""
-    reports = everywhere(parent, 5, limits={"memory": 30, "sqlite": 4, "postgres": 2})
+    reports = everywhere(parent, 5)
     assert all(report.result == (116, {"sum": 5}) for report in reports.values())
 
 
 def test_continuing_survives_every_crash(everywhere: Everywhere) -> None:
     """No link of the chain is lost or made twice."""
-    reports = everywhere(countdown, 2, limits={"memory": 30, "sqlite": 4, "postgres": 2})
+    reports = everywhere(countdown, 2)
     assert all(report.result == 3 for report in reports.values())

@@ -188,8 +188,6 @@ def test_a_compensated_cancel_survives_crashes(everywhere: Everywhere) -> None:
         world=world,
         before=before,
         after=_all_freed,
-        stores=("memory", "sqlite"),
-        limits={"memory": 20, "sqlite": 4},
     )
     assert {report.state for report in reports.values()} == {RunState.CANCELLED}
 

@@ -22,7 +22,7 @@ from dagengine.storage.memory import MemoryStore
 from dagengine.storage.sqlite import SqliteStore
 from dagengine.testing.crashes import RUN_ID, _Case, _Lives
 from dagengine.testing.mortal import Fate
-from tests.semantics.conftest import EVERY_WRITE, emptied_postgres
+from tests.semantics.conftest import emptied_postgres
 
 SEEN: list[str] = []
 FLAGS: dict[str, Any] = {}
@@ -129,8 +129,6 @@ def test_a_fork_that_dies_at_any_write_ends_as_if_it_had_not(kind: str, name: st
     Process.asked = ASKED[name]
     writes = 0
     for at in range(1, 40):
-        if kind != "memory" and at % 4 and not EVERY_WRITE:
-            continue
         for after in (False, True):
             lives = Process(
                 _Case(everything, (), {}, "memory:", None, None, None, None, 30.0, None, {}), store, tmp_path / "home"

@@ -195,5 +195,5 @@ def test_what_the_database_refuses_is_the_steps_failure(engine: Engine, trips: s
 
 def test_queries_survive_every_crash(everywhere: Everywhere, trips: str) -> None:
     """The table is recorded like any value."""
-    for report in everywhere(distance, 1, limits={"memory": 20, "sqlite": 2, "postgres": 2}).values():
+    for report in everywhere(distance, 1).values():
         assert report.result == 6.5
