@@ -45,13 +45,13 @@ def command(invocation: Invocation) -> int:
         return 1 if failed else 0
     for finding in findings:
         sign, color = _MARKS[finding.level]
-        print(f"{paint(sign, color)} {finding.what:<12}{clean(finding.text, 1000)}")
+        print(f"{paint(sign, color)} {finding.what:<14}{clean(finding.text, 1000)}")
         if finding.advice:
-            print(f"  {'':<12}{paint('→', color)} {clean(finding.advice, 1000)}")
+            print(f"  {'':<14}{paint('→', color)} {clean(finding.advice, 1000)}")
     if settings is not None:
         print()
         for name, setting in settings.to_json().items():
-            print(f"  {name:<12}{clean(setting['value'], 500)}  {paint('from ' + clean(setting['origin']), 'dim')}")
+            print(f"  {name:<14}{clean(setting['value'], 500)}  {paint('from ' + clean(setting['origin']), 'dim')}")
     if failed:
         note(f"{plural(failed, 'thing')} to fix")
     return 1 if failed else 0
