@@ -1,4 +1,7 @@
-"""How long the commits of a run took, noted once with its end: what `profile` tells of the time between steps."""
+"""How long the commits of a run took, noted once with its end: what `profile` tells of the time between steps.
+
+May import model and the store's vocabulary of writes.
+"""
 
 from __future__ import annotations
 

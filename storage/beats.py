@@ -1,4 +1,7 @@
-"""The last heartbeat of attempts that run, for people who look from another process. Nothing reads it to decide."""
+"""The last heartbeat of attempts that run, for people who look from another process. Nothing reads it to decide.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
+"""
 
 from __future__ import annotations
 

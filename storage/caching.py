@@ -3,6 +3,8 @@
 `mark` says what an entry is: "RUN/TOKEN/SEQ" is a claim, which is void once that run is not worked on under that token;
 "=…" has a value. An entry changes only from the mark that was seen to the one that is written, so of two that claim
 the same key one finds out. A value here refers to its artifact by itself: it outlives the run that made it.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
 """
 
 from __future__ import annotations

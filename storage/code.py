@@ -6,6 +6,8 @@ file, and whoever has the store has the code. (`docs/decisions/0013-code.md`)
 A pack is stored before the run that names it, so a young one is never collected, and whoever is about to name an old one
 *renews* it. The rows of files that a pack shares are locked both by who adds a pack and by who removes one, so that none
 goes that somebody has just come to need.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
 """
 
 from __future__ import annotations

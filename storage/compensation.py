@@ -1,4 +1,7 @@
-"""Runs whose steps are to be undone, and how such a run ends when that is done. The note stays with the run."""
+"""Runs whose steps are to be undone, and how such a run ends when that is done. The note stays with the run.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """What the attempts at a step have noted for those after them: parts that are done, a task's own checkpoint.
 
 Forgotten in the same commit in which the step succeeds. A digest here refers to an artifact, like one of a step's value.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Where the value of a step came from that was not computed in its run: another run's step, or the cache."""
+"""Where the value of a step came from that was not computed in its run: another run's step, or the cache.
+
+May import nothing of ours but errors, model, the interface and modules of storage.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A statement on them is a `Query`, kept in a module of this folder with what is asked or written there. `Store.side` gives
 a function a connection to call such queries with; a `SideWrite` names one, for a run's batch. Statements touch only
-side tables (`side_schema`): the memory store has those, and no others, in SQL.
+side tables (`side_schema`): the memory store has those, and no others, in SQL. What only stores in SQL do (`lifetime`,
+`transfer`) goes through `Store.side` to the tables of the record as well.
 
 May import nothing of ours but the interface and modules of storage.
 """
