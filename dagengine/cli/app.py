@@ -155,8 +155,12 @@ class VerbGroup(click.Group):
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             if ".py" in name:
                 raise click.UsageError(f"{name!r} is not a verb. Did you mean `dagengine run {name}`?")
-            raise click.UsageError(f"there is no verb {name!r}.{did_you_mean(name, self.list_commands(ctx), 99)}")
+            raise click.UsageError(f"there is no verb {name!r}.{did_you_mean(name, self._meant(ctx), 99)}")
         return super().resolve_command(ctx, args)
+
+    def _meant(self, ctx: click.Context) -> list[str]:
+        """Verbs that a mistyped one may have been. Not the one that removes: `rum` is `run`."""
+        return [name for name in self.list_commands(ctx) if name != "rm"]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(len(name) for name in self.list_commands(ctx))

@@ -72,6 +72,13 @@ def print_end(store: Store, settings: Settings, run: RunRecord, as_object: bool,
         note(f"  what it did is undone. to begin anew: {command(settings, 'rerun', short(run.id))}")
     elif resumable(run):
         note(f"  to go on:   {go_on(store, settings, run)}")
+        if (
+            state is RunState.FAILED
+            and run.failure is not None
+            and run.failure.kind == "error"
+            and run.code is not None
+        ):
+            note("  if you have corrected its code, add: --code current (it goes on with its own)")
 
 
 def _ended(state: RunState) -> str:
