@@ -92,6 +92,10 @@ class Run(Generic[T_co]):
             )
         where = failure.facts.get("step")
         text = failure.message.splitlines()[0] if failure.message else ""
+        from dagengine.advice import for_run, sentence
+
+        store = self._engine.store
+        go_on = sentence(for_run(store, store.find_run(run_id)))
         error = RunFailed(
             f"run {short} failed{f' in step {where}' if where else ''}: {failure.type}: {text}. {go_on}",
             run_id=run_id,
