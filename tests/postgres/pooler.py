@@ -52,7 +52,7 @@ logfile = {folder}/log
 def binary() -> tuple[Path, dict[str, str]] | None:
     """The program and the environment that it runs in."""
     found = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    places = [(Path(found), {})] if found else []
+    places: list[tuple[Path, dict[str, str]]] = [(Path(found), {})] if found else []
     folder = Path(tempfile.gettempdir()) / f"dagengine-pgbouncer-{os.getuid()}"
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         unpacked = _unpacked(folder)
@@ -93,7 +93,7 @@ class Pooler:
         settings = self.folder / "pgbouncer.ini"
         settings.write_text(SETTINGS.format(server=server.folder, folder=self.folder, sessions=SESSIONS))
         (self.folder / "users").write_text('"tester" ""\n')
-        self._command = [program, "-q", settings]
+        self._command: list[str | Path] = [program, "-q", settings]
         self._environment = environment
         self.start()
 
