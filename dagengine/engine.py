@@ -64,9 +64,8 @@ from dagengine.timers import Timers
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from dagengine.caching import Caching
+    from dagengine.helpers import Helpers
     from dagengine.runtime.protocol import Runtime
     from dagengine.serving.submission import Submission
     from dagengine.signals import Post
@@ -78,9 +77,6 @@ INBOX_BATCH = 4_096
 
 WINDOW_PER_WORKER = 512
 """Attempts handed to the runtime for each worker: more than it may send ahead (256), so that it never runs dry."""
-
-ARTIFACT_THREADS = 2
-"""They wait for the disk, which serves few at a time; more would only hold more descriptors open."""
 
 PYTHONS_GC = (700, 10, 10)
 ENGINES_GC = (50_000, 20, 100)
@@ -447,11 +443,10 @@ class Engine(Changes):
         self.helpers.submit(self._keep, driver, [shared], kept)
 
     @functools.cached_property
-    def helpers(self) -> ThreadPoolExecutor:
-        """Threads for what has to wait for the disk or the store."""
-        from concurrent.futures import ThreadPoolExecutor
+    def helpers(self) -> Helpers:
+        from dagengine.helpers import Helpers
 
-        return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+        return Helpers(self)
 
     @functools.cached_property
     def caching(self) -> Caching:

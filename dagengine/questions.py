@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagengine.core.core import RunCore
 from dagengine.core.states import Phase, Stop
-from dagengine.errors import DagengineError, DefinitionError, InternalError, RuntimeStopped, StoreError
+from dagengine.errors import DefinitionError, InternalError, RuntimeStopped, StoreError
 from dagengine.model import Failure, StepState, Value
 from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import Asked, Content, Runtime
@@ -237,7 +237,7 @@ class Questions:
         def job() -> None:
             try:
                 self._answer(event, work())
-            except DagengineError as error:
+            except Exception as error:  # the attempt waits for an answer, whatever it is
                 self._refuse(event, replace(describe_failure(error), traceback=""))
 
         self._driver.engine.helpers.submit(job)
