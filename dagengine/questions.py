@@ -206,7 +206,7 @@ class Questions:
             if isinstance(content, Failure):
                 engine.tell(driver, lambda: self._lost(event, content))
             else:
-                engine.keep_content(driver, content, kept)
+                engine.keeping.keep_content(driver, content, kept)
 
         engine.runtime.read(event.object, told)
 
