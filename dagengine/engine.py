@@ -27,11 +27,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dagengine import compensating, config
 from dagengine.adopting import supersede, superseded_by_adoption
-from dagengine.afterwards import OVER
 from dagengine.answers import Question, answer
 from dagengine.attempts import run_of, shared_parts
+from dagengine.below import children_of, forsake
 from dagengine.changes import Changes, refuse_paused
-from dagengine.children import children_of, forsake
 from dagengine.clocks import Clock
 from dagengine.code.packing import Shelf
 from dagengine.code.pinning import PINNED, pin
@@ -60,6 +59,7 @@ from dagengine.runtime.protocol import NO_CODE, Asked, Broken, RuntimeEvent, Suc
 from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.taking_over import Hands
 from dagengine.timers import Timers
 from dagengine.workflows import Workflow
 
@@ -128,6 +128,7 @@ class Engine(Changes):
         self._inbox: SimpleQueue[tuple[Driver | None, Any]] = SimpleQueue()
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
+        self._hands = Hands()
         self._indexes = itertools.count()
         self.clock = Clock() if clock is None else clock
         self.timers = Timers(self.clock)
@@ -256,9 +257,13 @@ class Engine(Changes):
         RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
+        record = last_of(self.store, self.store.find_run(run_id))
+        with self._hands.take(record.id):
+            return self._resume(record, takeover, reopen, code, adopt)
+
+    def _resume(self, record: RunRecord, takeover: bool, reopen: bool, code: str, adopt: bool) -> Run[Any]:
         from dagengine.signals import left_by, taken_over
 
-        record = last_of(self.store, self.store.find_run(run_id))
         refuse_paused(record)
         refuse_early(self.store, record)
         workflow: Workflow[..., Any] | None = None
@@ -286,11 +291,12 @@ class Engine(Changes):
 
     def wake_up(self, record: RunRecord, life: Life) -> None:
         """Go on with a run that this engine let go of. Raises RunOwned, StoreError."""
-        claim = self.store.claim(record.id, self.process, partial(self._works, record.id), reopen=False)
-        record = self.store.find_run(record.id)
-        if life.code is not None:
-            record = replace(record, facts={**record.facts, "code": life.code})
-        self._take_up(Driver(self, next(self._indexes), claim, record, life), reopen=False)
+        with self._hands.take(record.id):
+            claim = self.store.claim(record.id, self.process, partial(self._works, record.id), reopen=False)
+            record = self.store.find_run(record.id)
+            if life.code is not None:
+                record = replace(record, facts={**record.facts, "code": life.code})
+            self._take_up(Driver(self, next(self._indexes), claim, record, life), reopen=False)
 
     def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
         """Begin to work on a recorded run that was claimed."""
@@ -298,8 +304,8 @@ class Engine(Changes):
         driver.reopened = reopen
         driver.load(self.store.frontier(number), self.store.counts(number))
         run = self._add(driver)
-        if not reopen and driver.record.cancel_requested_at is not None:
-            self.tell(driver, [CancelRequested()])
+        if not driver.was_cancelled and self.store.find_run(driver.run_id).cancel_requested_at is not None:
+            self.tell(driver, [CancelRequested()])  # somebody asked while nobody knew yet whom to tell
         return run
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
@@ -342,7 +348,7 @@ class Engine(Changes):
             rouse_cancelled(self.store, self._control_folder, record)
         if driver is None:  # else it sees to that itself
             for child in children_of(self.store, record):
-                if child.state not in OVER:
+                if child.state is not RunState.SUCCEEDED:  # also one that was cancelled: its own children may not be
                     self.cancel(child.id)
 
     def driver_of(self, run_id: str) -> Driver | None:
@@ -402,7 +408,8 @@ class Engine(Changes):
 
     def forget(self, driver: Driver) -> None:
         self._drivers.pop(driver.index, None)
-        self._by_id.pop(driver.run_id, None)
+        if self._by_id.get(driver.run_id) is driver:  # else it was fenced by another one of this engine
+            del self._by_id[driver.run_id]
         self.timers.forget(driver)
         if driver.state is not RunState.WAITING:
             self.sleeping.ended(driver.run_id)
