@@ -23,6 +23,7 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    Text,
     and_,
     bindparam,
     cast,
@@ -121,12 +122,12 @@ _UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
 _this_run = bindparam("run", type_=Integer)
 
 
-LISTS = frozenset({"seqs", "definitions"})
-"""The parameters that are lists of numbers: JSON arrays."""
+LISTS = frozenset({"seqs", "definitions", "ids"})
+"""The parameters that are lists: JSON arrays, of numbers or, as `ids`, of texts."""
 
 
 class _IsListed(FunctionElement[bool]):
-    """A column's number is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
+    """A column's value is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
 
     type = Boolean()
     inherit_cache = True
@@ -141,7 +142,8 @@ def _is_listed_anywhere(element: _IsListed, compiler: SQLCompiler, **options: An
 @compiles(_IsListed, "postgresql")
 def _is_listed_postgresql(element: _IsListed, compiler: SQLCompiler, **options: Any) -> str:
     column, given = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} = ANY (CAST({given} AS integer[]))"
+    kind = "text" if isinstance(next(iter(element.clauses)).type, Text) else "integer"
+    return f"{column} = ANY (CAST({given} AS {kind}[]))"
 
 
 def is_listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
@@ -185,6 +187,12 @@ def _runs() -> Select[*tuple[Any, ...]]:
 def run_by_id() -> Executable:
     """`id`: the whole id."""
     return _runs().where(RUN.c.id == bindparam("id"))
+
+
+@_query
+def runs_by_ids() -> Executable:
+    """`ids`: whole ids."""
+    return _runs().where(is_listed(RUN.c.id, "ids"))
 
 
 @_query
