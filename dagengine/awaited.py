@@ -3,24 +3,24 @@
 A run that is paused, waits for a timer or an event, or whose process died goes on some day, and is waited for. A step that
 failed may be opened again for as long as its run has not ended. `run_end` and `steps_end` decide, and are pure.
 
-May import errors, model, continuing, submission, the store's interface and modules of storage.
+May import errors, model, submission, the store's interface and modules of storage.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from dagengine.continuing import last_of
 from dagengine.model import RunState
-from dagengine.serving.submission import is_expected
 
 if TYPE_CHECKING:
     from dagengine.storage.interface import Store
     from dagengine.storage.step_states import StepStates
 
 
-class Awaited(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Awaited:
     """What is waited for, in the run of this whole id.
 
     step: one step's key, or a group of steps, as in `dagengine.storage.step_states`; None: the run itself
@@ -73,19 +73,21 @@ def ends(
 ) -> dict[Awaited, str | None]:
     """How each of these waits has ended: a state, or None where it goes on. What is of no run is left out.
 
-    states: of runs, by id, in one query. Raises BadArguments for a pattern that can't be; StoreError
+    states: `Client.states`. Raises BadArguments for a pattern that can't be; StoreError
     """
     asked = list(awaited)
-    of_runs = [one for one in asked if one.step is None]
     found: dict[Awaited, str | None] = {}
-    known = states([one.run_id for one in of_runs]) if of_runs else {}
-    for one in of_runs:
+    runs = [one for one in asked if one.step is None]
+    known = states([one.run_id for one in runs]) if runs else {}
+    for one in runs:
         if one.run_id in known:
-            found[one] = _run_end(store, one.run_id, known[one.run_id])
-    if len(of_runs) < len(asked):
+            state = known[one.run_id]
+            found[one] = run_end(state, _expected(store, one.run_id, state))
+    of_runs = [(one.run_id, one.step) for one in asked if one.step is not None]
+    if of_runs:
         from dagengine.storage.step_states import step_states
 
-        steps = step_states(store, [(one.run_id, one.step) for one in asked if one.step is not None])
+        steps = step_states(store, of_runs)
         for one in asked:
             if one.step is not None and (one.run_id, one.step) in steps:
                 now = steps[one.run_id, one.step]
@@ -93,12 +95,9 @@ def ends(
     return found
 
 
-def _run_end(store: Store, run_id: str, state: RunState) -> str | None:
-    if state is RunState.SUCCEEDED:  # perhaps it goes on in another run
-        last = last_of(store, store.find_run(run_id))
-        run_id, state = last.id, last.state
-    return run_end(state, _expected(store, run_id, state))
-
-
 def _expected(store: Store, run_id: str, state: RunState) -> bool:
-    return state is RunState.INTERRUPTED and is_expected(store, run_id)
+    if state is not RunState.INTERRUPTED:
+        return False
+    from dagengine.serving.submission import is_expected
+
+    return is_expected(store, run_id)

@@ -23,6 +23,7 @@ from dagengine.model import RunRecord, RunState, Standing, StepRecord
 from dagengine.views import run_state
 
 if TYPE_CHECKING:
+    from dagengine.awaited import Awaited
     from dagengine.serving.submission import Submission
     from dagengine.storage.interface import ArtifactStore, Store
     from dagengine.workflows import Workflow
@@ -173,6 +174,13 @@ class Client:
                     found[run_id] = _as_it_is(standing)
             left = goes_on
         return found
+
+    def ends(self, awaited: Iterable[Awaited]) -> dict[Awaited, str | None]:
+        """How each wait for a run or for steps has ended: a state, None where it goes on (`dagengine.awaited`), with a few
+        questions for all; whole ids, unknown ones are left out. Raises BadArguments for a group of steps that can't be."""
+        from dagengine.awaited import ends
+
+        return ends(self.store, self.states, awaited)
 
     def same_call(
         self,

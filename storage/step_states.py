@@ -45,7 +45,7 @@ _RUN = Query(
 )
 _ONE = Query(
     lambda: select(STEP.c.state).where(
-        STEP.c.run == bindparam("run", type_=Integer), _KEY == bindparam("key", type_=Text)
+        STEP.c.run == bindparam("run", type_=Integer), bindparam("key", type_=Text) == _KEY
     )
 )
 
@@ -54,8 +54,8 @@ def _group(flat: bool) -> Query:
     def build() -> Any:
         found = select(STEP.c.state, func.count()).where(
             STEP.c.run == bindparam("run", type_=Integer),
-            _KEY >= bindparam("low", type_=Text),
-            _KEY < bindparam("high", type_=Text),
+            bindparam("low", type_=Text) <= _KEY,
+            bindparam("high", type_=Text) > _KEY,
         )
         if flat:
             found = found.where(func.replace(_BELOW, "/", "") == _BELOW)

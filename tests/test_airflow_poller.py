@@ -92,8 +92,8 @@ def test_a_thousand_watchers_of_a_store_are_one_question() -> None:
                 heard.append(await watch.next())
 
         waiting = [asyncio.create_task(wait(name)) for name in source.says]
-        while not source.asked or len(source.asked[-1]) < 1000:
-            await asyncio.sleep(0)
+        await looks(source, 3)
+        assert len(source.asked[-1]) == 1000
         source.says = dict.fromkeys(source.says, "succeeded")
         await asyncio.gather(*waiting)
         assert heard == [Answer("succeeded")] * 1000
@@ -196,8 +196,8 @@ def test_the_store_is_let_go_of_when_nobody_has_watched_for_a_while() -> None:
         one.add(watch)
         await watch.next()
         one.remove(watch)
-        while not one.is_over:
-            await asyncio.sleep(0)
+        await asyncio.to_thread(source.let_go.wait, PATIENCE)
+        assert one.is_over
 
     source = played(play)
     assert source.let_go.wait(PATIENCE)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from dagengine import Engine, continue_with, wait_event, workflow
+from dagengine import Client, Engine, continue_with, wait_event, workflow
 from dagengine.awaited import NONE, Awaited, ends, run_end, steps_end
-from dagengine.continuing import last_of
+from dagengine.continuing import successor_id
 from dagengine.errors import BadArguments
 from dagengine.model import Claim, RunState, StepState
 from dagengine.runtime.inline import InlineRuntime
@@ -128,21 +127,19 @@ def counting(left: int) -> str:
 
 def test_a_run_that_goes_on_in_another_ends_with_that(tmp_path: Path) -> None:
     """The first of them has long succeeded; its result is the last one's."""
-    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+    with (
+        Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine,
+        Client(tmp_path / "store.db", home=tmp_path) as client,
+    ):
         first = counting.start(2)
         wait = Awaited(first.id)
-
-        def end() -> str | None:
-            states = {first.id: engine.store.find_run(first.id).state}
-            return ends(engine.store, lambda ids: states, [wait])[wait]
-
-        while engine.store.find_run(first.id).state is not RunState.SUCCEEDED:
-            threading.Event().wait(0.01)
-        assert end() is None
-        last = last_of(engine.store, engine.store.find_run(first.id))
-        engine.signal(last.id, "go", "gone")
+        last = successor_id(successor_id(first.id))
+        while (record := client.known(last)) is None or record.state is not RunState.WAITING:
+            assert client.ends([wait, Awaited("nobody")]) == {wait: None}
+        assert client.ends([wait]) == {wait: None}
+        engine.signal(last, "go", "gone")
         assert first.result() == "gone"
-        assert end() == "succeeded"
+        assert client.ends([wait]) == {wait: "succeeded"}
 
 
 def test_waits_that_a_person_or_time_will_end_go_on() -> None:
