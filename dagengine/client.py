@@ -254,7 +254,7 @@ class Client:
             )
         with contextlib.suppress(Exception):  # without its classes the failure still has its text
             import_from_pack(self.store, run)
-        return ended_badly(run.id, run.state, run.failure)
+        return ended_badly(self.store, run.id, run.state, run.failure)
 
     # ---- changing -----------------------------------------------------------------------------------
 
