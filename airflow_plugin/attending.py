@@ -37,7 +37,15 @@ from dagengine.airflow_plugin.decisions import (
     Where,
     decide,
 )
-from dagengine.airflow_plugin.outcomes import XCOM_LIMIT, Kind, Outcome, failure_of, for_xcom, outcome_of_error, reference
+from dagengine.airflow_plugin.outcomes import (
+    XCOM_LIMIT,
+    Kind,
+    Outcome,
+    failure_of,
+    for_xcom,
+    outcome_of_error,
+    reference,
+)
 from dagengine.airflow_plugin.run_log import RunLog, Say, duration, say_output
 from dagengine.errors import DagengineError, LoadError, RunConflict, RunExists, RunOwned
 from dagengine.model import PayloadInput, RunRecord, RunState, StepInput
@@ -270,15 +278,17 @@ class Attendant:
         from dagengine.ending import ending
 
         log = RunLog(self._say, time.time())
+        paused = False
         over = ending(client.store, client.settings, run_id)
         while not self._asked:
             turn = TURN if until is None else max(0.0, min(TURN, until - time.monotonic()))
             if over.wait(turn):
                 state = client.state(run_id)
-                if state is not RunState.PAUSED:
+                if state is not RunState.PAUSED and not paused:
                     return True
                 log.look(client.store, client.find(run_id), state, time.time())
-                self._sleep(PAUSED_TURN, until)
+                self._sleep(PAUSED_TURN, until)  # whoever lets it go on is about to take it up
+                paused = state is RunState.PAUSED
                 over = ending(client.store, client.settings, run_id)
             elif log.is_due(time.time()):
                 log.look(client.store, client.find(run_id), client.state(run_id), time.time())
@@ -327,14 +337,20 @@ class Attendant:
             value = reference(run_id, **said)
         except DagengineError:
             raise
-        except Exception as error:  # the exception of a step that the workflow returned, and whose failure it had handled
+        except (
+            Exception
+        ) as error:  # the exception of a step that the workflow returned, and whose failure it had handled
             self.cause = error
             return outcome_of_error(error, run_id)
         self._say(logging.INFO, f"run {run_id[:12]} succeeded{_took(record)}")
         return Outcome(Kind.SUCCEEDED, value=value)
 
     def _ended_by_airflow(self, run_id: str | None) -> Outcome:
-        what = {"cancel": "was cancelled", "compensate": "was cancelled, and what it did is undone", "leave": "was left"}
+        what = {
+            "cancel": "was cancelled",
+            "compensate": "was cancelled, and what it did is undone",
+            "leave": "was left",
+        }
         run = f"run {run_id[:12]} {what[self._asked or 'leave']}" if run_id else "nothing was begun"
         return Outcome(Kind.FAILED, f"the task was ended: {run}")
 

@@ -40,8 +40,9 @@ class Here(Attendant):
     def _carry_out(self, client: Client, decision: Decision) -> str:
         if isinstance(decision, Attach):
             owner = client.find(decision.run_id).owner
-            where = f": process {owner.pid} on {owner.host}" if owner is not None else ""
-            self._say(logging.INFO, f"run {decision.run_id[:12]} is worked on by somebody else{where}. It is waited for")
+            if owner is not None:
+                by = f"process {owner.pid} on {owner.host}"
+                self._say(logging.INFO, f"run {decision.run_id[:12]} is worked on by {by}. It is waited for")
             self._wait_for_another(client, decision.run_id)
             return decision.run_id
         run_id, begin = self._beginning(decision)
@@ -80,7 +81,9 @@ class Here(Attendant):
             params = dict(bound.arguments) if decision.rebind else None
             return engine.fork(donor, code="current", params=params, new_id=new_id, facts=self.run_facts())
         except (BadArguments, RunConflict) as error:
-            self._say(logging.WARNING, f"nothing is shared with run {donor[:12]} of the task before it was cleared: {error}")
+            self._say(
+                logging.WARNING, f"nothing is shared with run {donor[:12]} of the task before it was cleared: {error}"
+            )
             return engine.begin(self.workflow(), work.args, dict(work.kwargs), new_id, facts=self.run_facts())
 
     def _work_on(self, client: Client, begin: Callable[[Engine], Run[Any]]) -> None:

@@ -85,7 +85,9 @@ class RunLog:
             counts = store.counts(run.number)
             ended = (sum(count for (_, state), count in counts.items() if state.ended), sum(counts.values()))
             if ended != self._seen and ended[1]:
-                self._line(logging.INFO, f"{ended[0]:,} of {ended[1]:,} steps done ({duration(now - self._began)})", now)
+                self._line(
+                    logging.INFO, f"{ended[0]:,} of {ended[1]:,} steps done ({duration(now - self._began)})", now
+                )
             self._last, self._seen = now, ended
 
     def _line(self, level: int, text: str, now: float) -> None:

@@ -12,8 +12,9 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from dagengine.airflow_plugin.attending import TURN, Attendant
+from dagengine.airflow_plugin.attending import TURN, Attendant, Work
 from dagengine.airflow_plugin.decisions import Attach, Begin, Decision, Fork, Resume
+from dagengine.airflow_plugin.run_log import Say
 from dagengine.errors import BadArguments, RunConflict
 from dagengine.model import RunState
 
@@ -74,7 +75,9 @@ class Served(Attendant):
         try:
             return client.fork(donor, code="current", params=params, how=how, facts=self.run_facts())
         except (BadArguments, RunConflict) as error:
-            self._say(logging.WARNING, f"nothing is shared with run {donor[:12]} of the task before it was cleared: {error}")
+            self._say(
+                logging.WARNING, f"nothing is shared with run {donor[:12]} of the task before it was cleared: {error}"
+            )
             return client.submit(self.workflow(), work.args, dict(work.kwargs), how=how, facts=self.run_facts())
 
     def _end(self, client: Client, run_id: str) -> None:
@@ -96,3 +99,15 @@ _LEFT = {
     Fork: "is left to `dagengine serve`, and shares what the task had done before it was cleared",
     Resume: "goes on with `dagengine serve`",
 }
+
+
+class Collecting(Served):
+    """Hears of the end of a run for which a trigger has waited."""
+
+    def __init__(self, work: Work, say: Say, run_id: str) -> None:
+        super().__init__(work, say)
+        self.run_id = run_id
+
+    def _decide(self, client: Client) -> Decision:
+        assert self.run_id is not None
+        return Attach(self.run_id)
