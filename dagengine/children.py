@@ -24,7 +24,7 @@ from dagengine.afterwards import OVER
 from dagengine.continuing import find, last_of
 from dagengine.core.events import CancelRequested, Event, OutsideEnded
 from dagengine.core.step import Step
-from dagengine.errors import DagengineError, DefinitionError, RunOwned, RuntimeStopped
+from dagengine.errors import DagengineError, DefinitionError, RunExists, RunOwned, RuntimeStopped, StoreError
 from dagengine.functions import Reference, resolve
 from dagengine.model import (
     INLINE_LIMIT,
@@ -111,8 +111,12 @@ def begin(driver: Driver, steps: Iterable[Step]) -> list[Event]:
                 _begin_one(driver, step, step.call)
             except (RuntimeStopped, RunOwned):
                 pass  # this engine is being closed; or another process works on the child
-            except DagengineError as error:
-                failure = replace(describe_failure(error), traceback="", retriable=False)
+            except StoreError:
+                raise  # whether the child is there is not known
+            except Exception as error:  # reading its arguments runs the user's code
+                failure = replace(describe_failure(error), retriable=False)
+                if isinstance(error, DagengineError):
+                    failure = replace(failure, traceback="")
                 failed.append(OutsideEnded(step.seq, StepState.FAILED, driver.engine.clock.now(), failure=failure))
     return failed
 
@@ -137,7 +141,10 @@ def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
     for fact in ("code", "cwd"):
         if driver.record.facts.get(fact) is not None:
             facts[fact] = driver.record.facts[fact]
-    engine.begin(workflow, args, kwargs, run_id, facts=facts)
+    try:
+        engine.begin(workflow, args, kwargs, run_id, facts=facts)
+    except RunExists:  # since we looked, by an owner of the parent that did not know yet that it is ours
+        _begin_one(driver, step, encoded)
 
 
 def look(driver: Driver, steps: Iterable[Step]) -> list[Event]:

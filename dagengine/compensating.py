@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dagengine.core.core import RunCore
 from dagengine.core.events import UndoFound
-from dagengine.errors import RunConflict, RunExists, StoreError
+from dagengine.errors import RunConflict, RunExists
 from dagengine.model import Definition, NewStep, RecordedCall, RunRecord, RunState, StepInput, StepKind, StepState
 from dagengine.views import run_state
 
@@ -51,13 +51,10 @@ def look(driver: Driver, core: RunCore, state: RunState) -> None:
     undoable = frozenset(core.undoable)
 
     def job() -> None:
-        try:
-            found = _candidates(driver.engine.store, driver.record, undoable) if _wanted(driver, state) else None
-            driver.engine.tell(driver, partial(_answer, driver, found))
-        except StoreError as error:
-            driver.engine.tell(driver, error)
+        found = _candidates(driver.engine.store, driver.record, undoable) if _wanted(driver, state) else None
+        driver.engine.tell(driver, partial(_answer, driver, found))
 
-    driver.engine.helpers.submit(job)
+    driver.engine.helpers.work_for(driver, job)
 
 
 def _wanted(driver: Driver, state: RunState) -> bool:

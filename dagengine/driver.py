@@ -132,7 +132,7 @@ class Driver:
         self.ephemeral: set[int] = set()  # steps that the body called, and whose values are not recorded
         # the engine's side
         self._waiters: dict[int, list[Waiting]] = {}
-        self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
+        self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.keeping.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
         self._tally = Tally(self.life.notices)
         self.liveness = Liveness(self, self._core)
@@ -443,7 +443,7 @@ class Driver:
         """The core's event for the runtime's; None if it comes later, when its bytes are durable."""
         converted = self._attempts.convert(event)
         if converted is None and isinstance(event, Succeeded) and shared_parts(event):
-            self.engine.keep_later(self, event)
+            self.engine.keeping.keep_result(self, event)
         return converted
 
     def kept(self, event: Succeeded) -> Event:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -50,13 +49,14 @@ from dagengine.errors import (
 from dagengine.functions import Reference
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, this_process
+from dagengine.keeping import Keeping
 from dagengine.life import Life
-from dagengine.model import ProcessRecord, RunRecord, RunState, Value
+from dagengine.model import ProcessRecord, RunRecord, RunState
 from dagengine.neighbours import Neighbours
 from dagengine.questions import unanswered
 from dagengine.recording import new_run
 from dagengine.run import Run
-from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.runtime.protocol import NO_CODE, Asked, Broken, RuntimeEvent, Succeeded
 from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
@@ -64,9 +64,8 @@ from dagengine.timers import Timers
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from dagengine.caching import Caching
+    from dagengine.helpers import Helpers
     from dagengine.runtime.protocol import Runtime
     from dagengine.serving.submission import Submission
     from dagengine.signals import Post
@@ -78,9 +77,6 @@ INBOX_BATCH = 4_096
 
 WINDOW_PER_WORKER = 512
 """Attempts handed to the runtime for each worker: more than it may send ahead (256), so that it never runs dry."""
-
-ARTIFACT_THREADS = 2
-"""They wait for the disk, which serves few at a time; more would only hold more descriptors open."""
 
 PYTHONS_GC = (700, 10, 10)
 ENGINES_GC = (50_000, 20, 100)
@@ -139,7 +135,7 @@ class Engine(Changes):
         self.neighbours = Neighbours(self)
         self._functions: dict[str, int] = {}
         self._shelf = Shelf(self.store, folder / "cache" / "code")
-        self._verified: set[str] = set()
+        self.keeping = Keeping(self)
         self._lock = threading.Lock()
         self._closed = False
         self._broken: BaseException | None = None
@@ -421,59 +417,17 @@ class Engine(Changes):
             self.runtime.define(number, reference.to_json(), given)
         return number
 
-    def must_verify(self, digest: str) -> bool:
-        """Whether the artifact's bytes are yet to be held against the digest: the first time this process uses them."""
-        if digest in self._verified:
-            return False
-        self._verified.add(digest)
-        return True
-
-    def keep_later(self, driver: Driver, event: Succeeded) -> None:
-        """Make a large result durable; then the driver is told."""
-        self.helpers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
-
-    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
-        """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
-        digest = content.digest or None
-        if content.data is not None:
-            self.tell(driver, event(Value(digest or sha256(content.data).hexdigest(), content.size, content.data)))
-            return
-        shared = content.shared
-        assert shared is not None
-
-        def kept() -> Any:
-            return event(Value(shared.digest, content.size))
-
-        self.helpers.submit(self._keep, driver, [shared], kept)
-
     @functools.cached_property
-    def helpers(self) -> ThreadPoolExecutor:
-        """Threads for what has to wait for the disk or the store."""
-        from concurrent.futures import ThreadPoolExecutor
+    def helpers(self) -> Helpers:
+        from dagengine.helpers import Helpers
 
-        return ThreadPoolExecutor(ARTIFACT_THREADS, "artifacts")
+        return Helpers(self)
 
     @functools.cached_property
     def caching(self) -> Caching:
         from dagengine.caching import Caching
 
         return Caching(self)
-
-    def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
-        try:
-            for shared in parts:
-                if not shared.digest:
-                    shared.digest = sha256(shared.view()).hexdigest()
-                self.artifacts.put(shared.digest, shared.size, shared.fileno(), shared.offset)
-                self._verified.add(shared.digest)
-            self.tell(driver, told())
-        except StoreError as error:
-            self.tell(driver, error)
-        except BaseException as error:
-            self.tell(driver, InternalError(f"an artifact could not be kept: {error!r}"))
-        finally:
-            for shared in parts:
-                shared.close()
 
     # ---- the thread ---------------------------------------------------------------------------
 

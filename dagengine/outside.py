@@ -13,7 +13,7 @@ taken in the batch of that step's end, so whoever takes the run over finds it th
 A run is let go of when its body waits for the engine and nothing else, and all that is left of it waits for the world: if
 that is so LINGER seconds later still, and the next thing that is due is at least SHORT seconds away.
 
-On the engine's thread, except `_read`. May import everything that the driver may.
+On the engine's thread. May import everything that the driver may.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from dagengine.core.core import RunCore
 from dagengine.core.events import Event, LetGo, OutsideEnded
 from dagengine.core.states import Phase
 from dagengine.core.step import Step
-from dagengine.errors import DagengineError
 from dagengine.model import EventRecord, Failure, StepKind, StepState, Value
 from dagengine.storage.interface import AddEvent
 from dagengine.values import decode, encode
@@ -106,25 +105,23 @@ class Outside:
         self._children.update((step.seq, step) for step in steps if step.kind is StepKind.CHILD)
         timed = [step.seq for step in steps if step.kind in (StepKind.TIMER, StepKind.EVENT)]
         events = self._listens or any(step.kind is StepKind.EVENT for step in steps)
-        self._driver.engine.helpers.submit(self._read, arranging, timed, events)
+        self._read(arranging, timed, events)
 
     def _read(self, arranging: list[int], timed: list[int], events: bool, turn: int | None = None) -> None:
-        """On a helper thread: it waits for the store."""
+        """Ask the store, on a helper thread."""
         from dagengine.storage.signals import untaken
 
-        store, run, after = self._driver.engine.store, self._driver.claim.run_number, self.latest
-        try:
+        driver, after, runs = self._driver, self.latest, dict(self._children)
+        store, run = driver.engine.store, driver.claim.run_number
+
+        def job() -> None:
             created = {step.seq: step.created_at for step in store.steps(run, seqs=timed)} if timed else {}
             latest, signals = untaken(store, run, after) if events else (after, [])
-            found = _Read(created, signals, latest, self._look_at_children(arranging))
-        except DagengineError as error:
-            self._driver.engine.tell(self._driver, error)
-            return
-        self._driver.engine.tell(self._driver, partial(self._found, arranging, found, turn))
+            ends = children.seen_to(driver, [runs[seq] for seq in arranging if seq in runs], runs.values())
+            found = _Read(created, signals, latest, ends)
+            driver.engine.tell(driver, partial(self._found, arranging, found, turn))
 
-    def _look_at_children(self, arranging: list[int]) -> list[Event]:
-        runs = dict(self._children)
-        return children.seen_to(self._driver, [runs[seq] for seq in arranging if seq in runs], runs.values())
+        driver.engine.helpers.work_for(driver, job)
 
     @property
     def _listens(self) -> bool:
@@ -183,7 +180,7 @@ class Outside:
             self._linger()
         elif self._may_sleep():
             self._reading = True
-            self._driver.engine.helpers.submit(self._read, [], [], self._listens, turn)
+            self._read([], [], self._listens, turn)
 
     def _may_sleep(self) -> bool:
         if not self._driver.is_idle or not self._core.quiet():

@@ -44,6 +44,7 @@ from dagengine.model import (
     RunState,
     SavedState,
     Share,
+    Standing,
     StepRecord,
     StepState,
     Value,
@@ -332,6 +333,10 @@ class Store(Protocol):
         ...
 
     def runs(self, which: RunFilter) -> list[RunRecord]: ...
+
+    def standings(self, ids: Sequence[str]) -> list[Standing]:
+        """How these runs stand, in no order: one question, however many there are. Whole ids; unknown ones are left out."""
+        ...
 
     def steps(
         self,

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from dagengine.errors import InternalError, RunNotFound
 from dagengine.model import (
+    SHORT_RESULT,
     AttemptRecord,
     Claim,
     Definition,
@@ -33,6 +34,7 @@ from dagengine.model import (
     RunState,
     SavedState,
     Share,
+    Standing,
     StepInput,
     StepRecord,
     StepState,
@@ -284,6 +286,11 @@ class MemoryStore(Unleased):
         found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
         return found[: which.limit]
 
+    def standings(self, ids: Sequence[str]) -> list[Standing]:
+        with self._reading():
+            found = [self._runs[run_id].record for run_id in set(ids) if run_id in self._runs]
+        return [Standing(run.id, run.state, run.owner, run.lease_expired, _short(run.result_call)) for run in found]
+
     def steps(
         self,
         run_number: int,
@@ -434,3 +441,7 @@ class MemoryStore(Unleased):
     def _some(self, run_number: int, seqs: Sequence[int]) -> list[Step]:
         run = self._by_number.get(run_number)
         return [run.steps[seq] for seq in seqs if seq in run.steps] if run else []
+
+
+def _short(returned: bytes | None) -> bytes | None:
+    return returned if returned is not None and len(returned) <= SHORT_RESULT else None

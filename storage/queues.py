@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, null, or_, select, update
 
-from dagengine.storage.interface import Store
+from dagengine.storage.interface import SideWrite, Store
 from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, choose
 from dagengine.storage.servers import notify
 from dagengine.storage.side import upsert
@@ -93,6 +93,7 @@ _FILL = Query(
 )
 
 _ADD = Query(upsert(QUEUED, ("id",), replace=False))
+AGAIN = Query(upsert(QUEUED, ("id",)))
 _COLUMNS = (
     *(_ROW.id, _ROW.queue, _ROW.rank, _ROW.key, _ROW.dedup, _ROW.submitted_at, _ROW.not_before),
     *(_ROW.state, _ROW.started_at, _ROW.server),
@@ -286,6 +287,14 @@ def put(store: Store, connection: Any, entry: Entry, replace: bool = False) -> N
     rank = -fields.pop("priority")
     _ADD(connection, **fields, rank=rank)
     notify(store, connection)
+
+
+def again(entry: Entry) -> SideWrite:
+    """A run that has a row, or had one, WAITS in the queue. The row may be one of a run that has just ended, which its server is
+    about to remove: it removes none that WAITS. Nobody looks whether there is such a queue, or at `dedup`."""
+    fields = entry._asdict()
+    rank = -fields.pop("priority")
+    return SideWrite("queues:AGAIN", ({**fields, "rank": rank},))
 
 
 def remove(store: Store, runs: Sequence[str], before: int) -> None:

@@ -29,6 +29,7 @@ from dagengine.model import (
     RunRecord,
     RunState,
     SavedState,
+    Standing,
     StepInput,
     StepKind,
     StepRecord,
@@ -46,6 +47,7 @@ from dagengine.storage.rows import (
     failure_of,
     inputs_of,
     run_of,
+    standing_of,
     value_of,
 )
 
@@ -182,6 +184,10 @@ class Reads:
                 found += [run_of(row) for row in rows]
         found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
         return found[: which.limit]
+
+    def standings(self, ids: Sequence[str]) -> list[Standing]:
+        with self._pool.reading() as connection:
+            return list(map(standing_of, statements.standings(connection, ids=json.dumps(list(ids)))))
 
     def steps(
         self,

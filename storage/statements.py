@@ -23,8 +23,10 @@ from sqlalchemy import (
     FromClause,
     Integer,
     Select,
+    String,
     and_,
     bindparam,
+    case,
     cast,
     func,
     literal_column,
@@ -38,7 +40,7 @@ from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from dagengine.model import StepState
+from dagengine.model import SHORT_RESULT, StepState
 from dagengine.storage.schema import ATTEMPT, DEFINITION, EDGE, EVENT, PROCESS, RUN, STATE_VERSION, STEP, UNSAVED_CALL
 
 
@@ -121,8 +123,8 @@ UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
 _this_run = bindparam("run", type_=Integer)
 
 
-LISTS = frozenset({"seqs", "definitions"})
-"""The parameters that are lists of numbers: JSON arrays."""
+LISTS = frozenset({"seqs", "definitions", "ids"})
+"""The parameters that are lists of numbers, or of texts: JSON arrays."""
 
 
 class _IsListed(FunctionElement[bool]):
@@ -144,8 +146,9 @@ def _is_listed_anywhere(element: _IsListed, compiler: SQLCompiler, **options: An
 
 @compiles(_IsListed, "postgresql")
 def _is_listed_postgresql(element: _IsListed, compiler: SQLCompiler, **options: Any) -> str:
-    column, given = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} = ANY (CAST({given} AS integer[]))"
+    column, given = element.clauses
+    listed = "text[]" if isinstance(column.type, String) else "integer[]"
+    return f"{compiler.process(column, **options)} = ANY (CAST({compiler.process(given, **options)} AS {listed}))"
 
 
 def is_listed(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
@@ -211,6 +214,15 @@ def runs_listed(by_state: bool, by_name: bool) -> Query:
         return found.order_by(RUN.c.created_at.desc(), RUN.c.number.desc()).limit(bindparam("limit"))
 
     return Query(build)
+
+
+@_query
+def standings() -> Executable:
+    """Of the runs `ids`: what `Standing` has."""
+    returned = case((func.length(RUN.c.result_call) <= SHORT_RESULT, RUN.c.result_call))
+    owner = (PROCESS.c.id, PROCESS.c.host, PROCESS.c.boot_id, PROCESS.c.pid, PROCESS.c.start_time, PROCESS.c.started_at)
+    found = select(RUN.c.id, RUN.c.state, returned, *owner, (PROCESS.c.expires_at < _Now()).label("expired"))
+    return found.select_from(RUN.outerjoin(PROCESS, PROCESS.c.id == RUN.c.owner)).where(is_listed(RUN.c.id, "ids"))
 
 
 # ---- what is left of a run ------------------------------------------------------------------

@@ -17,6 +17,7 @@ import click
 
 from dagengine import __version__
 from dagengine.config import did_you_mean
+from dagengine.units import short_id
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from dagengine.storage.interface import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+short = short_id
 
 VERBS: dict[str, dict[str, str]] = {
     "Run": {
@@ -235,12 +238,6 @@ def find_run(store: Store, name: str) -> RunRecord:
     if name.startswith("@"):
         raise click.UsageError(f"{name!r} is not a run. Did you mean @last?")
     return store.find_run(name)
-
-
-def short(run_id: str) -> str:
-    """What people are shown of an id: enough of it to be unique, and to be typed."""
-    shown = run_id[:8] if len(run_id) == 32 and run_id.isalnum() else run_id
-    return "".join(c for c in shown if c.isprintable())  # ids are checked when runs begin; but anybody may have written
 
 
 @click.group(

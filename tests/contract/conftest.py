@@ -11,6 +11,7 @@ from dagengine.storage.interface import Store
 from dagengine.storage.memory import MemoryStore
 from dagengine.storage.postgres import PostgresStore
 from dagengine.storage.sqlite import SqliteStore
+from tests.postgres.pooler import NONE, binary, shared_pooler
 from tests.postgres.server import fresh_schema, shared
 from tests.storage.kit import NOW
 
@@ -18,6 +19,7 @@ STORES: dict[str, Callable[[Path], Store]] = {
     "sqlite": lambda folder: SqliteStore(str(folder / "store.db"), clock=lambda: NOW),
     # An hour's lease: nothing here renews it.
     "postgres": lambda folder: PostgresStore(shared().url(fresh_schema(), lease="3600"), clock=lambda: NOW),
+    "pooler": lambda folder: PostgresStore(shared_pooler().url(fresh_schema(), lease="3600"), clock=lambda: NOW),
     "memory": lambda folder: MemoryStore(clock=lambda: NOW),
 }
 
@@ -25,6 +27,8 @@ STORES: dict[str, Callable[[Path], Store]] = {
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty store."""
+    if request.param == "pooler" and binary() is None:
+        pytest.skip(NONE)
     opened = STORES[request.param](tmp_path)
     yield opened
     opened.close()

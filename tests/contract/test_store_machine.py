@@ -292,4 +292,5 @@ TestAServerAgrees.settings = settings(max_examples=15, stateful_step_count=20, d
 
 def test_every_store_is_compared() -> None:
     """A store that joins the contract joins one of these machines."""
-    assert {*AllStoresAgree.names, *AServerAgrees.names} == set(STORES)
+    by_another_way = {"pooler"}  # it is the server's store, too
+    assert {*AllStoresAgree.names, *AServerAgrees.names} == set(STORES) - by_another_way

@@ -13,13 +13,14 @@ from dagengine.model import (
     PayloadInput,
     RecordedCall,
     RunState,
+    Standing,
     StepInput,
     StepKind,
     StepRecord,
     StepState,
     Value,
 )
-from dagengine.storage.interface import ExpandStep, FinishRun, HandleFailures, RunFilter, Store
+from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, RunFilter, Store
 from tests.storage.kit import (
     DEFINITION,
     ME,
@@ -471,3 +472,16 @@ def test_runs_are_counted_by_state_and_by_workflow(store: Store) -> None:
     store.create_run(new_run("second", workflow="weekly"), None)
     begin(store, "third")
     assert store.census() == ({RunState.PENDING: 2, RunState.RUNNING: 1}, {"nightly": 2, "weekly": 1})
+
+
+def test_the_standings_of_many_runs_are_read_at_once(store: Store) -> None:
+    """State, owner, and what was returned, if it is short; whole ids only, unknown ones and doubles are nothing more."""
+    first, second = begin(store, "first"), begin(store, "second")
+    recorded(store, first, CloseBody(b"short", ()), FinishRun(RunState.SUCCEEDED, NOW))
+    recorded(store, second, CloseBody(b"long" * 100, ()))
+    found = {standing.id: standing for standing in store.standings(["first", "second", "first", "fir", "nobody", "'"])}
+    assert found == {
+        "first": Standing("first", RunState.SUCCEEDED, None, False, b"short"),
+        "second": Standing("second", RunState.RUNNING, ME, False, None),
+    }
+    assert store.standings([]) == []

@@ -46,7 +46,7 @@ host all all 127.0.0.1/32 trust
 """
 
 
-def _user() -> dict[str, Any]:
+def as_nobody() -> dict[str, Any]:
     """As whom the server's processes run, as arguments of `subprocess`."""
     if os.geteuid():
         return {}
@@ -65,7 +65,7 @@ def binaries() -> Path:
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for place in places:
         try:
-            subprocess.run([place / "initdb", "--version"], check=True, capture_output=True, timeout=60, **_user())
+            subprocess.run([place / "initdb", "--version"], check=True, capture_output=True, timeout=60, **as_nobody())
         except (OSError, subprocess.SubprocessError):
             continue
         return place
@@ -83,7 +83,7 @@ class Server:
         if port is not None:
             self._settings |= {"listen_addresses": "127.0.0.1"}
         self._process: subprocess.Popen[bytes] | None = None
-        user = _user()
+        user = as_nobody()
         if user:
             os.chown(self.folder, user["user"], user["group"])
         command: list[str | Path] = [
@@ -118,7 +118,7 @@ class Server:
             cwd="/",
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 — it calls one function of the C library
-            **_user(),
+            **as_nobody(),
         )
         if wait:
             self.await_ready()

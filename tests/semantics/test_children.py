@@ -15,7 +15,15 @@ from dagengine.clocks import Clock
 from dagengine.continuing import left_to_begin, successor_id
 from dagengine.core.events import TimeIsUp
 from dagengine.engine import Engine
-from dagengine.errors import BadArguments, DefinitionError, RunCancelled, RunConflict, RunFailed, RuntimeStopped
+from dagengine.errors import (
+    BadArguments,
+    DefinitionError,
+    RunCancelled,
+    RunConflict,
+    RunFailed,
+    RuntimeStopped,
+    StoreUnavailable,
+)
 from dagengine.model import RunState, StepKind
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage.interface import RunFilter
@@ -142,6 +150,26 @@ def misfit() -> Any:
     return child.start(1)  # type: ignore[call-arg]
 
 
+class Shy:
+    """An argument that can be written down, and not read again."""
+
+    def __init__(self) -> None:
+        self.name = "a"
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise LookupError("not in front of others")
+
+
+@workflow
+def shown(shy: Any) -> int:
+    return 1
+
+
+@workflow
+def shows() -> Any:
+    return shown.start(Shy())
+
+
 @workflow
 def inner() -> Any:
     continue_with()
@@ -187,6 +215,45 @@ def test_a_childs_failure_is_that_of_its_step_and_both_are_resumed(tmp_path: Pat
     FLAGS.clear()
     with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
         assert engine.resume(run.id).result() == (116, {"sum": 5})
+
+
+def test_a_child_whose_arguments_cannot_be_read_fails_as_a_step_of_its_parent(engine: Engine) -> None:
+    """Reading them runs the user's code, which may raise anything: nobody is left waiting."""
+    with pytest.raises(RunFailed, match="not in front of others") as failed:
+        engine.start(shows).result()
+    assert isinstance(failed.value.__cause__, LookupError)
+
+
+def test_a_store_that_fails_while_a_child_is_begun_leaves_the_parent_to_be_resumed(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the child is there is not known then: that is no failure of the step."""
+
+    def unreachable(*arguments: Any, **options: Any) -> None:
+        raise StoreUnavailable("the store is gone", store="")
+
+    begin = engine.begin
+    with monkeypatch.context() as outage:
+        outage.setattr(engine, "begin", unreachable)
+        run = begin(parent, (5,), {})
+        with pytest.raises(StoreUnavailable, match="the store is gone"):
+            run.result()
+    assert engine.resume(run.id, takeover=True).result() == (116, {"sum": 5})
+
+
+def test_a_child_that_somebody_else_has_just_begun_is_the_same_child(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner of the parent that does not know yet that it was taken over may begin it at the same moment."""
+    begin = engine.begin
+
+    def second(workflow: Any, args: Any, kwargs: Any, run_id: Any = None, **options: Any) -> Any:
+        if run_id is not None:
+            begin(workflow, args, kwargs, run_id, **options).wait()
+        return begin(workflow, args, kwargs, run_id, **options)
+
+    monkeypatch.setattr(engine, "begin", second)
+    assert engine.start(parent, 5).result() == (116, {"sum": 5})
 
 
 def test_a_large_result_is_shared_by_child_and_parent(engine: Engine) -> None:
