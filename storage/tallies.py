@@ -56,7 +56,7 @@ def _between() -> Executable:
 
 def _how_many(condition: Any, hint: tuple[Any, ...]) -> Executable:
     """At most `limit`."""
-    some = select(literal_column("1")).select_from(STEP).with_hint(*hint).where(STEP.c.run == _run, condition)
+    some: Any = select(literal_column("1")).select_from(STEP).with_hint(*hint).where(STEP.c.run == _run, condition)
     return select(func.count()).select_from(some.limit(_limit).subquery())
 
 
