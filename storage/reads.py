@@ -66,6 +66,10 @@ class Readers(Protocol):
         """A connection that sees one state of the store until the end of the block."""
         ...
 
+    def alone(self) -> AbstractContextManager[Any]:
+        """A connection for one question, whose answer is read to its end in the block."""
+        ...
+
 
 class Reads:
     """The questions of the interface."""
@@ -119,13 +123,13 @@ class Reads:
         return Frontier(steps, ended_inputs, recorded[0], definitions, ephemeral, failed)
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             rows = statements.values(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall()
         found = ((seq, value_of(*value)) for seq, *value in rows)
         return {seq: value for seq, value in found if value is not None}
 
     def failures(self, run_number: int, seqs: Sequence[int]) -> dict[int, tuple[StepState, Failure]]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             rows = statements.failures(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall()
         found = ((seq, state, failure_of(text, pickled)) for seq, state, text, pickled in rows)
         return {seq: (_STATES[state], failure) for seq, state, failure in found if failure is not None}
@@ -157,20 +161,25 @@ class Reads:
         return SavedState(create, tuple(calls), after, value_of(digest, size, inline, None, None))
 
     def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return dict(statements.finish_order(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall())
 
     # ---- people -------------------------------------------------------------------------
 
     def find_run(self, prefix: str) -> RunRecord:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             exact = statements.run_by_id(connection, id=prefix).fetchone()
-            if exact is not None:
-                return run_of(exact)
-            rows = statements.runs_by_prefix(
-                connection, low=prefix, high=prefix + _AFTER_ANY, limit=AMBIGUOUS_SHOWN + 1
-            ).fetchall()
+        if exact is not None:
+            return run_of(exact)
+        limit = AMBIGUOUS_SHOWN + 1
+        with self._pool.alone() as connection:
+            rows = statements.runs_by_prefix(connection, low=prefix, high=prefix + _AFTER_ANY, limit=limit).fetchall()
         return the_one_run([run_of(row) for row in rows], prefix, self.url)
+
+    def find_runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        with self._pool.alone() as connection:
+            rows = statements.runs_by_ids(connection, ids=json.dumps(list(run_ids))).fetchall()
+        return {run.id: run for run in map(run_of, rows)}
 
     def runs(self, which: RunFilter) -> list[RunRecord]:
         asked = statements.runs_listed(bool(which.states), which.name is not None)
@@ -252,15 +261,15 @@ class Reads:
 
     def attempts(self, run_number: int, seq: int | None = None, open_only: bool = False) -> list[AttemptRecord]:
         asked = statements.attempts_listed(seq is not None, open_only)
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return list(map(attempt_of, asked(connection, run=run_number, seq=seq)))
 
     def definitions(self, run_number: int) -> list[Definition]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return list(map(definition_of, statements.definitions(connection, run=run_number)))
 
     def events(self, run_number: int) -> list[EventRecord]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return list(map(event_of, statements.events(connection, run=run_number)))
 
     def census(self) -> tuple[dict[RunState, int], dict[str, int]]:
@@ -270,7 +279,7 @@ class Reads:
 
     def totals(self) -> tuple[int, int]:
         """How many runs and steps there are."""
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             runs, steps = statements.totals(connection).fetchone()
         return runs, steps
 

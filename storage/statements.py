@@ -128,7 +128,7 @@ LISTS = frozenset({"seqs", "definitions", "ids"})
 
 
 class _IsListed(FunctionElement[bool]):
-    """A column's number is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
+    """A column's value is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
 
     type = Boolean()
     inherit_cache = True
@@ -192,6 +192,12 @@ def _runs() -> Select[*tuple[Any, ...]]:
 def run_by_id() -> Executable:
     """`id`: the whole id."""
     return _runs().where(RUN.c.id == bindparam("id"))
+
+
+@_query
+def runs_by_ids() -> Executable:
+    """`ids`: whole ids."""
+    return _runs().where(is_listed(RUN.c.id, "ids"))
 
 
 @_query
