@@ -30,7 +30,7 @@ from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
-from dagengine.storage.interface import Write
+from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.postgres_connections import Link, connect
@@ -95,7 +95,7 @@ _SIZE = """
 
 
 class PostgresStore(PostgresReads, SqlLifetime):
-    """A `Store` at a `postgresql:` URL, whose tables are made if they are not there.
+    """A `Store` at a `postgresql:` URL, whose tables are made if they are not there (without `make`: NothingThere).
 
     `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.
     `clock`: when a run was started.
@@ -106,11 +106,12 @@ class PostgresStore(PostgresReads, SqlLifetime):
         url: str,
         on_commit: Callable[[str, int], None] | None = None,
         clock: Callable[[], float] = time.time,
+        make: bool = True,
     ) -> None:
         self._target = target = parse(url)
         first = _connect(target)
         try:
-            prepare(first, target)
+            prepare(first, target, make)
         except BaseException:
             first.close()
             raise
@@ -344,19 +345,23 @@ class PostgresStore(PostgresReads, SqlLifetime):
 
     # ---- check --------------------------------------------------------------------------
 
-    def check(self) -> dict[str, Any]:
-        def ask() -> tuple[int, str]:
+    def figures(self) -> Figures:
+        def ask() -> int:
             with self._readers.link() as link:
-                size = self._execute(link, _SIZE, self._target.schema).fetchone()
-                fsync = link.raw.execute(b"SHOW fsync").fetchone()
-                assert size is not None
-                assert fsync is not None
-                return size[0], fsync[0]
+                (size,) = self._execute(link, _SIZE, self._target.schema).fetchone() or (0,)
+                return int(size)
 
-        size, fsync = self._readers.persistently(ask)
+        return Figures(CURRENT, self._readers.persistently(ask), 0, *self.totals())
+
+    def check(self) -> dict[str, Any]:
+        def ask() -> str:
+            with self._readers.link() as link:
+                (fsync,) = link.raw.execute(b"SHOW fsync").fetchone() or ("",)
+                return str(fsync)
+
+        fsync = self._readers.persistently(ask)
         integrity = "ok" if fsync == "on" else "the server runs with fsync = off: a crash of its machine loses records"
-        runs, steps = self.totals()
-        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+        return {**self.figures()._asdict(), "integrity": integrity}
 
 
 def channel_of(process_id: str) -> str:
