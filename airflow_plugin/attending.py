@@ -53,7 +53,6 @@ from dagengine.views import run_state
 
 if TYPE_CHECKING:
     from dagengine.client import Client
-    from dagengine.storage.interface import Store
     from dagengine.workflows import Workflow
 
 TURN = 0.2
@@ -286,12 +285,12 @@ class Attendant:
                 state = client.state(run_id)
                 if state is not RunState.PAUSED and not paused:
                     return True
-                log.look(client.store, client.find(run_id), state, time.time())
+                log.look(client, client.find(run_id), state, time.time())
                 self._sleep(PAUSED_TURN, until)  # whoever lets it go on is about to take it up
                 paused = state is RunState.PAUSED
                 over = ending(client.store, client.settings, run_id)
             elif log.is_due(time.time()):
-                log.look(client.store, client.find(run_id), client.state(run_id), time.time())
+                log.look(client, client.find(run_id), client.state(run_id), time.time())
             if until is not None and time.monotonic() >= until:
                 return False
         return False
@@ -316,7 +315,7 @@ class Attendant:
         if not state.ended or state is RunState.PAUSED or self._is_mine_now(attached, state):
             return None
         if record.failure is not None:
-            say_output(self._say, client.store, record, client.settings.logs)
+            say_output(self._say, client, record)
         self.cause = client.failure(run_id)
         return failure_of(record.id, record.workflow, state, record.failure, self.store_hint(client))
 
@@ -328,7 +327,7 @@ class Attendant:
         work = self.work
         said = {"conn_id": work.conn_id, "store": None if work.conn_id is not None else client.store.url}
         try:
-            if _bytes_of_result(client.store, record) > max(READ_LIMIT, work.xcom_limit):
+            if _bytes_of_result(client, record) > max(READ_LIMIT, work.xcom_limit):
                 value = reference(run_id, **said)
             else:
                 value = for_xcom(client.result(run_id), run_id, limit=work.xcom_limit, **said)
@@ -368,19 +367,19 @@ def _took(record: RunRecord) -> str:
     return f" in {duration(record.finished_at - record.started_at)}"
 
 
-def _bytes_of_result(store: Store, record: RunRecord) -> int:
+def _bytes_of_result(client: Client, record: RunRecord) -> int:
     """Encoded, of what the run returned: at least."""
     assert record.result_call is not None
     sizes = [item.size for item in record.result_inputs if isinstance(item, PayloadInput)]
     seqs = [item.seq for item in record.result_inputs if isinstance(item, StepInput)]
-    return len(record.result_call) + sum(sizes) + _bytes_of(store, record.number, seqs)
+    return len(record.result_call) + sum(sizes) + _bytes_of(client, record.number, seqs)
 
 
-def _bytes_of(store: Store, run_number: int, seqs: Iterable[int]) -> int:
+def _bytes_of(client: Client, run_number: int, seqs: Iterable[int]) -> int:
     total, left = 0, list(seqs)
     while left and total <= READ_LIMIT:
         part, left = left[:1_000], left[1_000:]
-        for value in store.values(run_number, part).values():
+        for value in client.store.values(run_number, part).values():
             total += value.size
             if value.items is not None:
                 first, count = value.items

@@ -4,7 +4,7 @@ A line for each thing that a reader of the log would miss: the run's id and how 
 worker (the first 200), each task all of whose steps have ended, a sign of life while nothing else is said, the end of what
 a failed step had printed. Never a line for each step: there may be 100,000.
 
-Of ours it may import errors, model, progress and views.
+Of ours it may import model and progress; a client is what it is given.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dagengine.model import RunRecord, RunState, StepState
 from dagengine.progress import Progress, TaskProgress
 
 if TYPE_CHECKING:
-    from dagengine.storage.interface import Store
+    from dagengine.client import Client
 
 Say = Callable[[int, str], None]
 """A line for the task's log: its level, as of `logging`, and the text."""
@@ -75,14 +75,14 @@ class RunLog:
         """Whether to `look` at the store again: a question to it, which is not asked at every turn."""
         return self._state is None or now - self._looked >= LOOK_AGAIN
 
-    def look(self, store: Store, run: RunRecord, state: RunState, now: float) -> None:
+    def look(self, client: Client, run: RunRecord, state: RunState, now: float) -> None:
         """The same for a run on which somebody else works: changes of its state, and now and then its counts."""
         self._looked = now
         if state is not self._state:
             self._state = state
             self._line(logging.INFO, f"run {run.id[:12]} is {state}{_WHY.get(state, '')}", now)
         elif now - self._last >= SIGN_OF_LIFE:
-            counts = store.counts(run.number)
+            counts = client.store.counts(run.number)
             ended = (sum(count for (_, state), count in counts.items() if state.ended), sum(counts.values()))
             if ended != self._seen and ended[1]:
                 self._line(
@@ -102,14 +102,14 @@ _WHY = {
 }
 
 
-def say_output(say: Say, store: Store, run: RunRecord, logs: Path) -> None:
+def say_output(say: Say, client: Client, run: RunRecord) -> None:
     """The end of what the run's failed step had printed, if that is a file of this machine."""
     key = run.failure.facts.get("step") if run.failure is not None else None
     if not isinstance(key, str):
         return
-    for step in store.steps(run.number, key=key):
+    for step in client.store.steps(run.number, key=key):
         if step.state is StepState.FAILED:
-            lines = _tail(logs / run.id / f"{step.seq}.{step.attempts}.log")
+            lines = _tail(client.settings.logs / run.id / f"{step.seq}.{step.attempts}.log")
             if lines:
                 say(logging.INFO, f"the last that {clean(key)} printed, in its attempt {step.attempts}:")
             for line in lines:
