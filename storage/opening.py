@@ -41,7 +41,7 @@ def open_store(url: str) -> Store:
 def open_existing(url: str) -> Store | None:
     """Open the store, if it is there: nothing is made. Raises as `open_store`."""
     if is_postgres(url):
-        _need_driver()
+        need_driver()
         from dagengine.storage.postgres import PostgresStore
         from dagengine.storage.postgres_schema import NothingThere
 
@@ -49,7 +49,7 @@ def open_existing(url: str) -> Store | None:
             return PostgresStore(url, make=False)
         except NothingThere:
             return None
-    path = _local_path(url)
+    path = local_path(url)
     if path is not None:
         from dagengine.storage.sqlite_files import is_there
 

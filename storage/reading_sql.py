@@ -15,6 +15,7 @@ from urllib.parse import quote
 from dagengine.errors import StoreUnavailable
 from dagengine.storage.opening import local_path, need_driver
 from dagengine.storage.postgres_url import Target, is_postgres, parse
+from dagengine.storage.revisions import CURRENT
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -60,27 +61,19 @@ def sqlalchemy_url(url: str) -> URL:
 
 def look(url: str) -> Found | None:
     """What store there is; None if the first run is to make it. Raises StoreError, as opening it would."""
-    from dagengine.storage import open_store
+    from dagengine.storage.opening import open_existing
 
-    if is_postgres(url):
-        target = parse(url)
-        with _connect_postgres(target) as connection:
-            (table,) = connection.execute("SELECT to_regclass('run')").fetchone()
-            connection.rollback()
-        if table is None:
-            return None
-    elif not Path(_file(url)).exists():
+    store = open_existing(url)
+    if store is None:
         return None
-    store = open_store(url)  # it is there, so nothing is made; whether it fits, this says
     store.close()
     connection = connect(url)
     try:
         cursor = connection.cursor()
-        (revision,) = cursor.execute("SELECT version_num FROM alembic_version").fetchone()
         (runs,) = cursor.execute("SELECT count(*) FROM run").fetchone()
     finally:
         connection.close()
-    return Found(store.url, str(revision), int(runs))
+    return Found(store.url, CURRENT, int(runs))
 
 
 def _file(url: str) -> str:
