@@ -23,6 +23,7 @@ from dagengine.model import RunRecord, RunState, Standing, StepRecord
 from dagengine.views import run_state
 
 if TYPE_CHECKING:
+    from dagengine.awaited import Awaited
     from dagengine.serving.submission import Submission
     from dagengine.storage.interface import ArtifactStore, Store
     from dagengine.workflows import Workflow
@@ -174,6 +175,13 @@ class Client:
             left = goes_on
         return found
 
+    def ends(self, awaited: Iterable[Awaited]) -> dict[Awaited, str | None]:
+        """How each wait for a run or for steps has ended: a state, None where it goes on (`dagengine.awaited`), with a few
+        questions for all; whole ids, unknown ones are left out. Raises BadArguments for a group of steps that can't be."""
+        from dagengine.awaited import ends
+
+        return ends(self.store, self.states, awaited)
+
     def same_call(
         self,
         run_id: str,
@@ -254,7 +262,7 @@ class Client:
             )
         with contextlib.suppress(Exception):  # without its classes the failure still has its text
             import_from_pack(self.store, run)
-        return ended_badly(run.id, run.state, run.failure)
+        return ended_badly(self.store, run.id, run.state, run.failure)
 
     # ---- changing -----------------------------------------------------------------------------------
 

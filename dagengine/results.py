@@ -59,7 +59,7 @@ def readable(what: str) -> Iterator[None]:
         ) from error
 
 
-def ended_badly(run_id: str, state: RunState, failure: Failure | None) -> RunError:
+def ended_badly(store: Store, run_id: str, state: RunState, failure: Failure | None) -> RunError:
     """What is raised for a run that has ended, or is not worked on, and has not succeeded."""
     short, go_on = run_id[:8], f"Resume with: dagengine resume {run_id}"
     if state is RunState.CANCELLED:
@@ -77,6 +77,9 @@ def ended_badly(run_id: str, state: RunState, failure: Failure | None) -> RunErr
             key=failure.facts.get("key", ""),
             difference=failure.facts.get("difference", ""),
         )
+    from dagengine.advice import for_run, sentence
+
+    go_on = sentence(for_run(store, store.find_run(run_id)))
     where = failure.facts.get("step")
     text = failure.message.splitlines()[0] if failure.message else ""
     error = RunFailed(
