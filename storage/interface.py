@@ -395,7 +395,8 @@ class Store(Protocol):
         ...
 
     def check(self) -> dict[str, Any]:
-        """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""
+        """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`. With `durability`, if
+        what is committed may get lost all the same: why."""
         ...
 
 

@@ -18,6 +18,7 @@ May import nothing of ours but errors, model, the interface and modules of stora
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from dagengine.storage import statements
 from dagengine.storage.interface import Write
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
-from dagengine.storage.postgres_connections import Link, connect
+from dagengine.storage.postgres_connections import NOT_DURABLE, Link, connect
 from dagengine.storage.postgres_errors import Unsuitable, translate
 from dagengine.storage.postgres_groups import Groups, WriteConnection
 from dagengine.storage.postgres_listening import Ear
@@ -44,6 +45,8 @@ from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
 from dagengine.storage.writer import GroupWriter, Refusal
 
 T = TypeVar("T")
+
+_log = logging.getLogger("dagengine.storage")
 
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 
@@ -112,6 +115,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self.address: str | None = url
         self._clock = clock
         self._pid = os.getpid()
+        self._durable, self._told = first.durable, False
         self._connection = WriteConnection(target, on_commit, first)
         super().__init__(ReadPool(target, self._connection.over), target.url)
         self._groups = Groups(self._connection, Writes(target.schema), self._readers.asking)
@@ -244,6 +248,9 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self._ear.wake()
 
     def _insert_process(self, link: Link, process: ProcessRecord) -> None:
+        if not self._durable and not self._told:  # once, by each process that has something to lose
+            self._told = True
+            _log.warning("the store %s is not safe: %s", self.url, NOT_DURABLE)
         self._execute(link, _INSERT_PROCESS, *process_row(process), self._target.lease)
 
     # ---- write --------------------------------------------------------------------------
@@ -320,18 +327,16 @@ class PostgresStore(PostgresReads, SqlLifetime):
     # ---- check --------------------------------------------------------------------------
 
     def check(self) -> dict[str, Any]:
-        def ask() -> tuple[int, str]:
+        def ask() -> int:
             with self._readers.link() as link:
                 size = self._execute(link, _SIZE, self._target.schema).fetchone()
-                fsync = link.raw.execute(b"SHOW fsync").fetchone()
                 assert size is not None
-                assert fsync is not None
-                return size[0], fsync[0]
+                return int(size[0])
 
-        size, fsync = self._readers.persistently(ask)
-        integrity = "ok" if fsync == "on" else "the server runs with fsync = off: a crash of its machine loses records"
+        size = self._readers.persistently(ask)
         runs, steps = self.totals()
-        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+        found = {"revision": CURRENT, "integrity": "ok", "bytes": size, "runs": runs, "steps": steps}
+        return found if self._durable else {**found, "durability": NOT_DURABLE}
 
 
 def channel_of(process_id: str) -> str:

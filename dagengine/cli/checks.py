@@ -221,6 +221,10 @@ def store(settings: Settings) -> Iterator[Finding]:
             return
         counted = f"{plural(found['runs'], 'run')}, {plural(found['steps'], 'step')}, {size(found['bytes'])}"
         yield Finding("store", "ok", f"{opened.url}: schema {found['revision']}, sound; {counted}")
+        if "durability" in found:
+            yield Finding(
+                "durability", "warn", found["durability"], "Ask whoever runs the server, or name another store."
+            )
         yield from _crashed(opened)
     except DagengineError as error:
         yield Finding("store", "fail", str(error))
