@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagengine import aio, errors
     from dagengine.approvals import Approval, approve, reject, wait_approval
     from dagengine.cache_options import Cache
+    from dagengine.client import Client
     from dagengine.contexts import Context, context
     from dagengine.continuing import continue_with
     from dagengine.databases import sql
@@ -43,6 +44,7 @@ _HOME = {
     "aio": "",
     "errors": "",
     "Cache": "cache_options",
+    "Client": "client",
     "Context": "contexts",
     "context": "contexts",
     "Pending": "effects",
@@ -91,6 +93,7 @@ _HOME = {
 __all__ = [
     "Approval",
     "Cache",
+    "Client",
     "Context",
     "DagengineError",
     "Engine",

@@ -24,7 +24,7 @@ from dagengine.blocking import Blocking, watched_loop
 from dagengine.calls import encode_call, same_call, set_aside, show_call
 from dagengine.continuing import Continuation, record_successor
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped, StepKnown
-from dagengine.errors import BadArguments
+from dagengine.errors import BadArguments, Rejected
 from dagengine.failures import exception_of
 from dagengine.model import Failure, Input, NewStep, RecordedCall, StepInput, StepKind, StepState
 from dagengine.outside import value_of
@@ -263,6 +263,8 @@ class Body:
                     key = self.driver.key_of(root)
                     facts = {"step": key, "failed": [key], "count": 1}
                     return BodyRaised(replace(failure, facts=facts), (seq, root))
+            if isinstance(part, Rejected):  # the step that asked has succeeded: it has its answer
+                return BodyRaised(replace(failure, facts={"step": part.key}))
         return BodyRaised(failure)
 
     # ---- calls ------------------------------------------------------------------------------

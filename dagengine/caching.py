@@ -189,7 +189,7 @@ class Caching:
             found = hashlib.sha256(value.inline).hexdigest()
         else:
             path = self._engine.artifacts.local_path(value.digest, value.size)
-            if not self._engine.must_verify(value.digest):
+            if not self._engine.keeping.must_verify(value.digest):
                 return
             with open(path, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -65,7 +65,12 @@ def successor_id(run_id: str) -> str:
 
 def continued_as(run: RunRecord) -> str | None:
     """The id of the run that goes on after this one, if its body was continued."""
-    return successor_id(run.id) if run.result_call == _CONTINUED else None
+    return successor_id(run.id) if is_continued(run.result_call) else None
+
+
+def is_continued(returned: bytes | None) -> bool:
+    """Whether what a body has returned, encoded, says that its run goes on in another one."""
+    return returned == _CONTINUED
 
 
 def record_successor(body: Body, asked: Continuation) -> BodyReturned:

@@ -3,21 +3,21 @@
     trips = sql("SELECT * FROM trips WHERE month = :month", connection="warehouse", params={"month": 7})
     sql.execute("DELETE FROM trips WHERE month = :month", connection="warehouse", params={"month": 7})
 
-A database is given by a URL without a password, or by the name of a connection: its URL is in the environment variable
-DAGENGINE_CONNECTION_NAME of the process that runs the step, and is not recorded.
+A database is given by a URL without a password, or by the name of a connection, or by the id of one of Airflow's: what
+these mean is found by the process that runs the step (`connections`), and is not recorded.
 
-Rows are taken from the cursor in batches, and kept as Arrow only. May import errors, tasks and storage's module of SQL.
+Rows are taken from the cursor in batches, and kept as Arrow only. May import connections, errors, tasks and storage's module of SQL.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from dagengine.arrow_types import arrow_type
+from dagengine.connections import VARIABLE, checked_id, database
 from dagengine.errors import BadArguments
 from dagengine.options import Options
 from dagengine.storage import external_sql
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 50_000
 """Rows that are Python objects at a time."""
 
-VARIABLE = "DAGENGINE_CONNECTION_"
-
 
 class Sql:
     """`sql(...)` and `sql.execute(...)`: in a body a step, elsewhere done at once."""
@@ -45,14 +43,16 @@ class Sql:
         *,
         url: str | None = None,
         connection: str | None = None,
+        conn_id: str | None = None,
         params: Mapping[str, Any] | None = None,
         **options: Unpack[Changes],
     ) -> pyarrow.Table:
         """The rows of a query. `params` are bound to its :names; a list stands for the parts of `IN :names`.
 
-        connection: a name; url: instead of it, of a database without a password. options: of the step, as a task's.
+        connection: a name; url: instead of it, of a database without a password; conn_id: instead of these, the id of an
+        Airflow connection, which is used through its hook. options: of the step, as a task's.
         """
-        return _step(_QUERY, options)(query, _source(url, connection), dict(params or {}))
+        return _step(_QUERY, options)(query, _source(url, connection, conn_id), dict(params or {}))
 
     def execute(
         self,
@@ -60,6 +60,7 @@ class Sql:
         *,
         url: str | None = None,
         connection: str | None = None,
+        conn_id: str | None = None,
         params: Mapping[str, Any] | None = None,
         **options: Unpack[Changes],
     ) -> int:
@@ -68,7 +69,7 @@ class Sql:
         Its step is tried at least once: after a crash the statement may run again. Where that matters, write a task with
         `@task(transactional=…)`, whose changes commit with its record.
         """
-        source = _source(url, connection)
+        source = _source(url, connection, conn_id)
         return cast(int, _step(_EXECUTE, options)(statement, source, dict(params or {})))
 
 
@@ -78,7 +79,7 @@ def query_table(query: str, source: dict[str, str], params: dict[str, Any]) -> p
 
     parts: list[pyarrow.Table] = []
     columns: external_sql.Columns = ()
-    for columns, rows in external_sql.fetch(_url(source), query, params, BATCH_ROWS):
+    for columns, rows in external_sql.fetch(_database(source), query, params, BATCH_ROWS):
         if rows or not parts:
             parts.append(_table(columns, rows))
     try:
@@ -89,7 +90,7 @@ def query_table(query: str, source: dict[str, str], params: dict[str, Any]) -> p
 
 def execute_statement(statement: str, source: dict[str, str], params: dict[str, Any]) -> int:
     """What a worker does for `sql.execute`."""
-    return external_sql.execute(_url(source), statement, params)
+    return external_sql.execute(_database(source), statement, params)
 
 
 _QUERY = Task(query_table, Options(name="sql"))
@@ -100,10 +101,14 @@ def _step(task: Task[..., Any], options: Changes) -> Task[..., Any]:
     return task.options(**options) if options else task
 
 
-def _source(url: str | None, connection: str | None) -> dict[str, str]:
+def _source(url: str | None, connection: str | None, conn_id: str | None) -> dict[str, str]:
     """What is recorded of where the database is."""
-    if (url is None) == (connection is None):
-        raise BadArguments('name the database: connection="warehouse", or url="dialect://user@host/database".')
+    if (url, connection, conn_id).count(None) != 2:
+        raise BadArguments(
+            'name the database: connection="warehouse", conn_id="warehouse", or url="dialect://user@host/database".'
+        )
+    if conn_id is not None:
+        return {"conn_id": checked_id(conn_id)}
     if connection is not None:
         if not connection.isidentifier():
             raise BadArguments(f"connection={connection!r} has to be a name of letters, digits and underscores.")
@@ -116,14 +121,12 @@ def _source(url: str | None, connection: str | None) -> dict[str, str]:
     return {"url": url}
 
 
-def _url(source: dict[str, str]) -> str:
+def _database(source: dict[str, str]) -> external_sql.Database:
     if "url" in source:
         return source["url"]
-    variable = VARIABLE + source["connection"].upper()
-    found = os.environ.get(variable)
-    if found is None:
-        raise BadArguments(f"there is no connection {source['connection']}: set {variable} to the database's URL.")
-    return found
+    if "conn_id" in source:
+        return database(source["conn_id"], airflow=True)
+    return database(source["connection"], airflow=False)
 
 
 def _told(table: pyarrow.Table, columns: external_sql.Columns) -> pyarrow.Table:

@@ -66,6 +66,7 @@ from dagengine.runtime.protocol import (
 )
 from dagengine.serving.logical import with_logical_time
 from dagengine.shared_steps import SharedSteps, fork_facts
+from dagengine.storage.blocks import Tallies
 from dagengine.storage.interface import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
@@ -116,6 +117,7 @@ class Driver:
         self._load_workflow = life.load
         self._body: Body | None = None
         self._commits = Commits()
+        self._tallies = Tallies()
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
@@ -130,7 +132,7 @@ class Driver:
         self.ephemeral: set[int] = set()  # steps that the body called, and whose values are not recorded
         # the engine's side
         self._waiters: dict[int, list[Waiting]] = {}
-        self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.must_verify)
+        self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.keeping.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
         self._tally = Tally(self.life.notices)
         self.liveness = Liveness(self, self._core)
@@ -441,7 +443,7 @@ class Driver:
         """The core's event for the runtime's; None if it comes later, when its bytes are durable."""
         converted = self._attempts.convert(event)
         if converted is None and isinstance(event, Succeeded) and shared_parts(event):
-            self.engine.keep_later(self, event)
+            self.engine.keeping.keep_result(self, event)
         return converted
 
     def kept(self, event: Succeeded) -> Event:
@@ -449,7 +451,7 @@ class Driver:
 
     def _write(self, writes: list[Write]) -> None:
         began = time.monotonic()
-        writes.extend(self._commits.note(writes))
+        writes.extend((*self._commits.note(writes), *self._tallies.note(writes)))
 
         def done(error: StoreError | InternalError | None) -> None:
             self._commits.took(time.monotonic() - began)

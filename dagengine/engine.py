@@ -19,24 +19,20 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dagengine import compensating, config
-from dagengine.adopting import supersede, superseded_by_adoption
+from dagengine import compensating, config, taking_up
 from dagengine.afterwards import OVER
 from dagengine.answers import Question, answer
 from dagengine.attempts import run_of, shared_parts
-from dagengine.changes import Changes, refuse_paused
-from dagengine.children import children_of, forsake
+from dagengine.changes import Changes
+from dagengine.children import children_of
 from dagengine.clocks import Clock
 from dagengine.code.packing import Shelf
-from dagengine.code.pinning import PINNED, pin
-from dagengine.continuing import last_of, refuse_early
+from dagengine.code.pinning import PINNED
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -50,13 +46,14 @@ from dagengine.errors import (
 from dagengine.functions import Reference
 from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, this_process
+from dagengine.keeping import Keeping
 from dagengine.life import Life
-from dagengine.model import ProcessRecord, RunRecord, RunState, Value
+from dagengine.model import Claim, ProcessRecord, RunRecord, RunState
 from dagengine.neighbours import Neighbours
 from dagengine.questions import unanswered
 from dagengine.recording import new_run
 from dagengine.run import Run
-from dagengine.runtime.protocol import NO_CODE, Asked, Broken, Content, RuntimeEvent, SharedObject, Succeeded
+from dagengine.runtime.protocol import NO_CODE, Asked, Broken, RuntimeEvent, Succeeded
 from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
@@ -135,7 +132,7 @@ class Engine(Changes):
         self.neighbours = Neighbours(self)
         self._functions: dict[str, int] = {}
         self._shelf = Shelf(self.store, folder / "cache" / "code")
-        self._verified: set[str] = set()
+        self.keeping = Keeping(self)
         self._lock = threading.Lock()
         self._closed = False
         self._broken: BaseException | None = None
@@ -231,7 +228,7 @@ class Engine(Changes):
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
-        driver = Driver(self, next(self._indexes), claim, record, Life(record, lambda: workflow))
+        driver = self.driver_for(claim, record, Life(record, lambda: workflow))
         driver.load(None, {})
         return self._add(driver)
 
@@ -256,51 +253,11 @@ class Engine(Changes):
         RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
-        from dagengine.signals import left_by, taken_over
+        return taking_up.resume(self, run_id, takeover=takeover, reopen=reopen, code=code, adopt=adopt)
 
-        record = last_of(self.store, self.store.find_run(run_id))
-        refuse_paused(record)
-        refuse_early(self.store, record)
-        workflow: Workflow[..., Any] | None = None
-        pinned = pin(self.store, record, code, self._shelf)
-        if not record.body_closed:
-            workflow = pinned.workflow()
-        self._open()
-        works = (lambda owner: False) if takeover else partial(self._works, record.id)
-        superseded = superseded_by_adoption(self.store, record) if adopt else []
-        reopen = reopen and not compensating.over(self.store, record)
-        before = left_by(self.store, record)
-        claim = self.store.claim(record.id, self.process, works, reopen)
-        if before not in (None, self.process.id):
-            self.helpers.submit(taken_over, self.post, record.id, before)
-        if superseded:
-            supersede(self.store, claim, superseded, self.clock.now())
-            forsake(self, record, superseded)
-        record = pinned.hold(self.store.find_run(record.id))
-        load = lambda: cast("Workflow[..., Any]", workflow)  # noqa: E731 - shorter than a def
-        life = self.sleeping.taken(record.id) or Life(record, load)
-        life.load, life.code = load, record.code
-        driver = Driver(self, next(self._indexes), claim, record, life)
-        driver.adopt = adopt
-        return self._take_up(driver, reopen)
-
-    def wake_up(self, record: RunRecord, life: Life) -> None:
-        """Go on with a run that this engine let go of. Raises RunOwned, StoreError."""
-        claim = self.store.claim(record.id, self.process, partial(self._works, record.id), reopen=False)
-        record = self.store.find_run(record.id)
-        if life.code is not None:
-            record = replace(record, facts={**record.facts, "code": life.code})
-        self._take_up(Driver(self, next(self._indexes), claim, record, life), reopen=False)
-
-    def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
-        """Begin to work on a recorded run that was claimed."""
-        number = driver.claim.run_number
-        driver.reopened = reopen
-        driver.load(self.store.frontier(number), self.store.counts(number))
-        run = self._add(driver)
-        if not reopen and driver.record.cancel_requested_at is not None:
-            self.tell(driver, [CancelRequested()])
-        return run
+    def driver_for(self, claim: Claim, record: RunRecord, life: Life) -> Driver:
+        """Of a claimed run; nothing of it is loaded yet."""
+        return Driver(self, next(self._indexes), claim, record, life)
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""
@@ -417,31 +374,6 @@ class Engine(Changes):
             self.runtime.define(number, reference.to_json(), given)
         return number
 
-    def must_verify(self, digest: str) -> bool:
-        """Whether the artifact's bytes are yet to be held against the digest: the first time this process uses them."""
-        if digest in self._verified:
-            return False
-        self._verified.add(digest)
-        return True
-
-    def keep_later(self, driver: Driver, event: Succeeded) -> None:
-        """Make a large result durable; then the driver is told."""
-        self.helpers.submit(self._keep, driver, [shared for _, _, shared in shared_parts(event)], lambda: event)
-
-    def keep_content(self, driver: Driver, content: Content, event: Callable[[Value], Any]) -> None:
-        """Make what was read from the runtime durable; then the driver is told what `event` makes of it."""
-        digest = content.digest or None
-        if content.data is not None:
-            self.tell(driver, event(Value(digest or sha256(content.data).hexdigest(), content.size, content.data)))
-            return
-        shared = content.shared
-        assert shared is not None
-
-        def kept() -> Any:
-            return event(Value(shared.digest, content.size))
-
-        self.helpers.submit(self._keep, driver, [shared], kept)
-
     @functools.cached_property
     def helpers(self) -> Helpers:
         from dagengine.helpers import Helpers
@@ -453,22 +385,6 @@ class Engine(Changes):
         from dagengine.caching import Caching
 
         return Caching(self)
-
-    def _keep(self, driver: Driver, parts: list[SharedObject], told: Callable[[], Any]) -> None:
-        try:
-            for shared in parts:
-                if not shared.digest:
-                    shared.digest = sha256(shared.view()).hexdigest()
-                self.artifacts.put(shared.digest, shared.size, shared.fileno(), shared.offset)
-                self._verified.add(shared.digest)
-            self.tell(driver, told())
-        except StoreError as error:
-            self.tell(driver, error)
-        except BaseException as error:
-            self.tell(driver, InternalError(f"an artifact could not be kept: {error!r}"))
-        finally:
-            for shared in parts:
-                shared.close()
 
     # ---- the thread ---------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 They name the step at the root of a skip and the way to it, the inputs that are not there yet and what is at their front,
 each attempt with its worker and its end, and what to type next.
 
-May import nothing of ours but model, identity, views, provenance and storage's interface.
+May import nothing of ours but advice, model, identity, views, provenance and storage's interface.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dagengine.advice import for_step
 from dagengine.identity import is_alive
 from dagengine.model import AttemptRecord, Failure, RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.provenance import provenance
@@ -57,7 +58,9 @@ def explain(
     """Why the step ran, waits, or was skipped."""
     steps = {view.record.seq: view for view in steps_view(store, run, with_inputs=True, alive=alive)}
     this = steps[step.seq]
-    story = _Story(run, run_state(run, alive), steps, this, time.time() if now is None else now)
+    story = _Story(
+        store, run, state=run_state(run, alive), steps=steps, this=this, now=time.time() if now is None else now
+    )
     lines = [
         f"{this.key} {_verb(this)}",
         *story.reasons(),
@@ -92,8 +95,16 @@ class _Story:
     """What is to be said of one step of a run."""
 
     def __init__(
-        self, run: RunRecord, state: RunState, steps: Mapping[int, StepView], this: StepView, now: float
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        run: RunRecord,
+        *,
+        state: RunState,
+        steps: Mapping[int, StepView],
+        this: StepView,
+        now: float,
+    ) -> None:
+        self.store = store
         self.run = run
         self.state = state
         self.steps = steps
@@ -111,7 +122,7 @@ class _Story:
             lines = self.skipped()
         elif this.state is StepState.CANCELLED:
             asked = _at(self.run.cancel_requested_at)
-            lines = [f"the run was cancelled{asked} before the step had ended", f"to go on: {self.resume}"]
+            lines = [f"the run was cancelled{asked} before the step had ended", *self.advice(this)]
         elif not self.inputs:
             lines = [f"it reads no other step: it was ready when it was called{_at(this.record.created_at, ',')}"]
         elif self.waits:
@@ -122,15 +133,20 @@ class _Story:
             lines += self.held_up()
         if this.state is StepState.FAILED:
             lines.append(f"it ended with{_said(this.record.failure) or ' a failure'}".replace("with: ", "with "))
-            lines.append(f"correct the cause, then: {self.resume}")
+            lines += self.advice(this)
         return lines
+
+    def advice(self, *steps: StepView) -> list[str]:
+        """What is to be done about these; each thing once."""
+        said = (advice.text for step in steps for advice in for_step(self.store, self.run, step.record))
+        return list(dict.fromkeys(said))
 
     def skipped(self) -> list[str]:
         lines = ["it did not run, because a step that it depends on did not succeed"]
         for cause in self.causes:
             lines.append(" ◀ ".join(_path(self.this, cause, self.steps)))
             lines.append(f"{cause.key} {_verb(cause)}{_said(cause.record.failure)}")
-        return [*lines, f"correct the cause, then: {self.resume}"]
+        return [*lines, *self.advice(*(self.causes or (self.this,)))]
 
     def waiting(self) -> list[str]:
         lines = []

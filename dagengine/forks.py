@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,9 +70,12 @@ def record_fork(
     set_: Mapping[str, Any] | None = None,
     code: str | None = None,
     run_id: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    also: Callable[[Any], None] | None = None,
 ) -> str:
     """Record a run that shares what it can of `donor`, and return its id. The arguments are those of `Engine.fork`.
 
+    facts: further ones of the caller's (JSON); also: as of `Store.create_run`.
     Raises RunNotFound for a step that there is not, with the nearest; RunConflict for a run or step that can't be forked
     so; BadArguments.
     """
@@ -123,8 +126,8 @@ def record_fork(
         "given": sorted({*values, *((fork_facts(donor) or {}).get("given", ()))} & {*values, *shares.kept}),
     }
     changed = _Changed(place, donor, params, code)
-    new = _new_run(donor, changed, run_id, {"fork": asked})
-    store.create_run(new, None, share)
+    new = _new_run(donor, changed, run_id, {"fork": asked, **(facts or {})})
+    store.create_run(new, None, share, also)
     return new.id
 
 

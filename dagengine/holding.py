@@ -80,7 +80,7 @@ class Holding:
                 if isinstance(content, Failure):
                     self._engine.tell(driver, ValueLost(((seq, made),)))
                 else:
-                    self._engine.keep_content(driver, content, lambda value: ValueKept(seq, value))
+                    self._engine.keeping.keep_content(driver, content, lambda value: ValueKept(seq, value))
 
             self._engine.runtime.read((self._index, seq, made), told)
 

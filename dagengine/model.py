@@ -241,6 +241,23 @@ class RunRecord:
         return self.facts.get("forked_from")
 
 
+SHORT_RESULT = 100
+"""Bytes. What a body has returned, encoded, that says no more than that its run goes on in another one, is shorter."""
+
+
+class Standing(NamedTuple):
+    """As little of a run as says how it stands, for those who look at many runs again and again.
+
+    returned: what its body returned, encoded, if it is short: whether the run goes on in another one
+    """
+
+    id: str
+    state: RunState
+    owner: ProcessRecord | None
+    lease_expired: bool
+    returned: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """A step as people and listings see it. Holds no value bytes: ask `Store.values`."""

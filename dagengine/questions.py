@@ -6,6 +6,7 @@
     open       at once: where the bytes of an artifact lie
     keep       the bytes that came along are durable among the artifacts
     ending     at once: whether the attempt is ended because its run is cancelled
+    connection when Airflow has said, in this process, what a connection is (dagengine/connections.py)
     heartbeat  never: it is only told
 
 What is noted goes with the commit that ends its step. Only a step's current attempt is listened to: one that was given up,
@@ -58,6 +59,7 @@ class Questions:
             "open": self._open_artifact,
             "keep": self._keep,
             "ending": self._ending,
+            "connection": self._connection,
             "heartbeat": driver.liveness.beat,
         }
 
@@ -99,6 +101,8 @@ class Questions:
         verb = self._verbs.get(str(question.get("about"))) if isinstance(question, dict) else None
         if verb is None:
             self._refuse(event, describe_failure(InternalError(f"a task asked {question!r}")))
+        elif question["about"] == "connection":
+            verb(event)  # it changes nothing, so whoever asks may know
         elif not self._is_current(event):
             self._refuse(event, stopped(_OVER))
         elif event.id[2] < 0 or self._core.steps[event.id[1]].place is not None:
@@ -202,7 +206,7 @@ class Questions:
             if isinstance(content, Failure):
                 engine.tell(driver, lambda: self._lost(event, content))
             else:
-                engine.keep_content(driver, content, kept)
+                engine.keeping.keep_content(driver, content, kept)
 
         engine.runtime.read(event.object, told)
 
@@ -221,6 +225,11 @@ class Questions:
 
     def _ending(self, event: Asked) -> None:
         self._answer(event, self._core.stop == Stop.CANCEL)
+
+    def _connection(self, event: Asked) -> None:
+        from dagengine.connections import described_by_airflow
+
+        self._elsewhere(event, lambda: described_by_airflow(str(event.question["conn_id"])))
 
     def _elsewhere(self, event: Asked, work: Callable[[], Any]) -> None:
         """Answer with what the work returns, which may wait for a disk."""

@@ -90,8 +90,10 @@ def record_run(
     run_id: str | None = None,
     refresh: Sequence[str] = (),
     also: Callable[[Any], None] | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> str:
     """Record a run that some process is to begin later, and return its id. `also`: as of `Store.create_run`."""
     new = new_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
+    new.facts.update(facts or {})
     store.create_run(new, None, also=also)
     return new.id

@@ -1,14 +1,13 @@
-"""`Run`: the handle of a run that this process works on. May import errors, model, progress and reading."""
+"""`Run`: the handle of a run that this process works on. May import model, progress, reading and results."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from dagengine.errors import RunCancelled, RunFailed, RunInterrupted, RunMismatch
-from dagengine.failures import exception_of
 from dagengine.model import Failure, RunState, StepRecord
 from dagengine.progress import Progress, Tally
 from dagengine.reading import Reader
+from dagengine.results import ended_badly
 
 if TYPE_CHECKING:
     import networkx
@@ -64,41 +63,12 @@ class Run(Generic[T_co]):
         if self._life.error is not None:
             raise self._life.error
         if self.state is not RunState.SUCCEEDED:
-            raise self._ended_badly()
+            raise ended_badly(self._engine.store, self._life.run_id, self.state, self.failure)
         record = self._engine.store.find_run(self._life.run_id)
         assert record.result_call is not None
         reader = Reader(self._engine.store, self._engine.artifacts, self._life.number)
         (value,), _ = reader.call(record.result_call, record.result_inputs)
         return cast(T_co, value)
-
-    def _ended_badly(self) -> BaseException:
-        run_id = self._life.run_id
-        short, go_on = run_id[:8], f"Resume with: dagengine resume {run_id}"
-        if self.state is RunState.CANCELLED:
-            return RunCancelled(f"run {short} was cancelled. {go_on}", run_id=run_id)
-        if self.state is RunState.PAUSED:
-            return RunInterrupted(f"run {short} was paused. Let it go on: dagengine unpause {run_id}", run_id=run_id)
-        if self.state is RunState.WAITING:
-            return RunInterrupted(f"run {short} waits, and this engine does not wake it. {go_on}", run_id=run_id)
-        failure = self.failure
-        if self.state is RunState.INTERRUPTED or failure is None:
-            return RunInterrupted(f"run {short} was interrupted. {go_on}", run_id=run_id)
-        if self.state is RunState.MISMATCH:
-            return RunMismatch(
-                f"run {short}: {failure.message}\n{failure.facts.get('difference', '')}",
-                run_id=run_id,
-                key=failure.facts.get("key", ""),
-                difference=failure.facts.get("difference", ""),
-            )
-        where = failure.facts.get("step")
-        text = failure.message.splitlines()[0] if failure.message else ""
-        error = RunFailed(
-            f"run {short} failed{f' in step {where}' if where else ''}: {failure.type}: {text}. {go_on}",
-            run_id=run_id,
-            failed=tuple(failure.facts.get("failed", ())),
-        )
-        error.__cause__ = exception_of(failure, where)
-        return error
 
     def cancel(self, compensate: bool = False) -> None:
         """Ask the run to stop for good: what runs is ended, what waits never runs. `wait` for the end.

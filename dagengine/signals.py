@@ -22,7 +22,7 @@ from dagengine.identity import new_id
 from dagengine.model import INLINE_LIMIT, RunRecord, RunState, Value
 from dagengine.moments import check_name
 from dagengine.scopes import current_scope
-from dagengine.units import MiB, show_size
+from dagengine.units import MiB, short_id, show_size
 from dagengine.values import encode
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def send(post: Post, run_id: str, name: str, payload: Any, *, signal_id: str | N
         raise BadArguments(f"id={signal_id!r:.100}: use 1 to {ID_LIMIT} printable characters.")
     run = post.store.find_run(run_id)
     if run.state in _OVER:
-        raise over(run)
+        raise over(post.store, run)
     value = _kept(post, payload, name)
     from dagengine.storage import signals
 
@@ -77,11 +77,13 @@ def send(post: Post, run_id: str, name: str, payload: Any, *, signal_id: str | N
     return number is not None
 
 
-def over(run: RunRecord) -> RunExists:
-    short = run.id[:8]
+def over(store: Store, run: RunRecord) -> RunExists:
+    from dagengine.advice import for_run, sentence
+
+    short = short_id(run.id)
     if run.state is RunState.SUCCEEDED:
         return RunExists(f"run {short} has succeeded: it waits for nothing any more.", run_id=run.id)
-    return RunExists(f"run {short} has ended ({run.state}). Resume it first: dagengine resume {short}", run_id=run.id)
+    return RunExists(f"run {short} has ended ({run.state}). {sentence(for_run(store, run))}", run_id=run.id)
 
 
 def _kept(post: Post, payload: Any, name: str) -> Value:

@@ -1,4 +1,4 @@
-"""Sizes and durations as people say them: `memory=2 * GiB`, `"90s"`. Imports nothing of ours."""
+"""Sizes, durations and ids as people say them: `memory=2 * GiB`, `"90s"`, `7f3a9c02`. Imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -72,3 +72,9 @@ def parse_duration(given: str | float | timedelta) -> float:
     if not 0 <= seconds <= LONGEST:
         raise ValueError(f"{given!r} is not a duration")
     return seconds
+
+
+def short_id(run_id: str) -> str:
+    """What people are shown of a run's id: enough of it to be unique, and to be typed."""
+    shown = run_id[:8] if len(run_id) == 32 and run_id.isalnum() else run_id
+    return "".join(c for c in shown if c.isprintable())  # ids are checked when runs begin; but anybody may have written

@@ -1,7 +1,7 @@
 """What became of an exception: text that can always be shown, and the exception itself where it survives pickling.
 
 Runs next to the exception, in the worker, because the controller never unpickles. Whatever the exception does to us
-(a `__str__` that raises, a `__reduce__` that exits), a Failure comes out. May import nothing of ours but errors, model.
+(a `__str__` that raises, a `__reduce__` that exits), a Failure comes out. May import nothing of ours but errors, model, raising.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dagengine.errors import ArtifactDamaged, ArtifactMissing, ObjectLost, ObjectStoreFull, Unpicklable
+from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, ObjectLost, ObjectStoreFull, Unpicklable
 from dagengine.model import Failure
+from dagengine.runtime.raising import RemoteTraceback
 
 MESSAGE_LIMIT: Final = 10_000
 TRACEBACK_LIMIT: Final = 100_000
@@ -22,6 +23,8 @@ PICKLE_LIMIT: Final = 64 * 1024
 
 _OURS = (str(Path(__file__).parent) + "/", str(Path(pickle.__file__).with_name("asyncio")) + "/")
 """Frames that lead from the worker's loop to the user's function; asyncio's are part of that way for async ones."""
+
+_PACKAGE = str(Path(__file__).parent.parent) + "/"
 
 
 def describe_failure(error: BaseException, is_retriable: Callable[[BaseException], bool] | None = None) -> Failure:
@@ -87,9 +90,11 @@ def _shorten(text: str, limit: int) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """The traceback without our own frames at its top."""
+    """The traceback without our own frames at its top; and without those at its end, where what failed is not there."""
     try:
         shown = traceback.TracebackException(type(error), error, _users_part(error.__traceback__), compact=True)
+        if _is_told_by_us(error):
+            _leave_our_end_out(shown.stack)
         return "".join(shown.format())
     except BaseException as broken:
         return f"{_name(error)}: {_text(error)}\n(its traceback can't be shown: {type(broken).__qualname__})\n"
@@ -101,6 +106,19 @@ def _users_part(frames: TracebackType | None) -> TracebackType | None:
         found = found.tb_next
     # All ours: the user's code was not reached, and our frames are the only ones that say where it ended.
     return found or frames
+
+
+def _is_told_by_us(error: BaseException) -> bool:
+    """Whether the line of ours that raised it says nothing: we tell the user something, or pass another step's error on."""
+    return isinstance(error, DagengineError) or isinstance(error.__cause__, RemoteTraceback)
+
+
+def _leave_our_end_out(stack: traceback.StackSummary) -> None:
+    users = len(stack)
+    while users and stack[users - 1].filename.startswith(_PACKAGE):
+        users -= 1
+    if users:
+        del stack[users:]
 
 
 def _pickled(error: BaseException) -> bytes | None:

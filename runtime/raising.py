@@ -6,7 +6,7 @@ May import nothing of ours but errors and model.
 from __future__ import annotations
 
 import pickle
-from typing import Final
+from typing import Any, Final
 
 from dagengine.errors import (
     ActorLost,
@@ -37,7 +37,7 @@ _BY_KIND: Final[dict[str, type[DagengineError]]] = {
 
 
 class RemoteTraceback(Exception):
-    """The cause of a task's exception: where it was raised, in the process that ran the task."""
+    """The cause of an exception that came from a task or a step: where it was raised, in the process that ran it."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -49,6 +49,16 @@ class RemoteTraceback(Exception):
 
 def exception_of(failure: Failure, task: str = "") -> BaseException:
     """The exception to raise: the task's own, where it can be brought back. Runs the user's code."""
+    return brought_back(failure, _BY_KIND.get(failure.kind, TaskFailed), TaskFailed, {"task": task})
+
+
+def brought_back(
+    failure: Failure, stand_in: type[DagengineError], unknown: type[DagengineError], fields: dict[str, Any]
+) -> BaseException:
+    """The exception that a failure is of, or else a `stand_in` with the failure's facts and these fields.
+
+    unknown: the stand-in for exceptions that only their name is known of. Runs the user's code.
+    """
     error: BaseException | None = None
     if failure.pickled is not None:
         try:
@@ -56,9 +66,8 @@ def exception_of(failure: Failure, task: str = "") -> BaseException:
         except Exception:
             error = None
     if not isinstance(error, BaseException):
-        stand_in = _BY_KIND.get(failure.kind, TaskFailed)
-        text = failure.message if stand_in is not TaskFailed else f"{failure.type}: {failure.message}"
-        error = stand_in(text, **{**failure.facts, "task": task})
+        text = failure.message if stand_in is not unknown else f"{failure.type}: {failure.message}"
+        error = stand_in(text, **{**failure.facts, **fields})
     if failure.traceback:
         error.__cause__ = RemoteTraceback(failure.traceback)
     return error

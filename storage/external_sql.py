@@ -1,19 +1,21 @@
 """Statements on any database that SQLAlchemy knows: what `dagengine.sql` asks, outside of the store.
 
-Parameters are bound, never formatted. One connection for each statement: a worker may be gone before the next one.
+Parameters are bound, never formatted. One connection for each statement: a worker may be gone before the next one. The
+database is given by its URL, or by what makes an engine of SQLAlchemy's for it, which is disposed of here.
+
 May import nothing of ours but errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from dagengine.errors import BadArguments, SqlFailed
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, CursorResult, TextClause
+    from sqlalchemy import Connection, CursorResult, Engine, TextClause
 
 
 class Column(NamedTuple):
@@ -27,6 +29,7 @@ class Column(NamedTuple):
 
 
 Columns = tuple[Column, ...]
+Database: TypeAlias = "str | Callable[[], Engine]"
 
 
 def has_password(url: str) -> bool:
@@ -43,13 +46,13 @@ def has_password(url: str) -> bool:
 
 
 def fetch(
-    url: str, query: str, params: Mapping[str, Any], rows: int
+    database: Database, query: str, params: Mapping[str, Any], rows: int
 ) -> Iterator[tuple[Columns, Sequence[Sequence[Any]]]]:
     """The columns and, at most so many at a time, the rows of the result; at least once, also if there is no row.
 
     Nothing is committed. Raises SqlFailed.
     """
-    with _connected(url) as connection:
+    with _connected(database) as connection:
         result = connection.execution_options(stream_results=True, max_row_buffer=rows).execute(_bound(query, params))
         if not result.returns_rows:
             raise BadArguments("the statement returns no rows: give it to sql.execute, which commits it")
@@ -70,9 +73,9 @@ def _columns(connection: Connection, result: CursorResult[Any]) -> Columns:
     return tuple(Column(name, one[1], one[4], one[5], zone) for name, one in zip(names, told, strict=True))
 
 
-def execute(url: str, statement: str, params: Mapping[str, Any]) -> int:
+def execute(database: Database, statement: str, params: Mapping[str, Any]) -> int:
     """Run the statement, commit, and return the number of rows that it changed (-1: the database does not say)."""
-    with _connected(url) as connection, connection.begin():
+    with _connected(database) as connection, connection.begin():
         return int(connection.execute(_bound(statement, params)).rowcount)
 
 
@@ -96,15 +99,18 @@ def _bound(query: str, params: Mapping[str, Any]) -> TextClause:
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Connection]:
+def _connected(database: Database) -> Iterator[Connection]:
     from sqlalchemy import create_engine
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
     try:
-        engine = create_engine(url, poolclass=NullPool)
-        with engine.connect() as connection:
-            yield connection
+        engine = create_engine(database, poolclass=NullPool) if isinstance(database, str) else database()
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
     except ModuleNotFoundError as error:
         raise BadArguments(f"the driver of this database is not installed: {error.name}. Install it.") from None
     except SQLAlchemyError as error:

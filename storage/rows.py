@@ -20,6 +20,7 @@ from dagengine.model import (
     ProcessRecord,
     RunRecord,
     RunState,
+    Standing,
     StepInput,
     Value,
 )
@@ -136,3 +137,9 @@ def run_of(row: tuple[Any, ...]) -> RunRecord:
         steps=next_seq,
         facts=json.loads(facts),
     )
+
+
+def standing_of(row: tuple[Any, ...]) -> Standing:
+    run_id, state, returned, *owner, expired = row
+    process = None if owner[0] is None else ProcessRecord(*owner)
+    return Standing(run_id, RunState(state), process, bool(expired), returned)

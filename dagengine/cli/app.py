@@ -17,6 +17,7 @@ import click
 
 from dagengine import __version__
 from dagengine.config import did_you_mean
+from dagengine.units import short_id
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from dagengine.storage.interface import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+short = short_id
 
 VERBS: dict[str, dict[str, str]] = {
     "Run": {
@@ -112,22 +115,21 @@ class Invocation:
     @contextmanager
     def reading(self) -> Iterator[Store]:
         """The store, to look something up. One that is not there is not created, but stood in for by an empty one."""
-        from dagengine.config import store_path
-        from dagengine.storage import open_store
+        from dagengine.config import store_path, without_password
+        from dagengine.storage import open_existing, open_store
 
         store = self.settings().store.value
-        path = store_path(store)
-        missing = path is not None and path.parent.is_dir() and not path.exists()
-        missing = missing or (path is not None and self._home_is_new(store))
-        opened = open_store("memory:" if missing else store)
-        if missing:
-            opened.url = store  # what it says that it does not have, the named one does not have
+        unborn = store_path(store) is not None and self._home_is_new()
+        opened = None if unborn else open_existing(store)
+        if opened is None:
+            opened = open_store("memory:")
+            opened.url = without_password(store)  # what it says that it does not have, the named one does not have
         try:
             yield opened
         finally:
             opened.close()
 
-    def _home_is_new(self, store: str) -> bool:
+    def _home_is_new(self) -> bool:
         """Whether the default store's own folder is not there yet: nothing was run so far."""
         settings = self.settings()
         return settings.store.origin == "default" and not settings.home.value.exists()
@@ -236,12 +238,6 @@ def find_run(store: Store, name: str) -> RunRecord:
     if name.startswith("@"):
         raise click.UsageError(f"{name!r} is not a run. Did you mean @last?")
     return store.find_run(name)
-
-
-def short(run_id: str) -> str:
-    """What people are shown of an id: enough of it to be unique, and to be typed."""
-    shown = run_id[:8] if len(run_id) == 32 and run_id.isalnum() else run_id
-    return "".join(c for c in shown if c.isprintable())  # ids are checked when runs begin; but anybody may have written
 
 
 @click.group(

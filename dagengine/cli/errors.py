@@ -7,7 +7,7 @@ from collections import defaultdict
 import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
-from dagengine.cli.summary import failure_lines, typed_resume
+from dagengine.cli.summary import failure_lines, go_on
 from dagengine.cli.terminal import clean, mark, note, plural, print_json
 from dagengine.model import RunRecord, StepRecord, StepState
 from dagengine.views import failure_view, resumable
@@ -26,6 +26,7 @@ def command(invocation: Invocation, run: str) -> None:
         record = find_run(store, run)
         failed = store.steps(record.number, states=[StepState.FAILED])
         counts = store.counts(record.number)
+        advice = go_on(store, settings, record) if resumable(record) else []
     if invocation.json:
         print_json(_object(record, failed))
         return
@@ -36,8 +37,9 @@ def command(invocation: Invocation, run: str) -> None:
         print(f"{mark(StepState.SKIPPED)} {plural(skipped, 'step')} skipped, because of what they depend on")
     if not failed and record.failure is None:
         note(f"nothing has failed in run {short(record.id)}")
-    elif resumable(record):
-        note(f"to go on, when it is corrected: {typed_resume(settings, record)}")
+    else:
+        for line in advice:
+            note(line)
 
 
 def _lines(run: RunRecord, failed: list[StepRecord]) -> list[str]:

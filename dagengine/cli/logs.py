@@ -66,7 +66,7 @@ def command(
 
 
 def _follow(store: Store, settings: Settings, run: RunRecord, logs: Logs, printer: Printer) -> None:
-    from dagengine.cli.ends import ending
+    from dagengine.ending import ending
 
     over = ending(store, settings, run.id)
     ended = False

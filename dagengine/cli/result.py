@@ -9,7 +9,7 @@ import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.results import NoJson, as_json, read_result, read_step, shown
-from dagengine.cli.summary import failure_lines, typed_resume
+from dagengine.cli.summary import failure_lines, go_on
 from dagengine.cli.terminal import clean, note
 from dagengine.continuing import last_of
 from dagengine.errors import RunFailed, StepFailed
@@ -62,7 +62,8 @@ def _of_run(store: Store, settings: Settings, run: RunRecord) -> Any:
     if run.failure is not None:
         for line in failure_lines(run.failure):
             note(f"  {line}")
-    raise RunFailed(f"{name} has no result: it {_is(state)}. To go on: {typed_resume(settings, run)}", run_id=run.id)
+    advice = go_on(store, settings, run)[0]
+    raise RunFailed(f"{name} has no result: it {_is(state)}. {advice[:1].upper()}{advice[1:]}", run_id=run.id)
 
 
 def _is(state: RunState) -> str:

@@ -19,13 +19,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from dagengine.cli.terminal import clean_block, is_terminal, width
-from dagengine.errors import DagengineError, LoadError
 from dagengine.model import RunRecord, StepRecord
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
-    from dagengine.reading import Reader
-    from dagengine.storage.interface import Store
+    from dagengine.storage.interface import ArtifactStore, Store
 
 TEXT_LIMIT = 4_000
 """Characters of a result that are printed for people. `--json` and `--full` print all of it."""
@@ -42,51 +40,29 @@ class NoJson(ValueError):
 
 def read_result(store: Store, settings: Settings, run: RunRecord) -> Any:
     """What the run returned. Raises a failed input's own exception, or LoadError if this code can't read it."""
-    assert run.result_call is not None
-    with _reader(store, settings, run) as reader, readable(f"the result of run {run.id[:8]}"):
-        args, _ = reader.call(run.result_call, run.result_inputs)
-        return args[0]
+    from dagengine import results
+
+    with _artifacts(settings) as artifacts:
+        return results.read_result(store, artifacts, run)
 
 
 def read_step(store: Store, settings: Settings, run: RunRecord, step: StepRecord) -> Any:
     """The value of a step that succeeded."""
-    with _reader(store, settings, run) as reader, readable(f"the value of {step.key}"):
-        return reader.steps([step.seq])[step.seq]
+    from dagengine import results
+
+    with _artifacts(settings) as artifacts:
+        return results.read_step(store, artifacts, run, step)
 
 
 @contextlib.contextmanager
-def _reader(store: Store, settings: Settings, run: RunRecord) -> Iterator[Reader]:
-    from dagengine.code.pinning import import_from_pack
-    from dagengine.functions import Reference, resolve
-    from dagengine.reading import Reader
+def _artifacts(settings: Settings) -> Iterator[ArtifactStore]:
     from dagengine.storage import open_artifacts
 
-    with contextlib.suppress(Exception):
-        import_from_pack(store, run)
-    with contextlib.suppress(Exception):
-        # Classes of a workflow's file are found under the file's name once it is loaded. Without it, plain values
-        # can still be read; and if they can't, the error below says what was missing.
-        resolve(Reference.from_json(run.entry))
     artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
     try:
-        yield Reader(store, artifacts, run.number)
+        yield artifacts
     finally:
         artifacts.close()
-
-
-@contextlib.contextmanager
-def readable(what: str) -> Iterator[None]:
-    """What unpickling raises, as a LoadError: the code of whoever reads is not the code of whoever wrote."""
-    try:
-        yield
-    except (DagengineError, OSError):
-        raise
-    except Exception as error:
-        if "in step " in "".join(getattr(error, "__notes__", [])):
-            raise  # the step's own exception
-        raise LoadError(
-            f"{what} can't be read by this code: {type(error).__name__}: {error}. Run the code that wrote it."
-        ) from error
 
 
 def shown(value: Any, limit: int | None = TEXT_LIMIT) -> str:

@@ -115,8 +115,15 @@ def _say_what_changed(store: Store, record: RunRecord, code: str) -> None:
         for line in details(changes):
             print(f"  {clean(line, 1000)}", file=sys.stderr)
         return
-    from dagengine.code.pinning import changed_surroundings
+    from dagengine.code.pinning import changed_files, changed_surroundings
 
+    files = changed_files(store, record)
+    if files:
+        named = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        line = (
+            f"{named} changed since the run was started, and it goes on with its own code. For today's: --code current"
+        )
+        print(f"note: {clean(line, 500)}", file=sys.stderr)
     changed = changed_surroundings(store, record)
     if changed is not None:
         print(f"note: {clean(changed, 500)}", file=sys.stderr)

@@ -11,7 +11,6 @@ from dagengine.cli.app import Invocation, common, find_run, run_argument, short
 from dagengine.cli.summary import command as typed
 from dagengine.cli.summary import failure_lines, go_on
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
-from dagengine.compensating import over
 from dagengine.continuing import continued_as
 from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
@@ -63,10 +62,8 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     if run.failure is not None and state in (RunState.FAILED, RunState.MISMATCH):
         lines += ["", *(f"  {line}" for line in failure_lines(run.failure))]
         lines += [f"  details:  {typed(settings, 'errors', short(run.id))}"]
-    if over(store, run):
-        lines += ["", f"  what it did is undone. to begin anew: {typed(settings, 'rerun', short(run.id))}"]
-    elif resumable(run):
-        lines += ["", f"  to go on: {go_on(store, settings, run)}"]
+    if resumable(run):
+        lines += ["", *(f"  {line}" for line in go_on(store, settings, run))]
     return lines
 
 

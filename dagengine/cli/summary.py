@@ -7,10 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from dagengine.advice import for_run
 from dagengine.cli.app import short
 from dagengine.cli.results import NoJson, as_json, shown
 from dagengine.cli.terminal import clean, clean_block, duration, mark, note, paint, plural, print_json
-from dagengine.compensating import over
 from dagengine.model import Failure, RunRecord, RunState, StepState
 from dagengine.views import counts_view, failure_view, resumable, run_state, seconds_of
 
@@ -32,14 +32,9 @@ def typed_resume(settings: Settings, run: RunRecord) -> str:
     return command(settings, "resume", short(run.id))
 
 
-def go_on(store: Store, settings: Settings, run: RunRecord) -> str:
-    """What lets this run go on."""
-    from dagengine.continuing import before
-
-    if run.state is RunState.PAUSED:
-        return command(settings, "unpause", short(run.id))
-    first = before(store, run)
-    return command(settings, "resume", short((first or run).id))
+def go_on(store: Store, settings: Settings, run: RunRecord) -> list[str]:
+    """What lets this run go on, a line each."""
+    return [f"{advice.says}: {command(settings, *advice.words)}" for advice in for_run(store, run)]
 
 
 UNREAD = object()
@@ -68,17 +63,17 @@ def print_end(store: Store, settings: Settings, run: RunRecord, as_object: bool,
         note(f"  details:    {command(settings, 'errors', short(run.id))}")
     if state is RunState.INTERRUPTED:
         note(f"interrupted. resume with: {typed_resume(settings, run)}")
-    elif over(store, run):
-        note(f"  what it did is undone. to begin anew: {command(settings, 'rerun', short(run.id))}")
     elif resumable(run):
-        note(f"  to go on:   {go_on(store, settings, run)}")
-        if (
-            state is RunState.FAILED
-            and run.failure is not None
-            and run.failure.kind == "error"
-            and run.code is not None
-        ):
+        lines = go_on(store, settings, run)
+        for line in lines:
+            note(f"  {clean(line, 1000)}")
+        if _runs_its_code_again(run) and " resume " in lines[0]:
             note("  if you have corrected its code, add: --code current (it goes on with its own)")
+
+
+def _runs_its_code_again(run: RunRecord) -> bool:
+    """Whether it failed in code of the user's, of which it has a copy."""
+    return run.state is RunState.FAILED and run.failure is not None and run.failure.kind == "error" and bool(run.code)
 
 
 def _ended(state: RunState) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
-from dagengine.cli.ends import wait_for_end
 from dagengine.cli.summary import print_end
 from dagengine.cli.terminal import note
+from dagengine.ending import wait_for_end
 from dagengine.model import RunState
 
 TIMED_OUT = 124  # as of timeout(1)

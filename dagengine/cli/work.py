@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from dagengine.cli.app import short
 from dagengine.cli.following import counted_signals, exit_status, follow, make_display
 from dagengine.cli.lines import Quiet
-from dagengine.cli.results import readable
 from dagengine.cli.summary import print_end
 from dagengine.cli.terminal import clean
 from dagengine.errors import LoadError, RunCancelled, RunFailed, RunInterrupted, RunMismatch
 from dagengine.model import RunState
+from dagengine.results import readable
 
 if TYPE_CHECKING:
     from dagengine.config import Settings

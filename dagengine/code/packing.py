@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from dagengine.code.project import Module, Project, loaded_sources
+from dagengine.code.project import Module, Project, imports_of, loaded_sources
 from dagengine.config import create_private
 from dagengine.errors import CodeNotPacked, LoadError
 from dagengine.functions import Reference, main_file
@@ -128,6 +128,7 @@ def _check_size(modules: dict[str, Module]) -> None:
 def _manifest(project: Project, entry: str, modules: dict[str, Module]) -> dict[str, Any]:
     roots = sorted({module.root for module in modules.values()})
     numbers = {root: number for number, root in enumerate(roots)}
+    imported = {name for module in modules.values() for name in imports_of(module)}  # the project may know of more
     return {
         "format": FORMAT,
         "entry": entry,
@@ -138,8 +139,8 @@ def _manifest(project: Project, entry: str, modules: dict[str, Module]) -> dict[
             name: [numbers[module.root], module.file, module.digest, len(module.data), _kind(module)]
             for name, module in modules.items()
         },
-        "left_out": dict(project.left_out),
-        "distributions": versions_of(project.foreign),
+        "left_out": {name: why for name, why in project.left_out.items() if name in imported},
+        "distributions": versions_of(project.foreign & {name.partition(".")[0] for name in imported}),
     }
 
 

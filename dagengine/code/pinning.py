@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dagengine.code.packing import Shelf, agrees_with_disk, conflict_here, keep_
 from dagengine.errors import BadArguments, DefinitionError, LoadError
 from dagengine.functions import Reference, resolve
 from dagengine.model import RunRecord, RunState
-from dagengine.packs import Pack, install, install_file
+from dagengine.packs import Pack, Packed, install, install_file
 from dagengine.storage.code import find_pack, use_pack, used_pack
 from dagengine.storage.interface import Store
 from dagengine.workflows import Workflow
@@ -67,16 +68,16 @@ def code_of(store: Store, record: RunRecord) -> str | None:
     return used_pack(store, record.number) or record.code
 
 
-def pin(store: Store, record: RunRecord, code: str, shelf: Shelf) -> Pin:
+def pin(store: Store, record: RunRecord, code: str, shelf: Shelf, digest: str | None = None) -> Pin:
     """See to it that the run's modules are those of its pack, in this process as well; or, if `code` says so, today's.
 
-    Raises LoadError if another version of one of them is loaded here.
+    digest: of the pack that it goes on with, where that is known. Raises LoadError if another version of one of them is loaded here.
     """
     if code not in (PINNED, CURRENT):
         raise BadArguments(f'code={code!r}: a run goes on with its own code, "pinned", or with today\'s, "current".')
     if code == CURRENT:
         return Pin(store, record, None, True)
-    digest = code_of(store, record)
+    digest = digest or code_of(store, record)
     if digest is None and record.state is RunState.PENDING:
         return Pin(store, record, None, True)  # it has not begun, and from here on it has the code that it begins with
     if digest is not None:
@@ -115,3 +116,23 @@ def changed_surroundings(store: Store, record: RunRecord) -> str | None:
     digest = code_of(store, record)
     manifest = None if digest is None else find_pack(store, digest)
     return None if manifest is None else surroundings_changed(json.loads(manifest))
+
+
+def changed_files(store: Store, record: RunRecord) -> list[str]:
+    """The project's files that are not what they were when the run was started, where they still are; as `code ls` names
+    them. The run goes on with its own code whatever has become of them."""
+    digest = code_of(store, record)
+    manifest = None if digest is None else find_pack(store, digest)
+    if manifest is None:
+        return []
+    pack = Pack(json.loads(manifest), lambda wanted: b"")  # what is in it is not read
+    return [module.file for name, module in pack.modules.items() if _is_other(Path(pack.path(name)), module)]
+
+
+def _is_other(path: Path, module: Packed) -> bool:
+    if module.kind == "namespace":
+        return False
+    try:
+        return path.is_file() and sha256(path.read_bytes()).hexdigest() != module.digest
+    except OSError:
+        return False  # not to be read: nothing is known

@@ -14,6 +14,7 @@ May import model, options, errors and the store's vocabulary of writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -289,9 +290,7 @@ class RunCore(Cached, Marks):
             seq, failure = next(iter(self.unhandled.items()))
             keys = [self._key_of_failed(other) for other in list(self.unhandled)[:10]]
             facts = {**failure.facts, "step": self._key_of_failed(seq), "failed": keys, "count": len(self.unhandled)}
-            return RunState.FAILED, Failure(
-                failure.kind, failure.type, failure.message, failure.traceback, failure.pickled, facts=facts
-            )
+            return RunState.FAILED, replace(failure, facts=facts)
         return RunState.SUCCEEDED, None
 
     def _flush_attempts(self, event: FlushAttempts, now: float) -> None:

@@ -91,8 +91,13 @@ def submit(
     control: Path,
     call: tuple[Workflow[..., Any], tuple[Any, ...], dict[str, Any]],
     how: Submission,
+    *,
+    facts: dict[str, Any] | None = None,
 ) -> tuple[str, bool]:
-    """Submit a run of a workflow with these arguments. The run's id, and whether it is a new one. Raises BadOption, BadArguments, Unpicklable, RunExists, StoreError."""
+    """Submit a run of a workflow with these arguments. The run's id, and whether it is a new one.
+
+    facts: further ones of the caller's (JSON), recorded with the run. Raises BadOption, BadArguments, Unpicklable, RunExists, StoreError.
+    """
     from dagengine.recording import record_run
 
     workflow, args, kwargs = call
@@ -101,7 +106,9 @@ def submit(
         store,
         control,
         how,
-        lambda run_id, queued: record_run(store, artifacts, workflow, args, kwargs, run_id=run_id, also=queued),
+        lambda run_id, queued: record_run(
+            store, artifacts, workflow, args, kwargs, run_id=run_id, also=queued, facts=facts
+        ),
     )
 
 

@@ -120,3 +120,19 @@ def test_a_result_is_read_with_classes_that_are_left_in_the_runs_code_only(cli: 
     project.forget()
     project.folder.rename(project.folder.with_name("elsewhere"))
     assert cli("result", "@last", "look[0]").out == "found one\n"
+
+
+def test_a_resume_says_that_files_have_changed_which_it_does_not_take(
+    cli: Cli, project: ProjectFolder, run: str
+) -> None:
+    """Who has corrected a typo learns it before the run fails again; files that are gone, or as they were, are no news."""
+    assert "changed since" not in cli("resume", run).err
+    project.forget()
+    project.change("parts/helper", "by 1", "by 2")
+    done = cli("resume", run)
+    said = "note: parts/helper.py changed since the run was started, and it goes on with its own code."
+    assert done.status == 1
+    assert f"{said} For today's: --code current" in done.err
+    project.forget()
+    (project.folder / "parts" / "helper.py").unlink()
+    assert "changed since" not in cli("resume", run).err

@@ -28,7 +28,7 @@ reached = threading.Event()
 
 @task
 def work(number: int) -> int:
-    executed[context().key] += 1
+    executed[str(context().key)] += 1
     if len(executed) == STEPS // 10:
         reached.set()
         assert away.wait(PATIENCE)

@@ -6,6 +6,7 @@ import datetime
 import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +54,12 @@ def cleaned() -> list[int]:
     gone = get(sql.execute("DELETE FROM trip WHERE month = :m", connection="trips", params={"m": 1}))
     left = get(sql("SELECT count(*) AS n FROM trip", connection="trips"))
     return [gone, left["n"][0].as_py()]
+
+
+@workflow
+def by_id() -> list[int]:
+    rows = get(sql("SELECT count(*) AS n FROM trip", conn_id="my-trips.db"))
+    return list(rows["n"].to_pylist())
 
 
 @workflow
@@ -167,6 +174,10 @@ def test_a_url_with_a_password_is_refused() -> None:
         ({"url": "no url"}, "the url is none"),
         ({"connection": "a b"}, "has to be a name"),
         ({"connection": "nowhere"}, "set DAGENGINE_CONNECTION_NOWHERE"),
+        ({"connection": "x", "conn_id": "x"}, "name the database"),
+        ({"conn_id": "a b"}, "has to be the id of a connection"),
+        ({"conn_id": "x" * 251}, "has to be the id of a connection"),
+        ({"conn_id": ""}, "has to be the id of a connection"),
         ({"url": "nosuch://db/x"}, "nosuch"),
     ],
 )
@@ -175,6 +186,25 @@ def test_a_database_that_is_not_there_gets_one_line(given: dict[str, str], messa
     with pytest.raises((BadArguments, SqlFailed), match=message) as refused:
         sql("SELECT 1", **given)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
+
+
+def test_outside_of_airflow_the_id_of_a_connection_is_a_url_too(
+    engine: Engine, trips: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same workflow runs in Airflow and where there is none; an id may have dots and dashes, a variable may not."""
+    monkeypatch.setenv("DAGENGINE_CONNECTION_MY_TRIPS_DB", trips)
+    run = engine.start(by_id)
+    assert run.result() == [3]
+    [call] = engine.store.recorded_calls(engine.store.find_run(run.id).number)
+    assert b"my-trips.db" in call.call
+    assert b"sqlite" not in call.call
+
+
+@pytest.mark.skipif(find_spec("airflow") is not None, reason="Airflow is here, and says it itself")
+def test_the_id_of_a_connection_that_nobody_knows_says_what_to_set(engine: Engine) -> None:
+    """Also where the worker has to ask its engine."""
+    with pytest.raises(RunFailed, match=r"set DAGENGINE_CONNECTION_MY_TRIPS_DB to the database's URL \(Airflow.* not"):
+        engine.start(by_id).result()
 
 
 def test_parameters_that_do_not_fit_are_named(trips: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dagengine import config
-from dagengine.cli.ends import wait_for_end
+from dagengine.ending import wait_for_end
 from dagengine.model import RunRecord
 from dagengine.serving.submission import Submission, submit
 from dagengine.storage import open_artifacts, open_store

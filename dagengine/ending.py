@@ -6,7 +6,8 @@
     nobody, while it waits   the same: for a timer, a signal or another run
     nobody yet, but queued   a server of this machine, asked as an owner is; or the store, in the same way
 
-The store alone says how the run ended; all of these only say when to look.
+The store alone says how the run ended; all of these only say when to look. May import everything of the workflow layer but
+the engine.
 """
 
 from __future__ import annotations

@@ -1,0 +1,63 @@
+"""Asking a run to stop for good, from a process that does not work on it. The request is recorded first, then the owner is told.
+
+May import everything of the workflow layer but the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from pathlib import Path
+from queue import SimpleQueue
+
+from dagengine.children import cancel_below
+from dagengine.control import NoAnswer, ask
+from dagengine.identity import is_alive, this_process
+from dagengine.model import RunRecord, RunState
+from dagengine.storage.interface import FinishRun, Store
+from dagengine.views import run_state
+
+
+def cancel_run(store: Store, control: Path, run: RunRecord) -> RunState:
+    """Cancel the run and its children. CANCELLED; RUNNING, if its owner was asked; or the state in which it had ended.
+
+    control: the folder of the control sockets. Raises RunOwned if somebody takes it up in this moment.
+    """
+    state = _cancel_one(store, control, run)
+    if state is RunState.CANCELLED and run.state is not RunState.CANCELLED:  # else its owner sees to its children
+        for child in cancel_below(store, run, time.time()):
+            _cancel_one(store, control, child)
+    return state
+
+
+def _cancel_one(store: Store, control: Path, run: RunRecord) -> RunState:
+    state = store.request_cancel(run.id, time.time())
+    if state is RunState.CANCELLED:
+        from dagengine.serving.submission import dequeue
+
+        dequeue(store, control, run.id)
+    if run.state is RunState.WAITING:
+        from dagengine.signals import rouse_cancelled
+
+        rouse_cancelled(store, control, run)
+    if state is not RunState.RUNNING:
+        return state
+    if run_state(run) is RunState.CRASHED:
+        return _cancel_crashed(store, run)
+    if run.owner is not None and run.owner.host == platform.node():
+        with contextlib.suppress(NoAnswer, TimeoutError):
+            # If nobody answers, the owner is about to end: whoever takes the run next finds the request.
+            ask(control, run.owner.id, {"verb": "cancel", "run": run.id})
+    return state
+
+
+def _cancel_crashed(store: Store, run: RunRecord) -> RunState:
+    """Nobody is left to be asked: take the run over, and end it."""
+    claim = store.claim(run.id, this_process(), is_alive, reopen=False)
+    errors: SimpleQueue[Exception | None] = SimpleQueue()
+    store.write(claim, [FinishRun(RunState.CANCELLED, time.time())], errors.put)
+    error = errors.get()
+    if error is not None:
+        raise error
+    return RunState.CANCELLED
