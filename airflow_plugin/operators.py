@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
@@ -66,6 +67,8 @@ class DagengineOperator(BaseOperator):
     on_retry: "resume" the run, or "restart": begin another one
     on_clear: "auto": share what a failed run has finished, unless its code has changed; "new": share nothing; "reuse": as for a
         retry
+    python: the interpreter of another environment that has dagengine and the workflow, where Airflow's own can't: all that
+        touches an engine or a store is done there. The connection may say so, too. Arguments and results are JSON then
     xcom_limit: bytes of JSON up to which the result goes to XCom itself
     """
 
@@ -98,6 +101,7 @@ class DagengineOperator(BaseOperator):
         on_kill: OnKill = "cancel",
         on_retry: OnRetry = "resume",
         on_clear: OnClear = "auto",
+        python: str | None = None,
         xcom_limit: int = XCOM_LIMIT,
         retries: int = _RETRIES,
         **kwargs: Any,
@@ -117,6 +121,10 @@ class DagengineOperator(BaseOperator):
                 f'{self.task_id}: {said} is of runs that a server works on. Say where="serve", or leave it out: a run in'
                 " the task's own process needs that process."
             )
+        if deferrable and python is not None:
+            raise BadOption(
+                f"{self.task_id}: a trigger knows no python={python!r}. Say it in the connection, and name that: conn_id=…"
+            )
         if deferrable is None:
             deferrable = where == "serve" and conf.getboolean("operators", "default_deferrable", fallback=False)
         self.workflow = workflow if isinstance(workflow, str) else entry_text(workflow)
@@ -134,6 +142,7 @@ class DagengineOperator(BaseOperator):
         self.kill_policy: OnKill = on_kill
         self.on_retry = on_retry
         self.on_clear = on_clear
+        self.python = python
         self.xcom_limit = xcom_limit
         params = kwargs.get("params")
         own = ParamsDict.filter_params_by_source(params, "task") if isinstance(params, ParamsDict) else {}
@@ -142,20 +151,14 @@ class DagengineOperator(BaseOperator):
     # ---- Airflow's side -----------------------------------------------------------------------
 
     def execute(self, context: Context) -> Any:
-        from dagengine.airflow_plugin.here import Here
-        from dagengine.airflow_plugin.served import Served
-
         try:
-            work = self._work(context, *self._call(context))
+            attendant = self._attending(self._work(context, *self._call(context)))
         except DagengineError as error:
             raise_for(outcome_of_error(error), error.__cause__)
-        attendant = (Here if self.where == "here" else Served)(work, self._say)
         return self._finished(context, attendant, self._attend(context, attendant))
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         """The trigger has heard of the run's end, or has given up."""
-        from dagengine.airflow_plugin.served import Collecting
-
         run_id, state = str(event.get("run_id", "")), str(event.get("state"))
         if state == "timeout":
             self._cancel(run_id)
@@ -166,7 +169,7 @@ class DagengineOperator(BaseOperator):
         if state in ("missing", "refused"):
             message = event.get("message") or f"run {run_id[:12]} is not in its store any more"
             raise AirflowFailException(message) if state == "missing" else AirflowException(message)
-        attendant = Collecting(self._work(context, self.workflow, (), {}), self._say, run_id)
+        attendant = self._attending(self._work(context, self.workflow, (), {}), run_id)
         return self._finished(context, attendant, self._attend(context, attendant))
 
     def on_kill(self) -> None:
@@ -176,6 +179,20 @@ class DagengineOperator(BaseOperator):
             self._attendant.stop(self.kill_policy)
 
     # ---- a try --------------------------------------------------------------------------------
+
+    def _attending(self, work: Work, collect: str | None = None) -> Attendant:
+        """Who sees the try through. `collect`: the run whose end is only to be heard of."""
+        python = self._python()
+        if python is not None:
+            from dagengine.airflow_plugin.commands import Elsewhere
+
+            return Elsewhere(python, work, self._say, collect)
+        from dagengine.airflow_plugin.here import Here
+        from dagengine.airflow_plugin.served import Collecting, Served
+
+        if collect is not None:
+            return Collecting(work, self._say, collect)
+        return (Here if self.where == "here" else Served)(work, self._say)
 
     def _attend(self, context: Context, attendant: Attendant) -> Outcome:
         """See the try through. Raises what Airflow raises here meanwhile, when the run is ended as `on_kill` says."""
@@ -202,7 +219,7 @@ class DagengineOperator(BaseOperator):
         if attendant.left_waiting:
             if not self.wait:
                 return attendant.run_id
-            self._defer(context, str(attendant.run_id))
+            return self._defer(context, str(attendant.run_id))
         if outcome.kind is Kind.SUCCEEDED:
             return outcome.value
         cause = attendant.cause
@@ -217,15 +234,15 @@ class DagengineOperator(BaseOperator):
             context["ti"].xcom_push(key=URL_KEY, value=url)
         return True
 
-    def _defer(self, context: Context, run_id: str) -> NoReturn:
-        from dagengine.airflow_plugin.triggers import DagengineTrigger
+    def _defer(self, context: Context, run_id: str) -> Any:
+        triggers: Any = import_module("dagengine.airflow_plugin.triggers")
 
         deadline = None
         start = getattr(context["ti"], "start_date", None)
         if self.execution_timeout is not None and start is not None:
             deadline = (start + self.execution_timeout).timestamp()
         place = self._place()
-        trigger = DagengineTrigger(
+        trigger = triggers.DagengineTrigger(
             run_id,
             conn_id=place.conn_id,
             store=None if place.conn_id is not None else place.store,
@@ -233,13 +250,14 @@ class DagengineOperator(BaseOperator):
             poll_interval=self.poll_interval,
             on_kill=self.kill_policy,
         )
-        self.defer(trigger=trigger, method_name="execute_complete")
+        return self.defer(trigger=trigger, method_name="execute_complete")
 
     def _cancel(self, run_id: str) -> None:
-        from dagengine.client import Client
+        triggers: Any = import_module("dagengine.airflow_plugin.triggers")
 
         if self.kill_policy != "leave":
-            with Client(**self._place().address.options) as client:
+            place = self._place()
+            with triggers.open_client(place.conn_id, None if place.conn_id is not None else place.store) as client:
                 client.cancel(run_id, self.kill_policy == "compensate")
 
     def _say(self, level: int, text: str) -> None:
@@ -315,10 +333,7 @@ class DagengineOperator(BaseOperator):
     def _resolved(self, value: Any) -> Any:
         """The value, with those of other runs in the places of references to them."""
         if is_reference(value):
-            from dagengine.airflow_plugin.hook import DagengineHook
-
-            with DagengineHook(store=_NOWHERE) as hook:
-                return hook.read(value)
+            return self._read(value)
         if isinstance(value, dict):
             return {key: self._resolved(part) for key, part in value.items()}
         if isinstance(value, (list, tuple)):
@@ -326,6 +341,23 @@ class DagengineOperator(BaseOperator):
         if type(value).__module__.startswith("airflow.") and isinstance(value, Sequence):
             return [self._resolved(part) for part in value]  # what the tasks of a mapped one have returned
         return value
+
+    def _read(self, value: dict[str, Any]) -> Any:
+        """What the reference stands for; for another environment, how it is read there."""
+        from dagengine.airflow_plugin.hook import DagengineHook
+
+        if self._python() is None:
+            with DagengineHook(store=_NOWHERE) as hook:
+                return hook.read(value)
+        from dagengine.airflow_plugin.elsewhere import READ_KEY
+
+        conn_id = value.get("conn_id")
+        place = DagengineHook(conn_id).store_options() if conn_id is not None else {"store": value.get("store")}
+        return {READ_KEY: {"run": value["run"], "place": place}}
+
+    def _python(self) -> str | None:
+        """The interpreter of the environment in which the run goes on, if that is another one."""
+        return self.python or self._place().address.python
 
 
 class Place(NamedTuple):
