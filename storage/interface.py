@@ -416,9 +416,37 @@ class Store(Protocol):
         """The packs of code that runs with numbers above `after` were started with, and the greatest number there is."""
         ...
 
-    def check(self) -> dict[str, Any]:
-        """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""
+    def forget_processes(self, alive: Callable[[ProcessRecord], bool], at: float) -> int:
+        """Clear away the rows of processes that own no run, and that are dead or, where there are leases, have been
+        silent since `at`; returns their number."""
         ...
+
+    # ---- the store itself -------------------------------------------------------------------
+
+    def figures(self) -> Figures:
+        """Sizes, from what the database knows without reading everything."""
+        ...
+
+    def census(self) -> tuple[dict[RunState, int], dict[str, int]]:
+        """How many runs there are in each stored state, and of each workflow."""
+        ...
+
+    def check(self) -> dict[str, Any]:
+        """Whether the store is sound: its `figures`, and `integrity`: "ok", or what is wrong, for which every page is
+        read. For `db check` and `doctor`."""
+        ...
+
+
+class Figures(NamedTuple):
+    """bytes: that the database takes, with its indexes. free_bytes: of these, what the next rows are written to. durability:
+    "ok", or why what was recorded may get lost all the same."""
+
+    revision: str
+    bytes: int
+    free_bytes: int
+    runs: int
+    steps: int
+    durability: str = "ok"
 
 
 class StoredArtifact(NamedTuple):

@@ -18,6 +18,7 @@ May import nothing of ours but errors, model, the interface and modules of stora
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,10 +31,10 @@ from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
-from dagengine.storage.interface import Write
+from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
-from dagengine.storage.postgres_connections import Link, connect
+from dagengine.storage.postgres_connections import NOT_DURABLE, Link, connect
 from dagengine.storage.postgres_errors import Unsuitable, translate
 from dagengine.storage.postgres_groups import Groups, WriteConnection
 from dagengine.storage.postgres_listening import Ear
@@ -46,6 +47,8 @@ from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
 from dagengine.storage.writer import GroupWriter, Refusal
 
 T = TypeVar("T")
+
+_log = logging.getLogger("dagengine.storage")
 
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 
@@ -95,7 +98,7 @@ _SIZE = """
 
 
 class PostgresStore(PostgresReads, SqlLifetime):
-    """A `Store` at a `postgresql:` URL, whose tables are made if they are not there.
+    """A `Store` at a `postgresql:` URL, whose tables are made if they are not there (without `make`: NothingThere).
 
     `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.
     `clock`: when a run was started.
@@ -106,11 +109,12 @@ class PostgresStore(PostgresReads, SqlLifetime):
         url: str,
         on_commit: Callable[[str, int], None] | None = None,
         clock: Callable[[], float] = time.time,
+        make: bool = True,
     ) -> None:
         self._target = target = parse(url)
         first = _connect(target)
         try:
-            prepare(first, target)
+            prepare(first, target, make)
         except BaseException:
             first.close()
             raise
@@ -118,6 +122,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self.address: str | None = url
         self._clock = clock
         self._pid = os.getpid()
+        self._durable, self._told = first.durable, False
         self._connection = WriteConnection(target, on_commit, first)
         super().__init__(ReadPool(target, self._connection.over), target.url)
         self._groups = Groups(self._connection, Writes(target.schema), self._readers.asking)
@@ -261,6 +266,9 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self._ear.wake()
 
     def _insert_process(self, link: Link, process: ProcessRecord) -> None:
+        if not self._durable and not self._told:  # once, by each process that has something to lose
+            self._told = True
+            _log.warning("the store %s is not safe: %s", self.url, NOT_DURABLE)
         self._execute(link, _INSERT_PROCESS, *process_row(process), self._target.lease)
 
     # ---- write --------------------------------------------------------------------------
@@ -344,19 +352,17 @@ class PostgresStore(PostgresReads, SqlLifetime):
 
     # ---- check --------------------------------------------------------------------------
 
-    def check(self) -> dict[str, Any]:
-        def ask() -> tuple[int, str]:
+    def figures(self) -> Figures:
+        def ask() -> int:
             with self._readers.link() as link:
-                size = self._execute(link, _SIZE, self._target.schema).fetchone()
-                fsync = link.raw.execute(b"SHOW fsync").fetchone()
-                assert size is not None
-                assert fsync is not None
-                return size[0], fsync[0]
+                (size,) = self._execute(link, _SIZE, self._target.schema).fetchone() or (0,)
+                return int(size)
 
-        size, fsync = self._readers.persistently(ask)
-        integrity = "ok" if fsync == "on" else "the server runs with fsync = off: a crash of its machine loses records"
-        runs, steps = self.totals()
-        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+        durability = "ok" if self._durable else NOT_DURABLE
+        return Figures(CURRENT, self._readers.persistently(ask), 0, *self.totals(), durability)
+
+    def check(self) -> dict[str, Any]:
+        return {**self.figures()._asdict(), "integrity": "ok"}
 
 
 def channel_of(process_id: str) -> str:

@@ -211,3 +211,4 @@ class PostgresReads(Reads):
     definitions = _again(Reads.definitions)
     events = _again(Reads.events)
     totals = _again(Reads.totals)
+    census = _again(Reads.census)

@@ -9,6 +9,7 @@ May import nothing of ours but errors, model, the interface and modules of stora
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
@@ -26,6 +27,7 @@ from dagengine.model import (
     PendingStep,
     RecordedCall,
     RunRecord,
+    RunState,
     SavedState,
     Standing,
     StepInput,
@@ -34,7 +36,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage import statements
+from dagengine.storage import statements, tallies
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.lookup import AMBIGUOUS_SHOWN, no_step, the_one_run
 from dagengine.storage.rows import (
@@ -234,9 +236,17 @@ class Reads:
         return found
 
     def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
-        with self._pool.alone() as connection:
-            rows = statements.step_counts(connection, run=run_number).fetchall()
-        return {(name or "", _STATES[state]): steps for name, state, steps in rows}
+        with self._pool.reading() as connection:
+            (steps,) = statements.next_seq(connection, run=run_number).fetchone() or (0,)
+            noted = tallies.counts(connection, run_number, steps)
+            if noted is None:
+                rows = statements.step_counts(connection, run=run_number).fetchall()
+                return {(name or "", _STATES[state]): steps for name, state, steps in rows}
+            names = {row[0]: row[1] for row in statements.definitions(connection, run=run_number)}
+        found: Counter[tuple[str, StepState]] = Counter()
+        for (definition, state), count in noted.items():
+            found[names.get(definition, ""), _STATES[state]] += count
+        return dict(found)
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
         with self._pool.reading() as connection:
@@ -261,6 +271,11 @@ class Reads:
     def events(self, run_number: int) -> list[EventRecord]:
         with self._pool.alone() as connection:
             return list(map(event_of, statements.events(connection, run=run_number)))
+
+    def census(self) -> tuple[dict[RunState, int], dict[str, int]]:
+        with self._pool.reading() as connection:
+            states = {RunState(state): count for state, count in statements.runs_by_state(connection)}
+            return states, dict(statements.runs_by_workflow(connection).fetchall())
 
     def totals(self) -> tuple[int, int]:
         """How many runs and steps there are."""

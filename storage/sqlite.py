@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
-from dagengine.storage.interface import Write
+from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.reads import Reads
@@ -215,14 +215,19 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
 
     # ---- check --------------------------------------------------------------------------
 
-    def check(self) -> dict[str, Any]:
+    def figures(self) -> Figures:
         size = 0
         for end in ("", "-wal"):
             with suppress(OSError):
                 size += Path(self._path + end).stat().st_size
+        with self._pool.reading() as connection:
+            (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        return Figures(CURRENT, size, pages * page_size, *self.totals())
+
+    def check(self) -> dict[str, Any]:
         integrity = self._integrity()
-        runs, steps = self.totals()
-        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+        return {**self.figures()._asdict(), "integrity": integrity}
 
     def _integrity(self) -> str:
         """ "ok", or the first things that are wrong with the file, as SQLite says them."""
