@@ -23,8 +23,10 @@ from dagengine.model import RunRecord, RunState, Standing, StepRecord
 from dagengine.views import run_state
 
 if TYPE_CHECKING:
+    from dagengine.awaited import Awaited
     from dagengine.serving.submission import Submission
     from dagengine.storage.interface import ArtifactStore, Store
+    from dagengine.storage.reading_sql import Found
     from dagengine.workflows import Workflow
 
 
@@ -82,6 +84,28 @@ class Client:
                 cache = str(self.settings.folder / "cache")
                 self._artifacts = open_artifacts(self.settings.artifacts.value, cache=cache)
             return self._artifacts
+
+    # ---- SQL on its tables ------------------------------------------------------------------------
+
+    def connect(self) -> Any:
+        """A DB-API connection (of sqlite3 or psycopg) to the store's tables that can only read. Raises StoreUnavailable,
+        also if the store is not there."""
+        from dagengine.storage import reading_sql
+
+        return reading_sql.connect(self.settings.store.value)
+
+    def sqlalchemy_url(self) -> Any:
+        """The `sqlalchemy.URL` of an engine for the same. Secrets included. Raises StoreUnavailable."""
+        from dagengine.storage import reading_sql
+
+        return reading_sql.sqlalchemy_url(self.settings.store.value)
+
+    def look(self, seconds: float) -> Found | None:
+        """What store there is; None if the first run is to make it. `seconds`: for a server to answer. Raises StoreError."""
+        from dagengine.storage import reading_sql
+        from dagengine.storage.postgres_url import with_connect_timeout
+
+        return reading_sql.look(with_connect_timeout(self.settings.store.value, seconds))
 
     # ---- beginning ------------------------------------------------------------------------------
 
@@ -173,6 +197,13 @@ class Client:
                     found[run_id] = _as_it_is(standing)
             left = goes_on
         return found
+
+    def ends(self, awaited: Iterable[Awaited]) -> dict[Awaited, str | None]:
+        """How each wait for a run or for steps has ended: a state, None where it goes on (`dagengine.awaited`), with a few
+        questions for all; whole ids, unknown ones are left out. Raises BadArguments for a group of steps that can't be."""
+        from dagengine.awaited import ends
+
+        return ends(self.store, self.states, awaited)
 
     def same_call(
         self,

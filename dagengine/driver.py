@@ -66,6 +66,7 @@ from dagengine.runtime.protocol import (
 )
 from dagengine.serving.logical import with_logical_time
 from dagengine.shared_steps import SharedSteps, fork_facts
+from dagengine.storage.blocks import Tallies
 from dagengine.storage.interface import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
@@ -80,6 +81,9 @@ filling memory with what could not be recorded yet."""
 
 PATIENCE_SECONDS = 1.0
 """How long attempts wait beside a stateful object that has nothing to do, before it gives its place to them."""
+
+FEW = 8
+"""Writes after whose commit the store's thread may go on with the run by itself, if nobody else is at it."""
 
 FLUSH_SECONDS = 0.1
 """How long a started attempt waits for a commit to share, before it gets one of its own."""
@@ -116,6 +120,7 @@ class Driver:
         self._load_workflow = life.load
         self._body: Body | None = None
         self._commits = Commits()
+        self._tallies = Tallies()
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
@@ -460,11 +465,12 @@ class Driver:
         if self._abandoned or self.below.holds(writes, self._write):
             return
         began = time.monotonic()
-        writes.extend(self._commits.note(writes))
+        writes.extend((*self._commits.note(writes), *self._tallies.note(writes)))
+        tell = self.engine.tell_here if len(writes) <= FEW else self.engine.tell
 
         def done(error: StoreError | InternalError | None) -> None:
             self._commits.took(time.monotonic() - began)
-            self.engine.tell(self, Recorded() if error is None else error)
+            tell(self, Recorded() if error is None else error)
 
         self.engine.store.write(self.claim, writes, done)
 

@@ -6,7 +6,7 @@ May import errors, model, options, the pure core's words and the store's interfa
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from dagengine.core.cautious import UNKNOWN
@@ -29,19 +29,20 @@ class Hands:
         self._full: set[str] = set()
 
     @contextmanager
-    def take(self, run_id: str) -> Iterator[None]:
-        """Raises RunOwned."""
+    def take(self, run_ids: Iterable[str]) -> Iterator[list[str]]:
+        """Those of these runs that nobody else is taking up meanwhile."""
         with self._lock:
-            if run_id in self._full:
-                raise RunOwned(
-                    f"run {run_id[:8]} is being taken up by this process", run_id=run_id, owner="this process"
-                )
-            self._full.add(run_id)
+            taken = [run_id for run_id in dict.fromkeys(run_ids) if run_id not in self._full]
+            self._full.update(taken)
         try:
-            yield
+            yield taken
         finally:
             with self._lock:
-                self._full.discard(run_id)
+                self._full.difference_update(taken)
+
+
+def in_other_hands(run_id: str) -> RunOwned:
+    return RunOwned(f"run {run_id[:8]} is being taken up by this process", run_id=run_id, owner="this process")
 
 
 def vanished_attempts(store: Store, run_number: int, frontier: Frontier) -> dict[int, AttemptRecord]:

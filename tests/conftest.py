@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Airflow pins much, and so has an environment of its own (.venv-airflow, see the Makefile).
+collect_ignore = [] if importlib.util.find_spec("airflow") else ["airflow"]
 
 # A busy machine must not fail a property: no deadline. Failures print how to run them again.
 settings.register_profile("dagengine", deadline=None, print_blob=True)

@@ -1,0 +1,68 @@
+"""Real Airflow, in two tiers: `dags` runs DAGs in this process, `stack` has a scheduler, a triggerer and their like.
+
+These tests need the environment that `make test` makes in .venv-airflow; without Airflow pytest passes the folder by. Every
+worker of pytest-xdist has an Airflow home of its own, with its database. Tests of the stack say
+`pytestmark = pytest.mark.xdist_group("stack")`, so that there is one for all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.airflow.stack import Stack
+from tests.airflow.world import Dags, settings
+
+HOME = Path(tempfile.mkdtemp(prefix="airflow-"))
+
+MIGRATE_SECONDS = 120
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module imports Airflow. What Airflow itself warns of is not ours; what our modules do is an error."""
+    for folder in ("dags", "plugins", "dagengine"):
+        (HOME / folder).mkdir(mode=0o700)
+    for name in [name for name in os.environ if name.startswith(("AIRFLOW", "_AIRFLOW"))]:
+        del os.environ[name]
+    os.environ.update(settings(HOME))
+    config.addinivalue_line("filterwarnings", "ignore")
+    config.addinivalue_line("filterwarnings", "error:::dagengine")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow_home() -> Path:
+    """The home of an Airflow whose database is migrated."""
+    command = [sys.executable, "-m", "airflow", "db", "migrate"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=MIGRATE_SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return HOME
+
+
+@pytest.fixture
+def dags(airflow_home: Path) -> Iterator[Dags]:
+    """DAG files of one test, and runs of them in this process."""
+    made = Dags(airflow_home)
+    yield made
+    made.clear()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All of Airflow's processes, once for all tests of the group."""
+    made = Stack(tmp_path_factory.mktemp("stack"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
