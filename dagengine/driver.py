@@ -66,6 +66,7 @@ from dagengine.runtime.protocol import (
 )
 from dagengine.serving.logical import with_logical_time
 from dagengine.shared_steps import SharedSteps, fork_facts
+from dagengine.storage.blocks import Tallies
 from dagengine.storage.interface import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
@@ -116,6 +117,7 @@ class Driver:
         self._load_workflow = life.load
         self._body: Body | None = None
         self._commits = Commits()
+        self._tallies = Tallies()
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
         # the body's side
@@ -449,7 +451,7 @@ class Driver:
 
     def _write(self, writes: list[Write]) -> None:
         began = time.monotonic()
-        writes.extend(self._commits.note(writes))
+        writes.extend((*self._commits.note(writes), *self._tallies.note(writes)))
 
         def done(error: StoreError | InternalError | None) -> None:
             self._commits.took(time.monotonic() - began)

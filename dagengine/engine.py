@@ -19,23 +19,20 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dagengine import compensating, config
-from dagengine.adopting import supersede, superseded_by_adoption
+from dagengine import compensating, config, taking_up
 from dagengine.afterwards import OVER
 from dagengine.answers import Question, answer
 from dagengine.attempts import run_of, shared_parts
-from dagengine.changes import Changes, refuse_paused
-from dagengine.children import children_of, forsake
+from dagengine.changes import Changes
+from dagengine.children import children_of
 from dagengine.clocks import Clock
 from dagengine.code.packing import Shelf
-from dagengine.code.pinning import PINNED, pin
-from dagengine.continuing import last_of, refuse_early
+from dagengine.code.pinning import PINNED
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.core.events import CancelRequested, Event, InterruptRequested
@@ -51,7 +48,7 @@ from dagengine.heartbeat import Heartbeat
 from dagengine.identity import is_alive, this_process
 from dagengine.keeping import Keeping
 from dagengine.life import Life
-from dagengine.model import ProcessRecord, RunRecord, RunState
+from dagengine.model import Claim, ProcessRecord, RunRecord, RunState
 from dagengine.neighbours import Neighbours
 from dagengine.questions import unanswered
 from dagengine.recording import new_run
@@ -231,7 +228,7 @@ class Engine(Changes):
         claim = self.store.create_run(new, self.process)
         assert claim is not None
         record = self.store.find_run(new.id)
-        driver = Driver(self, next(self._indexes), claim, record, Life(record, lambda: workflow))
+        driver = self.driver_for(claim, record, Life(record, lambda: workflow))
         driver.load(None, {})
         return self._add(driver)
 
@@ -256,51 +253,11 @@ class Engine(Changes):
         RunExists if it has succeeded; LoadError if its
         workflow's code is needed and can't be loaded, also because this process has another version of it loaded.
         """
-        from dagengine.signals import left_by, taken_over
+        return taking_up.resume(self, run_id, takeover=takeover, reopen=reopen, code=code, adopt=adopt)
 
-        record = last_of(self.store, self.store.find_run(run_id))
-        refuse_paused(record)
-        refuse_early(self.store, record)
-        workflow: Workflow[..., Any] | None = None
-        pinned = pin(self.store, record, code, self._shelf)
-        if not record.body_closed:
-            workflow = pinned.workflow()
-        self._open()
-        works = (lambda owner: False) if takeover else partial(self._works, record.id)
-        superseded = superseded_by_adoption(self.store, record) if adopt else []
-        reopen = reopen and not compensating.over(self.store, record)
-        before = left_by(self.store, record)
-        claim = self.store.claim(record.id, self.process, works, reopen)
-        if before not in (None, self.process.id):
-            self.helpers.submit(taken_over, self.post, record.id, before)
-        if superseded:
-            supersede(self.store, claim, superseded, self.clock.now())
-            forsake(self, record, superseded)
-        record = pinned.hold(self.store.find_run(record.id))
-        load = lambda: cast("Workflow[..., Any]", workflow)  # noqa: E731 - shorter than a def
-        life = self.sleeping.taken(record.id) or Life(record, load)
-        life.load, life.code = load, record.code
-        driver = Driver(self, next(self._indexes), claim, record, life)
-        driver.adopt = adopt
-        return self._take_up(driver, reopen)
-
-    def wake_up(self, record: RunRecord, life: Life) -> None:
-        """Go on with a run that this engine let go of. Raises RunOwned, StoreError."""
-        claim = self.store.claim(record.id, self.process, partial(self._works, record.id), reopen=False)
-        record = self.store.find_run(record.id)
-        if life.code is not None:
-            record = replace(record, facts={**record.facts, "code": life.code})
-        self._take_up(Driver(self, next(self._indexes), claim, record, life), reopen=False)
-
-    def _take_up(self, driver: Driver, reopen: bool) -> Run[Any]:
-        """Begin to work on a recorded run that was claimed."""
-        number = driver.claim.run_number
-        driver.reopened = reopen
-        driver.load(self.store.frontier(number), self.store.counts(number))
-        run = self._add(driver)
-        if not reopen and driver.record.cancel_requested_at is not None:
-            self.tell(driver, [CancelRequested()])
-        return run
+    def driver_for(self, claim: Claim, record: RunRecord, life: Life) -> Driver:
+        """Of a claimed run; nothing of it is loaded yet."""
+        return Driver(self, next(self._indexes), claim, record, life)
 
     def _works(self, run_id: str, owner: ProcessRecord) -> bool:
         """Whether the run's owner is at work on it: not if that is this engine, which had to let go of the run."""

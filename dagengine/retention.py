@@ -91,6 +91,7 @@ class Collected:
     packs: int = 0
     pack_bytes: int = 0
     temporary_files: int = 0
+    processes: int = 0
     complete: bool = True
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +120,7 @@ def collect(
 
     if not dry_run:
         done.temporary_files = artifacts.sweep()
+        done.processes = store.forget_processes(is_alive, now - GRACE_SECONDS)
         while in_time() and store.clear_removed():
             pass
     expired = store.expired_runs()

@@ -190,11 +190,12 @@ class Sleeping:
 
     def _took_up(self, life: Life) -> bool:
         from dagengine.storage.sleepers import forget
+        from dagengine.taking_up import wake_up
 
         try:
             record = self._engine.store.find_run(life.run_id)
             if record.state is RunState.WAITING:
-                self._engine.wake_up(record, life)
+                wake_up(self._engine, record, life)
                 return True
             if record.state.ended:
                 if record.state is not RunState.PAUSED:  # it may have been let go on since

@@ -4,6 +4,6 @@ The front imports no database library, so that a process which opens no store do
 """
 
 from dagengine.storage.interface import ArtifactStore, RunFilter, Store
-from dagengine.storage.opening import open_artifacts, open_store, upgrade
+from dagengine.storage.opening import open_artifacts, open_existing, open_store, upgrade
 
-__all__ = ["ArtifactStore", "RunFilter", "Store", "open_artifacts", "open_store", "upgrade"]
+__all__ = ["ArtifactStore", "RunFilter", "Store", "open_artifacts", "open_existing", "open_store", "upgrade"]

@@ -127,12 +127,12 @@ def find(store: Store, keys: Iterable[str]) -> dict[str, CacheEntry]:
 
 def of_task(store: Store, task: str) -> list[CacheEntry]:
     """The latest values of the task's, without their bytes."""
-    return [_entry(row) for row in store.side(lambda c: list(_OF_TASK(c, task=task).fetchall()), write=False)]
+    return [_entry(row) for row in store.ask(_OF_TASK, task=task)]
 
 
 def entries(store: Store) -> list[CacheEntry]:
     """All of them, without their bytes."""
-    return [_entry(row) for row in store.side(lambda c: list(_ALL(c).fetchall()), write=False)]
+    return [_entry(row) for row in store.ask(_ALL)]
 
 
 class Claimed(NamedTuple):
@@ -170,5 +170,5 @@ def used(seq: int, key: str, outcome: str, why: str) -> SideWrite:
 
 
 def use(store: Store, run_number: int, seq: int) -> CacheUse | None:
-    row = store.side(lambda c: _USE(c, run=run_number, seq=seq).fetchone(), write=False)
+    row = next(iter(store.ask(_USE, run=run_number, seq=seq)), None)
     return None if row is None else CacheUse(*row)

@@ -12,9 +12,10 @@ May import nothing of ours but errors, model, the interface and modules of stora
 
 from __future__ import annotations
 
+import json
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Float, bindparam, delete, exists, select, update
@@ -22,7 +23,7 @@ from sqlalchemy import Float, bindparam, delete, exists, select, update
 from dagengine.storage.interface import Store
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import CODE, CODE_FILE, CODE_PART, CODE_USED
-from dagengine.storage.statements import Query
+from dagengine.storage.statements import Query, is_listed
 
 _ADD = Query(upsert(CODE, ("digest",), replace=False))
 _ADD_FILE = Query(upsert(CODE_FILE, ("digest",), replace=False))
@@ -68,7 +69,7 @@ _FILES = Query(
         .where(CODE_PART.c.code == bindparam("code"))
     )
 )
-_USED = Query(lambda: select(CODE_USED.c.code).where(CODE_USED.c.run == bindparam("run")))
+_USED = Query(lambda: select(CODE_USED.c.run, CODE_USED.c.code).where(is_listed(CODE_USED.c.run, "seqs")))
 
 
 class PackFacts(NamedTuple):
@@ -87,20 +88,20 @@ def has_pack(store: Store, digest: str) -> bool:
 
 def find_pack(store: Store, digest: str) -> str | None:
     """The pack's manifest, as JSON."""
-    row = store.side(lambda connection: _MANIFEST(connection, digest=digest).fetchone(), write=False)
+    row = next(iter(store.ask(_MANIFEST, digest=digest)), None)
     return None if row is None else str(row[0])
 
 
 def packs_like(store: Store, prefix: str) -> list[str]:
     """Digests that begin so, at most five."""
     last = prefix + "g"  # behind all hexadecimal digits
-    rows = store.side(lambda connection: _LIKE(connection, first=prefix, last=last).fetchall(), write=False)
+    rows = store.ask(_LIKE, first=prefix, last=last)
     return [str(digest) for (digest,) in rows]
 
 
 def all_packs(store: Store) -> list[PackFacts]:
     """The newest first."""
-    rows = store.side(lambda connection: _ALL(connection).fetchall(), write=False)
+    rows = store.ask(_ALL)
     return [PackFacts(*row) for row in rows]
 
 
@@ -137,7 +138,7 @@ def renew_pack(store: Store, digest: str, at: float) -> bool:
 
 def old_packs(store: Store, before: float) -> dict[str, int]:
     """Those that nobody has stored or renewed since: their sizes, by digest."""
-    return store.side(lambda connection: dict(_OLD(connection, before=before).fetchall()), write=False)
+    return dict(store.ask(_OLD, before=before))
 
 
 def packs_gone_on_with(store: Store) -> set[str]:
@@ -164,7 +165,7 @@ def remove_pack(store: Store, digest: str, before: float) -> bool:
 
 def read_files(store: Store, digest: str) -> dict[str, bytes]:
     """The files of the pack, by their digests."""
-    rows = store.side(lambda connection: _FILES(connection, code=digest).fetchall(), write=False)
+    rows = store.ask(_FILES, code=digest)
     return {str(file): zlib.decompress(data) for file, data in rows}
 
 
@@ -173,7 +174,11 @@ def use_pack(store: Store, run_number: int, digest: str) -> None:
     store.side(lambda connection: _USE(connection, run=run_number, code=digest, at=time.time()))
 
 
+def used_packs(store: Store, run_numbers: Sequence[int]) -> dict[int, str]:
+    """The packs that these runs were last told to go on with: not of those that still have what they were started with."""
+    return dict(store.ask(_USED, seqs=json.dumps(list(run_numbers)))) if run_numbers else {}
+
+
 def used_pack(store: Store, run_number: int) -> str | None:
     """The pack that the run was last told to go on with; None if it still has the one that it was started with."""
-    row = store.side(lambda connection: _USED(connection, run=run_number).fetchone(), write=False)
-    return None if row is None else str(row[0])
+    return used_packs(store, [run_number]).get(run_number)

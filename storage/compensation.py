@@ -6,7 +6,6 @@ May import nothing of ours but errors, model, the interface and modules of stora
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from sqlalchemy import bindparam, select
 
@@ -33,11 +32,7 @@ def request(store: Store, run_number: int, at: float) -> None:
 
 def requested(store: Store, run_number: int) -> tuple[RunState, Failure | None] | None:
     """How the run ends when it is compensated; None: it is not to be."""
-
-    def ask(connection: Any) -> Any:
-        return _OF_RUN(connection, run=run_number).fetchone()
-
-    row = store.side(ask, write=False)
+    row = next(iter(store.ask(_OF_RUN, run=run_number)), None)
     if row is None:
         return None
     return RunState(row[0]), None if row[1] is None else Failure(**json.loads(row[1]))

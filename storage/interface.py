@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from dagengine.errors import InternalError, StoreError
+from dagengine.errors import InternalError, RunError, StoreError
 from dagengine.model import (
     AttemptRecord,
     Claim,
@@ -262,6 +262,15 @@ class Store(Protocol):
         """
         ...
 
+    def claim_all(
+        self, run_ids: Sequence[str], process: ProcessRecord, alive: Callable[[str, ProcessRecord], bool]
+    ) -> dict[str, Claim | StoreError | RunError]:
+        """As `claim` of each, without `reopen`, in as few commits as there can be: its claim, or what `claim` raises.
+
+        `alive` is given the run's id and its owner.
+        """
+        ...
+
     def renew(self, process: ProcessRecord) -> dict[int, bool]:
         """The process lives: its lease begins anew. The numbers of the RUNNING runs that it owns, and of each whether
         somebody has asked it to stop."""
@@ -297,6 +306,10 @@ class Store(Protocol):
         """
         ...
 
+    def ask(self, query: Callable[..., Any], **given: Any) -> list[Any]:
+        """One question to the side tables, a `Query` and its parameters: all rows of the answer."""
+        ...
+
     # ---- read: the engine -------------------------------------------------------------------
 
     def frontier(self, run_number: int) -> Frontier:
@@ -330,6 +343,10 @@ class Store(Protocol):
 
     def find_run(self, prefix: str) -> RunRecord:
         """The run whose id begins with `prefix`. Raises RunNotFound, also when several do (it names them)."""
+        ...
+
+    def find_runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        """Those of these runs that there are, by their whole ids."""
         ...
 
     def runs(self, which: RunFilter) -> list[RunRecord]: ...
@@ -399,9 +416,35 @@ class Store(Protocol):
         """The packs of code that runs with numbers above `after` were started with, and the greatest number there is."""
         ...
 
-    def check(self) -> dict[str, Any]:
-        """Whether the store is sound: schema revision, integrity, sizes. For `db check` and `doctor`."""
+    def forget_processes(self, alive: Callable[[ProcessRecord], bool], at: float) -> int:
+        """Clear away the rows of processes that own no run, and that are dead or, where there are leases, have been
+        silent since `at`; returns their number."""
         ...
+
+    # ---- the store itself -------------------------------------------------------------------
+
+    def figures(self) -> Figures:
+        """Sizes, from what the database knows without reading everything."""
+        ...
+
+    def census(self) -> tuple[dict[RunState, int], dict[str, int]]:
+        """How many runs there are in each stored state, and of each workflow."""
+        ...
+
+    def check(self) -> dict[str, Any]:
+        """Whether the store is sound: its `figures`, and `integrity`: "ok", or what is wrong, for which every page is
+        read. For `db check` and `doctor`."""
+        ...
+
+
+class Figures(NamedTuple):
+    """bytes: that the database takes, with its indexes. free_bytes: of these, what the next rows are written to."""
+
+    revision: str
+    bytes: int
+    free_bytes: int
+    runs: int
+    steps: int
 
 
 class StoredArtifact(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
+    Float,
     Integer,
     LargeBinary,
     and_,
@@ -42,6 +43,7 @@ from dagengine.storage.schema import (
     DEFINITION,
     EDGE,
     EVENT,
+    PROCESS,
     RUN,
     STATE_VERSION,
     STEP,
@@ -54,6 +56,9 @@ T = TypeVar("T")
 
 SEQS = 5_000
 """Steps whose rows are cleared away in one transaction: some tens of milliseconds, for which others wait."""
+
+PROCESSES = 1_000
+"""Rows of processes that are looked at in one pass."""
 
 _run = bindparam("run", type_=Integer)
 _first, _last = bindparam("first", type_=Integer), bindparam("last", type_=Integer)
@@ -133,6 +138,15 @@ _FACTS = Query(
         .limit(bindparam("limit", type_=Integer))
     )
 )
+
+
+_OWNERS = select(RUN.c.owner).where(RUN.c.state == literal_column("'running'"), RUN.c.owner.is_not(None))
+_OWNS_NOTHING = and_(
+    PROCESS.c.id.not_in(_OWNERS),
+    or_(PROCESS.c.expires_at.is_(None), PROCESS.c.expires_at < bindparam("at", type_=Float)),
+)
+_IDLE_PROCESSES = Query(lambda: select(PROCESS).where(_OWNS_NOTHING).limit(bindparam("limit", type_=Integer)))
+_FORGET_PROCESS = Query(lambda: delete(PROCESS).where(PROCESS.c.id == bindparam("id"), _OWNS_NOTHING))
 
 
 class SqlLifetime:
@@ -220,6 +234,19 @@ class SqlLifetime:
             }
 
         return self.side(ask, write=False) | notes.payloads_of_side_tables(self)
+
+    def forget_processes(self, alive: Callable[[ProcessRecord], bool], at: float) -> int:
+        def idle(connection: Any) -> list[Any]:
+            return list(_IDLE_PROCESSES(connection, at=at, limit=PROCESSES).fetchall())
+
+        found = self.side(idle, write=False)
+        gone = [row[0] for row in found if row[-1] is not None or not alive(ProcessRecord(*row[:-1]))]
+
+        def forget(connection: Any) -> int:
+            # Asked again: one of them may have claimed a run since it was looked at, whose owner it is then.
+            return sum(_FORGET_PROCESS(connection, id=process, at=at).rowcount for process in gone)
+
+        return self.side(forget) if gone else 0
 
     def codes(self, after: int = 0) -> tuple[set[str], int]:
         found: set[str] = set()

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from dagengine.errors import InternalError, RunNotFound
@@ -40,7 +41,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import RunFilter, SideWrite, Write
+from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
+from dagengine.storage.interface import Figures, RunFilter, SideWrite, Write
 from dagengine.storage.lifetime_notes import (
     expired_runs,
     forget_run,
@@ -127,6 +129,21 @@ class MemoryStore(Unleased):
             if claim is not None:
                 return claim
 
+    def claim_all(
+        self, run_ids: Sequence[str], process: ProcessRecord, alive: Callable[[str, ProcessRecord], bool]
+    ) -> Claimed:
+        def claim(run_id: str) -> Claim:
+            return self.claim(run_id, process, partial(alive, run_id), reopen=False)
+
+        free, found = may_be_claimed(run_ids, self.find_runs(run_ids), alive, self.url)
+
+        def take() -> dict[str, Claim | None]:
+            return {run.id: self._take(run, process, reopen=False) for run in free}
+
+        taken = self._writer.call(take)
+        claims = {run_id: made for run_id, made in taken.items() if made is not None}
+        return found | claims | claimed_each([run_id for run_id in taken if run_id not in claims], claim)
+
     def _take(self, seen: RunRecord, process: ProcessRecord, reopen: bool) -> Claim | None:
         """Claim the run, or answer None if it is not as it was seen."""
         with self._lock:
@@ -197,6 +214,9 @@ class MemoryStore(Unleased):
             return self._writer.call(done)
         self._writer.check_open()
         return done()
+
+    def ask(self, query: Callable[..., Any], **given: Any) -> list[Any]:
+        return self.side(lambda connection: list(query(connection, **given)), write=False)
 
     def request_cancel(self, run_id: str, at: float) -> RunState:
         def request() -> RunState:
@@ -272,6 +292,10 @@ class MemoryStore(Unleased):
                 return self._runs[prefix].record
             found = sorted(run_id for run_id in self._runs if run_id.startswith(prefix))[: AMBIGUOUS_SHOWN + 1]
             return the_one_run([self._runs[run_id].record for run_id in found], prefix, self.url)
+
+    def find_runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        with self._reading():
+            return {run_id: self._runs[run_id].record for run_id in run_ids if run_id in self._runs}
 
     def runs(self, which: RunFilter) -> list[RunRecord]:
         with self._reading():
@@ -406,10 +430,21 @@ class MemoryStore(Unleased):
         found = {run.code for run in records if run.code is not None}
         return found, max((run.number for run in records), default=after)
 
-    def check(self) -> dict[str, Any]:
+    def forget_processes(self, alive: Callable[[ProcessRecord], bool], at: float) -> int:
+        return 0  # a process is known by the runs that it owns
+
+    def figures(self) -> Figures:
         with self._reading():
             steps = sum(run.record.steps for run in self._runs.values())
-            return {"revision": CURRENT, "integrity": "ok", "bytes": 0, "runs": len(self._runs), "steps": steps}
+            return Figures(CURRENT, 0, 0, len(self._runs), steps)
+
+    def census(self) -> tuple[dict[RunState, int], dict[str, int]]:
+        with self._reading():
+            records = [run.record for run in self._runs.values()]
+        return dict(Counter(run.state for run in records)), dict(Counter(run.workflow for run in records))
+
+    def check(self) -> dict[str, Any]:
+        return {**self.figures()._asdict(), "integrity": "ok"}
 
     # ---- finding ------------------------------------------------------------------------
 

@@ -7,8 +7,6 @@ May import nothing of ours but errors, model, the interface and modules of stora
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import bindparam, delete, select
 
 from dagengine.model import Value
@@ -41,18 +39,10 @@ def forget(seqs: list[int]) -> SideWrite:
 
 def find(store: Store, run_number: int, seq: int, name: str) -> Value | None:
     """What was noted under the name."""
-
-    def ask(connection: Any) -> Any:
-        return _FIND(connection, run=run_number, seq=seq, name=name).fetchone()
-
-    row = store.side(ask, write=False)
+    row = next(iter(store.ask(_FIND, run=run_number, seq=seq, name=name)), None)
     return None if row is None else Value(row[0], row[1], row[2])
 
 
 def noted(store: Store, run_number: int) -> set[int]:
     """The steps of the run with something noted."""
-
-    def ask(connection: Any) -> list[tuple[int]]:
-        return list(_NOTED(connection, run=run_number).fetchall())
-
-    return {seq for (seq,) in store.side(ask, write=False)}
+    return {seq for (seq,) in store.ask(_NOTED, run=run_number)}

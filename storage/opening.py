@@ -38,6 +38,26 @@ def open_store(url: str) -> Store:
     return SqliteStore(path)
 
 
+def open_existing(url: str) -> Store | None:
+    """Open the store, if it is there: nothing is made. Raises as `open_store`."""
+    if is_postgres(url):
+        _need_driver()
+        from dagengine.storage.postgres import PostgresStore
+        from dagengine.storage.postgres_schema import NothingThere
+
+        try:
+            return PostgresStore(url, make=False)
+        except NothingThere:
+            return None
+    path = _local_path(url)
+    if path is not None:
+        from dagengine.storage.sqlite_files import is_there
+
+        if not is_there(path):
+            return None
+    return open_store(url)
+
+
 def upgrade(url: str) -> tuple[str, str]:
     """Bring the store's schema up to date; returns its revisions before and after ("empty": it was new)."""
     if is_postgres(url):

@@ -14,6 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from dagengine.model import RunState, StepKind, StepState
+from dagengine.storage.blocks import dropped as forgotten_blocks
 from dagengine.storage.interface import (
     AddEvent,
     CloseBody,
@@ -164,6 +165,7 @@ class Plan:
         if any((run, seq) in self._ended or (run, seq) in self._given for seq in write.seqs):
             raise OutOfOrder
         self.dropped.append((run, write.seqs))
+        self.side.append((run, forgotten_blocks(write.seqs)))
         if write.chained:
             rows = tuple({"instance": instance, "seq": seq} for instance, seq in write.chained)
             self.side.append((run, SideWrite("shares:CHAINED", rows)))

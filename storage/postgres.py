@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -28,7 +29,8 @@ import psycopg
 from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements
-from dagengine.storage.interface import Write
+from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
+from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.postgres_connections import Link, connect
@@ -59,19 +61,23 @@ _INSERT_RUN = """
     RETURNING number
 """
 # An owner that has moved on its lease since it was looked at keeps the run.
-_CLAIM_RUN = f"""
+_CLAIM_RUNS = f"""
     UPDATE {{schema}}.run
-    SET token = token + 1, state = 'running', owner = %(process)s, started_at = coalesce(started_at, %(at)s),
-        finished_at = NULL, failure = NULL, failure_pickled = NULL, batch = %(mark)s
-    WHERE number = %(number)s AND token = %(token)s AND state = %(state)s AND owner IS NOT DISTINCT FROM %(owner)s
-        AND (NOT %(expired)s OR EXISTS (SELECT FROM {{schema}}.process WHERE id = %(owner)s AND expires_at < {_NOW}))
-    RETURNING 1
+    SET token = run.token + 1, state = 'running', owner = %s, started_at = coalesce(run.started_at, %s),
+        finished_at = NULL, failure = NULL, failure_pickled = NULL, batch = %s
+    FROM unnest(%s::integer[], %s::integer[], %s::text[], %s::text[], %s::boolean[])
+        AS seen (number, token, state, owner, expired)
+    WHERE run.number = seen.number AND run.token = seen.token AND run.state = seen.state
+        AND run.owner IS NOT DISTINCT FROM seen.owner
+        AND (NOT seen.expired OR EXISTS (SELECT FROM {{schema}}.process WHERE id = seen.owner AND expires_at < {_NOW}))
+    RETURNING run.number
 """
-_FORGET_CANCEL = "UPDATE {schema}.run SET cancel_requested_at = NULL WHERE number = %s"
+_HELD = "SELECT number, batch FROM {schema}.run WHERE number = ANY(%s) ORDER BY number FOR UPDATE"
+_FORGET_CANCEL = "UPDATE {schema}.run SET cancel_requested_at = NULL WHERE number = ANY(%s)"
 _REOPEN_STEPS = """
     UPDATE {schema}.step
     SET state = 'waiting', finish_order = NULL, finished_at = NULL, failure = NULL, failure_pickled = NULL
-    WHERE run = %s AND state IN ('failed', 'skipped', 'cancelled') AND NOT handled
+    WHERE run = ANY(%s) AND state IN ('failed', 'skipped', 'cancelled') AND NOT handled
 """
 _REQUEST_CANCEL = """
     UPDATE {schema}.run SET cancel_requested_at = coalesce(cancel_requested_at, %s) WHERE number = %s
@@ -89,7 +95,7 @@ _SIZE = """
 
 
 class PostgresStore(PostgresReads, SqlLifetime):
-    """A `Store` at a `postgresql:` URL, whose tables are made if they are not there.
+    """A `Store` at a `postgresql:` URL, whose tables are made if they are not there (without `make`: NothingThere).
 
     `on_commit`, for tests of crashes, is called with ("before" or "after", n) around the n-th COMMIT of a run's data.
     `clock`: when a run was started.
@@ -100,11 +106,12 @@ class PostgresStore(PostgresReads, SqlLifetime):
         url: str,
         on_commit: Callable[[str, int], None] | None = None,
         clock: Callable[[], float] = time.time,
+        make: bool = True,
     ) -> None:
         self._target = target = parse(url)
         first = _connect(target)
         try:
-            prepare(first, target)
+            prepare(first, target, make)
         except BaseException:
             first.close()
             raise
@@ -184,45 +191,56 @@ class PostgresStore(PostgresReads, SqlLifetime):
             lives = before.owner is not None and alive(before.owner)
             if before.owner is not None and lives and not before.lease_expired:
                 raise run_owned(run_id, before.owner)
-            marks: list[int] = []
+            claims = self._take([(before, lives)], process, reopen)
+            if claims:
+                return claims[run_id]
 
-            def take(
-                link: Link, seen: RunRecord = before, by_lease: bool = lives, marks: list[int] = marks
-            ) -> Claim | None:
-                return self._take(link, seen, process, reopen=reopen, by_lease=by_lease, marks=marks)
+    def claim_all(
+        self, run_ids: Sequence[str], process: ProcessRecord, alive: Callable[[str, ProcessRecord], bool]
+    ) -> Claimed:
+        def claim(run_id: str) -> Claim:
+            return self.claim(run_id, process, partial(alive, run_id), reopen=False)
 
-            claim = self._transaction(take)
-            if claim is not None:
-                return claim
+        free, found = may_be_claimed(run_ids, self.find_runs(run_ids), alive, self.url)
+        # Of one whose lease is over nothing else is known: whether the owner is dead, too, makes no difference.
+        seen = [(run, run.owner is not None and run.lease_expired) for run in free]
+        taken = self._take(seen, process, reopen=False) if seen else {}
+        changed = [run.id for run in free if run.id not in taken]  # since they were looked at
+        return found | taken | claimed_each(changed, claim)
 
-    def _take(
-        self, link: Link, seen: RunRecord, process: ProcessRecord, *, reopen: bool, by_lease: bool, marks: list[int]
-    ) -> Claim | None:
-        """Claim the run, or answer None if it is not as it was seen."""
-        row = self._execute(link, "SELECT batch FROM {schema}.run WHERE number = %s FOR UPDATE", seen.number).fetchone()
-        if row is None or row[0] not in marks:
-            mark = self._connection.next_mark()
-            marks.append(mark)
-            self._insert_process(link, process)
-            owner = None if seen.owner is None else seen.owner.id
-            given = {
-                "process": process.id,
-                "at": self._clock(),
-                "mark": mark,
-                "number": seen.number,
-                "token": seen.token,
-                "state": str(seen.state),
-                "owner": owner,
-                "expired": by_lease,
-            }
-            if link.raw.execute(self._sql(_CLAIM_RUN), given).fetchone() is None:
-                return None
-            if reopen:
-                self._execute(link, _FORGET_CANCEL, seen.number)
-                self._execute(link, _REOPEN_STEPS, seen.number)
-        self._writer.forget(seen.number)
-        self._groups.marked(seen.number, marks[-1])
-        return Claim(seen.number, seen.id, seen.token + 1)
+    def _take(self, seen: Sequence[tuple[RunRecord, bool]], process: ProcessRecord, reopen: bool) -> dict[str, Claim]:
+        """Claim the runs, but for those that are not as they were seen. With each: whether because its lease is over."""
+        numbers = [run.number for run, _ in seen]
+        columns = (
+            numbers,
+            [run.token for run, _ in seen],
+            [str(run.state) for run, _ in seen],
+            [None if run.owner is None else run.owner.id for run, _ in seen],
+            [by_lease for _, by_lease in seen],
+        )
+        marks: list[int] = []
+
+        def take(link: Link) -> dict[str, Claim]:
+            held = dict(self._execute(link, _HELD, numbers).fetchall())
+            taken = [number for number, mark in held.items() if mark in marks]
+            if not taken:
+                mark = self._connection.next_mark()
+                marks.append(mark)
+                self._insert_process(link, process)
+                rows = self._execute(link, _CLAIM_RUNS, process.id, self._clock(), mark, *columns).fetchall()
+                taken = [number for (number,) in rows]
+                if reopen and taken:
+                    self._execute(link, _FORGET_CANCEL, taken)
+                    self._execute(link, _REOPEN_STEPS, taken)
+            claims = {}
+            for run, _ in seen:
+                if run.number in taken:
+                    self._writer.forget(run.number)
+                    self._groups.marked(run.number, held[run.number] if held[run.number] in marks else marks[-1])
+                    claims[run.id] = Claim(run.number, run.id, run.token + 1)
+            return claims
+
+        return self._transaction(take)
 
     def renew(self, process: ProcessRecord) -> dict[int, bool]:
         def renewed() -> dict[int, bool]:
@@ -281,6 +299,14 @@ class PostgresStore(PostgresReads, SqlLifetime):
 
         return self._readers.persistently(ask)
 
+    def ask(self, query: Callable[..., Any], **given: Any) -> list[Any]:
+        def asked() -> list[Any]:
+            with self._readers.alone() as connection:
+                rows: list[Any] = query(connection, **given).fetchall()
+                return rows
+
+        return self._readers.persistently(asked)
+
     # ---- with the server ----------------------------------------------------------------
 
     def _transaction(self, work: Callable[[Link], T]) -> T:
@@ -309,7 +335,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
 
     def _whole(self, run_id: str) -> RunRecord:
         def ask() -> Any:
-            with self._readers.reading() as connection:
+            with self._readers.alone() as connection:
                 return statements.run_by_id(connection, id=run_id).fetchone()
 
         row = self._readers.persistently(ask)
@@ -319,19 +345,23 @@ class PostgresStore(PostgresReads, SqlLifetime):
 
     # ---- check --------------------------------------------------------------------------
 
-    def check(self) -> dict[str, Any]:
-        def ask() -> tuple[int, str]:
+    def figures(self) -> Figures:
+        def ask() -> int:
             with self._readers.link() as link:
-                size = self._execute(link, _SIZE, self._target.schema).fetchone()
-                fsync = link.raw.execute(b"SHOW fsync").fetchone()
-                assert size is not None
-                assert fsync is not None
-                return size[0], fsync[0]
+                (size,) = self._execute(link, _SIZE, self._target.schema).fetchone() or (0,)
+                return int(size)
 
-        size, fsync = self._readers.persistently(ask)
+        return Figures(CURRENT, self._readers.persistently(ask), 0, *self.totals())
+
+    def check(self) -> dict[str, Any]:
+        def ask() -> str:
+            with self._readers.link() as link:
+                (fsync,) = link.raw.execute(b"SHOW fsync").fetchone() or ("",)
+                return str(fsync)
+
+        fsync = self._readers.persistently(ask)
         integrity = "ok" if fsync == "on" else "the server runs with fsync = off: a crash of its machine loses records"
-        runs, steps = self.totals()
-        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+        return {**self.figures()._asdict(), "integrity": integrity}
 
 
 def channel_of(process_id: str) -> str:

@@ -37,10 +37,17 @@ _STATE = """
 """
 
 
-def prepare(link: Link, target: Target) -> None:
-    """Make sure that the tables are those of this code; make them if there are none. Raises our errors."""
+class NothingThere(Exception):
+    """There are no tables, and none were to be made."""
+
+
+def prepare(link: Link, target: Target, make: bool = True) -> None:
+    """Make sure that the tables are those of this code; if there are none, make them, or raise NothingThere. Raises our
+    errors."""
     with _told(target):
         state = read_state(link, target)
+        if state == "empty" and not make:
+            raise NothingThere
         if state == "empty":
             with _alone(target) as connection:
                 if read_state(link, target) == "empty":

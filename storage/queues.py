@@ -26,7 +26,7 @@ from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, ch
 from dagengine.storage.servers import notify
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
-from dagengine.storage.statements import Query
+from dagengine.storage.statements import Query, is_listed
 
 WAITING, STARTED, DROPPED = range(1, 4)
 
@@ -79,7 +79,14 @@ _ADD_QUEUE = Query(upsert(QUEUE, ("name",), replace=False))
 _SET_QUEUE = Query(
     lambda: update(QUEUE).where(QUEUE.c.name == bindparam("queue")).values(settings=bindparam("said"), tokens=null())
 )
-_LOCK = Query(lambda: update(QUEUE).where(QUEUE.c.name == bindparam("queue")).values(name=QUEUE.c.name))
+_LOCK = Query(
+    lambda: (
+        update(QUEUE)
+        .where(QUEUE.c.name == bindparam("queue"))
+        .values(name=QUEUE.c.name)
+        .returning(QUEUE.c.settings, QUEUE.c.tokens, QUEUE.c.filled_at)
+    )
+)
 _ONE_QUEUE = Query(
     lambda: select(QUEUE.c.settings, QUEUE.c.tokens, QUEUE.c.filled_at).where(QUEUE.c.name == bindparam("queue"))
 )
@@ -125,7 +132,7 @@ _MOVE = Query(
 _START = Query(
     lambda: (
         update(QUEUED)
-        .where(_ROW.id == bindparam("id_"))
+        .where(is_listed(_ROW.id, "ids"))
         .values(state=STARTED, started_at=bindparam("at"), server=bindparam("by"))
     )
 )
@@ -136,7 +143,7 @@ _HAND_OVER = Query(
         .values(server=bindparam("by"))
     )
 )
-_REMOVE = Query(lambda: delete(QUEUED).where(_ROW.id == bindparam("id_"), _ROW.state == bindparam("before")))
+_REMOVE = Query(lambda: delete(QUEUED).where(is_listed(_ROW.id, "ids"), _ROW.state == bindparam("before")))
 _LOAD = Query(
     lambda: (
         select(_ROW.key, _ROW.server, func.count())
@@ -220,8 +227,7 @@ def _entry(row: Any) -> Entry:
 
 def _locked(connection: Any, queue: str) -> tuple[QueueSettings, Bucket | None] | None:
     """What the queue was told, with nobody else at it until the transaction ends; None if there is none."""
-    _LOCK(connection, queue=queue)
-    row = _ONE_QUEUE(connection, queue=queue).fetchone()
+    row = _LOCK(connection, queue=queue).fetchone()
     if row is None:
         return _locked(connection, queue) if _made(connection, queue) else None
     said, tokens, filled_at = row
@@ -240,7 +246,7 @@ def _made(connection: Any, queue: str) -> bool:
 
 def queues(store: Store) -> dict[str, QueueSettings]:
     """All that there are, by name."""
-    rows = store.side(lambda connection: _QUEUES(connection).fetchall(), write=False)
+    rows = store.ask(_QUEUES)
     return {DEFAULT: QueueSettings(), **{name: QueueSettings.from_json(json.loads(said)) for name, said in rows}}
 
 
@@ -257,7 +263,7 @@ def save_queue(store: Store, name: str, settings: QueueSettings) -> None:
 
 def counts(store: Store) -> dict[str, tuple[int, int]]:
     """By queue that has any: how many wait, and how many are under way."""
-    rows = store.side(lambda connection: _COUNTS(connection).fetchall(), write=False)
+    rows = store.ask(_COUNTS)
     found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for queue, state, count in rows:
         found[queue][state - WAITING] = count
@@ -299,13 +305,8 @@ def again(entry: Entry) -> SideWrite:
 
 def remove(store: Store, runs: Sequence[str], before: int) -> None:
     """Forget those of `runs` that are in state `before`: they have ended, or were never recorded."""
-
-    def work(connection: Any) -> None:
-        for run in runs:
-            _REMOVE(connection, id_=run, before=before)
-
     if runs:
-        store.side(work)
+        store.side(lambda connection: _REMOVE(connection, ids=json.dumps(list(runs)), before=before) and None)
 
 
 def drop_waiting(store: Store, queue: str) -> list[str]:
@@ -339,8 +340,8 @@ def take(store: Store, queue: str, server: str, room: int, now: float) -> Taken:
             waiting = _waiting(connection, queue, settings, now)
             load = _load(connection, queue, server)
             runs, bucket, again_at = choose(settings, bucket, load, waiting, room=room - len(taken), now=now)
-            for run in runs:
-                _START(connection, id_=run, at=now, by=server)
+            if runs:
+                _START(connection, ids=json.dumps(list(runs)), at=now, by=server)
             taken += runs
             if not runs or again_at is not None or len(waiting) < PAGE:
                 break
@@ -392,38 +393,33 @@ def hand_over(store: Store, run: str, before: str | None, to: str) -> bool:
 
 
 def entry_of(store: Store, run: str) -> Entry | None:
-    row = store.side(lambda connection: _BY_ID(connection, id=run).fetchone(), write=False)
+    row = next(iter(store.ask(_BY_ID, id=run)), None)
     return None if row is None else _entry(row)
 
 
 def entries(store: Store, state: int, queue: str | None = None, limit: int = 1_000) -> list[Entry]:
     """Rows in that state: of one queue in the order in which they go, of all by their time."""
 
-    def ask(connection: Any) -> list[Any]:
-        if queue is None:
-            return list(_IN_STATE(connection, state=state).fetchall())
-        return list(_IN_ORDER(connection, queue=queue, state=state, limit=limit).fetchall())
-
-    return [_entry(row) for row in store.side(ask, write=False)]
+    if queue is None:
+        rows = store.ask(_IN_STATE, state=state)
+    else:
+        rows = store.ask(_IN_ORDER, queue=queue, state=state, limit=limit)
+    return [_entry(row) for row in rows]
 
 
 def place_of(store: Store, entry: Entry) -> int:
     """How many go before it; 0: it is the next."""
-
-    def ask(connection: Any) -> int:
-        at, rank = entry.submitted_at, -entry.priority
-        row = _BEFORE(connection, queue=entry.queue, rank=rank, at=at, id=entry.id).fetchone()
-        return int(row[0])
-
-    return store.side(ask, write=False)
+    at, rank = entry.submitted_at, -entry.priority
+    ((count,),) = store.ask(_BEFORE, queue=entry.queue, rank=rank, at=at, id=entry.id)
+    return int(count)
 
 
 def due_queues(store: Store, now: float) -> list[str]:
     """Queues in which somebody waits who may begin by now. Writes nothing."""
-    return [row[0] for row in store.side(lambda connection: _DUE(connection, now=now).fetchall(), write=False)]
+    return [row[0] for row in store.ask(_DUE, now=now)]
 
 
 def next_due(store: Store, now: float) -> float | None:
     """When the first of those that wait for a time may begin."""
-    rows = store.side(lambda connection: _NEXT(connection, now=now).fetchall(), write=False)
+    rows = store.ask(_NEXT, now=now)
     return min((float(at) for (at,) in rows if at is not None), default=None)

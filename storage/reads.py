@@ -9,6 +9,7 @@ May import nothing of ours but errors, model, the interface and modules of stora
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
@@ -26,6 +27,7 @@ from dagengine.model import (
     PendingStep,
     RecordedCall,
     RunRecord,
+    RunState,
     SavedState,
     Standing,
     StepInput,
@@ -34,7 +36,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage import statements
+from dagengine.storage import statements, tallies
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.lookup import AMBIGUOUS_SHOWN, no_step, the_one_run
 from dagengine.storage.rows import (
@@ -62,6 +64,10 @@ class Readers(Protocol):
 
     def reading(self) -> AbstractContextManager[Any]:
         """A connection that sees one state of the store until the end of the block."""
+        ...
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """A connection for one question, whose answer is read to its end in the block."""
         ...
 
 
@@ -117,13 +123,13 @@ class Reads:
         return Frontier(steps, ended_inputs, recorded[0], definitions, ephemeral, failed)
 
     def values(self, run_number: int, seqs: Sequence[int]) -> dict[int, Value]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             rows = statements.values(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall()
         found = ((seq, value_of(*value)) for seq, *value in rows)
         return {seq: value for seq, value in found if value is not None}
 
     def failures(self, run_number: int, seqs: Sequence[int]) -> dict[int, tuple[StepState, Failure]]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             rows = statements.failures(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall()
         found = ((seq, state, failure_of(text, pickled)) for seq, state, text, pickled in rows)
         return {seq: (_STATES[state], failure) for seq, state, failure in found if failure is not None}
@@ -155,20 +161,25 @@ class Reads:
         return SavedState(create, tuple(calls), after, value_of(digest, size, inline, None, None))
 
     def finish_order(self, run_number: int, seqs: Sequence[int]) -> dict[int, int]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return dict(statements.finish_order(connection, run=run_number, seqs=json.dumps(list(seqs))).fetchall())
 
     # ---- people -------------------------------------------------------------------------
 
     def find_run(self, prefix: str) -> RunRecord:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             exact = statements.run_by_id(connection, id=prefix).fetchone()
-            if exact is not None:
-                return run_of(exact)
-            rows = statements.runs_by_prefix(
-                connection, low=prefix, high=prefix + _AFTER_ANY, limit=AMBIGUOUS_SHOWN + 1
-            ).fetchall()
+        if exact is not None:
+            return run_of(exact)
+        limit = AMBIGUOUS_SHOWN + 1
+        with self._pool.alone() as connection:
+            rows = statements.runs_by_prefix(connection, low=prefix, high=prefix + _AFTER_ANY, limit=limit).fetchall()
         return the_one_run([run_of(row) for row in rows], prefix, self.url)
+
+    def find_runs(self, run_ids: Sequence[str]) -> dict[str, RunRecord]:
+        with self._pool.alone() as connection:
+            rows = statements.runs_by_ids(connection, ids=json.dumps(list(run_ids))).fetchall()
+        return {run.id: run for run in map(run_of, rows)}
 
     def runs(self, which: RunFilter) -> list[RunRecord]:
         asked = statements.runs_listed(bool(which.states), which.name is not None)
@@ -226,8 +237,16 @@ class Reads:
 
     def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
         with self._pool.reading() as connection:
-            rows = statements.step_counts(connection, run=run_number).fetchall()
-        return {(name or "", _STATES[state]): steps for name, state, steps in rows}
+            (steps,) = statements.next_seq(connection, run=run_number).fetchone() or (0,)
+            noted = tallies.counts(connection, run_number, steps)
+            if noted is None:
+                rows = statements.step_counts(connection, run=run_number).fetchall()
+                return {(name or "", _STATES[state]): steps for name, state, steps in rows}
+            names = {row[0]: row[1] for row in statements.definitions(connection, run=run_number)}
+        found: Counter[tuple[str, StepState]] = Counter()
+        for (definition, state), count in noted.items():
+            found[names.get(definition, ""), _STATES[state]] += count
+        return dict(found)
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
         with self._pool.reading() as connection:
@@ -242,20 +261,25 @@ class Reads:
 
     def attempts(self, run_number: int, seq: int | None = None, open_only: bool = False) -> list[AttemptRecord]:
         asked = statements.attempts_listed(seq is not None, open_only)
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return list(map(attempt_of, asked(connection, run=run_number, seq=seq)))
 
     def definitions(self, run_number: int) -> list[Definition]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return list(map(definition_of, statements.definitions(connection, run=run_number)))
 
     def events(self, run_number: int) -> list[EventRecord]:
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             return list(map(event_of, statements.events(connection, run=run_number)))
+
+    def census(self) -> tuple[dict[RunState, int], dict[str, int]]:
+        with self._pool.reading() as connection:
+            states = {RunState(state): count for state, count in statements.runs_by_state(connection)}
+            return states, dict(statements.runs_by_workflow(connection).fetchall())
 
     def totals(self) -> tuple[int, int]:
         """How many runs and steps there are."""
-        with self._pool.reading() as connection:
+        with self._pool.alone() as connection:
             runs, steps = statements.totals(connection).fetchone()
         return runs, steps
 

@@ -71,21 +71,21 @@ def add(store: Store, row: ScheduleRow) -> bool:
 
 
 def all_rows(store: Store) -> list[ScheduleRow]:
-    return [_row(row) for row in store.side(lambda connection: _ALL(connection).fetchall(), write=False)]
+    return [_row(row) for row in store.ask(_ALL)]
 
 
 def one_row(store: Store, name: str) -> ScheduleRow | None:
-    row = store.side(lambda connection: _ONE(connection, schedule=name).fetchone(), write=False)
+    row = next(iter(store.ask(_ONE, schedule=name)), None)
     return None if row is None else _row(row)
 
 
 def due_rows(store: Store, now: float) -> list[ScheduleRow]:
     """Those that are not paused and whose time has come."""
-    return [_row(row) for row in store.side(lambda connection: _DUE(connection, now=now).fetchall(), write=False)]
+    return [_row(row) for row in store.ask(_DUE, now=now)]
 
 
 def next_at(store: Store) -> float | None:
-    row = store.side(lambda connection: _NEXT(connection).fetchone(), write=False)
+    row = next(iter(store.ask(_NEXT)), None)
     return None if row is None or row[0] is None else float(row[0])
 
 

@@ -54,7 +54,7 @@ def seen(store: Store, process: ProcessRecord, settings: dict[str, Any], now: fl
 
 def servers(store: Store) -> dict[str, Server]:
     """All that there are, by id; also those that ended without saying so."""
-    rows = store.side(lambda connection: _ALL(connection).fetchall(), write=False)
+    rows = store.ask(_ALL)
     return {
         id_: Server(ProcessRecord(**json.loads(process)), json.loads(settings), seen_at)
         for id_, process, settings, seen_at in rows

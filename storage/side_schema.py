@@ -268,3 +268,26 @@ SLEEPER = Table(
     PrimaryKeyConstraint("run", name="sleeper_pk"),
     Index("sleeper_due", "asleep", "wake_at"),
 )
+
+# ---- what runs are called, and how many steps they have -----------------------------------------
+
+TAG = Table(
+    "tag",
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    PrimaryKeyConstraint("run", "name", name="tag_pk"),
+    Index("tag_value", "name", "value", "run"),
+    sqlite_with_rowid=False,
+)
+
+TALLY = Table(
+    "tally",  # of blocks of steps that are recorded whole (tallies.py)
+    METADATA,
+    Column("run", Integer, nullable=False),
+    Column("block", Integer, nullable=False),
+    Column("tasks", Text, nullable=False),  # JSON: number of a definition -> steps in the block
+    PrimaryKeyConstraint("run", "block", name="tally_pk"),
+    sqlite_with_rowid=False,
+)

@@ -86,7 +86,7 @@ def send(
 
 def signals(store: Store, run_number: int, after: int = 0) -> list[Signal]:
     """The run's signals above number `after`, in the order in which they were sent."""
-    rows = store.side(lambda connection: _AFTER(connection, run=run_number, after=after).fetchall(), write=False)
+    rows = store.ask(_AFTER, run=run_number, after=after)
     return [_signal(row) for row in rows]
 
 

@@ -114,25 +114,25 @@ def forget(store: Store, run_number: int) -> None:
 
 def due(store: Store, now: float, limit: int = 1_000) -> list[Sleeper]:
     """Runs that are to be woken, the longest due first. Of one that turns out to be not WAITING, say so: `forget` it."""
-    rows: Iterable[Any] = store.side(lambda connection: _DUE(connection, now=now, limit=limit).fetchall(), write=False)
+    rows: Iterable[Any] = store.ask(_DUE, now=now, limit=limit)
     return [Sleeper(*row) for row in rows]
 
 
 def next_due(store: Store) -> float | None:
     """When the next run is to be woken; None if none is, but by somebody."""
-    row = store.side(lambda connection: _NEXT(connection).fetchone(), write=False)
+    row = next(iter(store.ask(_NEXT)), None)
     return None if row is None else row[0]
 
 
 def next_after(store: Store, now: float) -> float | None:
     """When the next run is to be woken that is not due yet."""
-    row = store.side(lambda connection: _NEXT_AFTER(connection, now=now).fetchone(), write=False)
+    row = next(iter(store.ask(_NEXT_AFTER, now=now)), None)
     return None if row is None else row[0]
 
 
 def sleeper(store: Store, run_number: int) -> Sleeper | None:
     """Until when the run waits without a process; None if it does not."""
-    row = store.side(lambda connection: _OF_RUN(connection, run=run_number).fetchone(), write=False)
+    row = next(iter(store.ask(_OF_RUN, run=run_number)), None)
     return None if row is None else Sleeper(*row)
 
 

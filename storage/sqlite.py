@@ -19,12 +19,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements
-from dagengine.storage.interface import Write
+from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
+from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.reads import Reads
@@ -136,23 +138,40 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
                 raise run_succeeded(run_id)
             if before.owner is not None and alive(before.owner):
                 raise run_owned(run_id, before.owner)
-            claim = self._writer.call(lambda seen=before: self._take(seen, process, reopen))  # type: ignore[misc]
-            if claim is not None:
-                return claim
+            taken = self._writer.call(lambda seen=before: self._take([seen], process, reopen))  # type: ignore[misc]
+            if taken:
+                return taken[run_id]
 
-    def _take(self, seen: RunRecord, process: ProcessRecord, reopen: bool) -> Claim | None:
-        """Claim the run, or answer None if it is not as it was seen."""
+    def claim_all(
+        self, run_ids: Sequence[str], process: ProcessRecord, alive: Callable[[str, ProcessRecord], bool]
+    ) -> Claimed:
+        def claim(run_id: str) -> Claim:
+            return self.claim(run_id, process, partial(alive, run_id), reopen=False)
+
+        free, found = may_be_claimed(run_ids, self.find_runs(run_ids), alive, self.url)
+        if free:
+            taken = self._writer.call(lambda: self._take(free, process, reopen=False))
+            changed = [run.id for run in free if run.id not in taken]  # since they were looked at
+            found |= taken | claimed_each(changed, claim)
+        return found
+
+    def _take(self, seen: Sequence[RunRecord], process: ProcessRecord, reopen: bool) -> dict[str, Claim]:
+        """Claim the runs, but for those that are not as they were seen."""
+        taken = {}
         with self._transaction() as connection:
-            run = _read(connection, seen.id, self.url)
-            if (run.token, run.state) != (seen.token, seen.state) or run.owner != seen.owner:
-                return None
             connection.execute(_INSERT_PROCESS, process_row(process))
-            connection.execute(_CLAIM_RUN, (process.id, self._clock(), run.number))
-            if reopen:
-                connection.execute(_FORGET_CANCEL, (run.number,))
-                connection.execute(_REOPEN_STEPS, (run.number,))
-        self._writer.forget(run.number)
-        return Claim(run.number, run.id, run.token + 1)
+            for before in seen:
+                run = _read(connection, before.id, self.url)
+                if (run.token, run.state) != (before.token, before.state) or run.owner != before.owner:
+                    continue
+                connection.execute(_CLAIM_RUN, (process.id, self._clock(), run.number))
+                if reopen:
+                    connection.execute(_FORGET_CANCEL, (run.number,))
+                    connection.execute(_REOPEN_STEPS, (run.number,))
+                taken[run.id] = Claim(run.number, run.id, run.token + 1)
+        for claim in taken.values():
+            self._writer.forget(claim.run_number)
+        return taken
 
     # ---- write --------------------------------------------------------------------------
 
@@ -184,6 +203,11 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
         with self._pool.reading() as connection:
             return work(connection)
 
+    def ask(self, query: Callable[..., Any], **given: Any) -> list[Any]:
+        with self._pool.alone() as connection:
+            rows: list[Any] = query(connection, **given).fetchall()
+            return rows
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with translated(self._path), self._connection.transaction() as connection:
@@ -191,14 +215,19 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
 
     # ---- check --------------------------------------------------------------------------
 
-    def check(self) -> dict[str, Any]:
+    def figures(self) -> Figures:
         size = 0
         for end in ("", "-wal"):
             with suppress(OSError):
                 size += Path(self._path + end).stat().st_size
+        with self._pool.reading() as connection:
+            (pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+            (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+        return Figures(CURRENT, size, pages * page_size, *self.totals())
+
+    def check(self) -> dict[str, Any]:
         integrity = self._integrity()
-        runs, steps = self.totals()
-        return {"revision": CURRENT, "integrity": integrity, "bytes": size, "runs": runs, "steps": steps}
+        return {**self.figures()._asdict(), "integrity": integrity}
 
     def _integrity(self) -> str:
         """ "ok", or the first things that are wrong with the file, as SQLite says them."""

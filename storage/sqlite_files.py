@@ -73,6 +73,13 @@ def prepare(path: str) -> None:
         raise _unfit(path, state)
 
 
+def is_there(path: str) -> bool:
+    """Whether there is a database that is not empty. Raises as `prepare`."""
+    _check_place(path)
+    with translated(path):
+        return _read_state(path) != "empty"
+
+
 def upgrade(path: str) -> tuple[str, str]:
     """Bring an older store to the schema of this code; returns the revisions before and after."""
     _check_place(path)

@@ -32,12 +32,18 @@ class ReadPool:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection that sees one state of the store until the end of the block."""
+        with self.alone() as connection:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one question, whose answer is read to its end in the block."""
         with translated(self._path):
             connection = self._take()
             try:
-                connection.execute("BEGIN")
                 yield connection
-                connection.execute("COMMIT")
             except BaseException:
                 connection.close()
                 raise

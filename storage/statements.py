@@ -57,8 +57,8 @@ _DIALECT.statement_compiler = _Compiler
 # The planner knows nothing of how many rows there are. It prefers the primary key, whose rows are at hand, to a partial
 # index, and so would pass all that is done in order to find what is left. These make it an error not to use the index;
 # and where steps are joined to others, outer joins fix the order of the loops.
-_BY_WAITING = (STEP, "INDEXED BY step_waiting", "sqlite")
-_BY_UNSUCCESSFUL = (STEP, "INDEXED BY step_unsuccessful", "sqlite")
+BY_WAITING = (STEP, "INDEXED BY step_waiting", "sqlite")
+BY_UNSUCCESSFUL = (STEP, "INDEXED BY step_unsuccessful", "sqlite")
 _BY_OPEN = (ATTEMPT, "INDEXED BY attempt_open", "sqlite")
 
 
@@ -117,9 +117,9 @@ def _is(column: ColumnElement[str], *states: StepState) -> ColumnElement[bool]:
     return column == literals[0] if len(literals) == 1 else column.in_(literals)
 
 
-_WAITING = _is(STEP.c.state, StepState.WAITING)
+WAITING = _is(STEP.c.state, StepState.WAITING)
 _UNSUCCESSFUL_STATES = (StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED)
-_UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
+UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
 _this_run = bindparam("run", type_=Integer)
 
 
@@ -128,10 +128,14 @@ LISTS = frozenset({"seqs", "definitions", "ids"})
 
 
 class _IsListed(FunctionElement[bool]):
-    """A column's number is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
+    """A column's value is in a list that is given as one parameter, of any length: a JSON array, or what the database has."""
 
     type = Boolean()
     inherit_cache = True
+
+    def self_group(self, against: Any = None) -> Any:
+        """As it is. Where a dialect has no booleans, others are compared with 1, and SQLite then finds no index for it."""
+        return self
 
 
 @compiles(_IsListed)
@@ -191,6 +195,12 @@ def run_by_id() -> Executable:
 
 
 @_query
+def runs_by_ids() -> Executable:
+    """`ids`: whole ids."""
+    return _runs().where(is_listed(RUN.c.id, "ids"))
+
+
+@_query
 def runs_by_prefix() -> Executable:
     """Ids from `low` to before `high`, at most `limit`."""
     found = _runs().where(RUN.c.id >= bindparam("low"), RUN.c.id < bindparam("high"))
@@ -232,8 +242,8 @@ def next_seq() -> Executable:
 @_query
 def waiting_steps() -> Executable:
     columns = (STEP.c.seq, STEP.c.key, STEP.c.kind, STEP.c.definition, STEP.c.call, STEP.c.attempts)
-    found = select(*columns, STEP.c.items_first, STEP.c.items_count).with_hint(*_BY_WAITING)
-    return found.where(STEP.c.run == _this_run, _WAITING).order_by(STEP.c.seq)
+    found = select(*columns, STEP.c.items_first, STEP.c.items_count).with_hint(*BY_WAITING)
+    return found.where(STEP.c.run == _this_run, WAITING).order_by(STEP.c.seq)
 
 
 @_query
@@ -243,8 +253,8 @@ def waiting_edges() -> Executable:
     read = and_(EDGE.c.run == STEP.c.run, EDGE.c.child == STEP.c.seq)
     is_read = and_(parent.c.run == EDGE.c.run, parent.c.seq == EDGE.c.parent)
     found = select(EDGE.c.child, EDGE.c.parent, EDGE.c.digest, EDGE.c.size, parent.c.state)
-    found = found.select_from(STEP.outerjoin(EDGE, read).outerjoin(parent, is_read)).with_hint(*_BY_WAITING)
-    return found.where(STEP.c.run == _this_run, _WAITING).order_by(STEP.c.seq, EDGE.c.position)
+    found = found.select_from(STEP.outerjoin(EDGE, read).outerjoin(parent, is_read)).with_hint(*BY_WAITING)
+    return found.where(STEP.c.run == _this_run, WAITING).order_by(STEP.c.seq, EDGE.c.position)
 
 
 @_query
@@ -252,16 +262,16 @@ def waiting_attempts() -> Executable:
     """Of each waiting step: how many attempts have ended, and the greatest number of one, if there is any."""
     tried = and_(ATTEMPT.c.run == STEP.c.run, ATTEMPT.c.seq == STEP.c.seq)
     found = select(STEP.c.seq, func.count(ATTEMPT.c.outcome), func.max(ATTEMPT.c.number))
-    found = found.select_from(STEP.outerjoin(ATTEMPT, tried)).with_hint(*_BY_WAITING)
-    return found.where(STEP.c.run == _this_run, _WAITING).group_by(STEP.c.seq)
+    found = found.select_from(STEP.outerjoin(ATTEMPT, tried)).with_hint(*BY_WAITING)
+    return found.where(STEP.c.run == _this_run, WAITING).group_by(STEP.c.seq)
 
 
 @_query
 def unhandled_failures() -> Executable:
     columns = (STEP.c.seq, STEP.c.key, STEP.c.failure, STEP.c.failure_pickled)
-    found = select(*columns).with_hint(*_BY_UNSUCCESSFUL)
+    found = select(*columns).with_hint(*BY_UNSUCCESSFUL)
     failed = STEP.c.state == literal_column("'failed'")
-    found = found.where(STEP.c.run == _this_run, _UNSUCCESSFUL, failed, STEP.c.handled == literal_column("false"))
+    found = found.where(STEP.c.run == _this_run, UNSUCCESSFUL, failed, STEP.c.handled == literal_column("false"))
     return found.order_by(STEP.c.finish_order)
 
 
@@ -392,7 +402,7 @@ def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Que
             found = found.where(_is(STEP.c.state, *states))
         if states and set(states) <= set(_UNSUCCESSFUL_STATES):
             # Implied, but the planner has to see the index's own condition.
-            found = found.where(_UNSUCCESSFUL).with_hint(*_BY_UNSUCCESSFUL)
+            found = found.where(UNSUCCESSFUL).with_hint(*BY_UNSUCCESSFUL)
         return found.order_by(STEP.c.seq).limit(bindparam("limit"))
 
     return Query(build)
@@ -440,6 +450,16 @@ def definitions() -> Executable:
 def events() -> Executable:
     columns = (EVENT.c.at, EVENT.c.kind, EVENT.c.seq, EVENT.c.data)
     return select(*columns).where(EVENT.c.run == _this_run).order_by(EVENT.c.number)
+
+
+@_query
+def runs_by_state() -> Executable:
+    return select(RUN.c.state, func.count()).group_by(RUN.c.state)
+
+
+@_query
+def runs_by_workflow() -> Executable:
+    return select(RUN.c.workflow, func.count()).group_by(RUN.c.workflow)
 
 
 @_query

@@ -115,22 +115,21 @@ class Invocation:
     @contextmanager
     def reading(self) -> Iterator[Store]:
         """The store, to look something up. One that is not there is not created, but stood in for by an empty one."""
-        from dagengine.config import store_path
-        from dagengine.storage import open_store
+        from dagengine.config import store_path, without_password
+        from dagengine.storage import open_existing, open_store
 
         store = self.settings().store.value
-        path = store_path(store)
-        missing = path is not None and path.parent.is_dir() and not path.exists()
-        missing = missing or (path is not None and self._home_is_new(store))
-        opened = open_store("memory:" if missing else store)
-        if missing:
-            opened.url = store  # what it says that it does not have, the named one does not have
+        unborn = store_path(store) is not None and self._home_is_new()
+        opened = None if unborn else open_existing(store)
+        if opened is None:
+            opened = open_store("memory:")
+            opened.url = without_password(store)  # what it says that it does not have, the named one does not have
         try:
             yield opened
         finally:
             opened.close()
 
-    def _home_is_new(self, store: str) -> bool:
+    def _home_is_new(self) -> bool:
         """Whether the default store's own folder is not there yet: nothing was run so far."""
         settings = self.settings()
         return settings.store.origin == "default" and not settings.home.value.exists()

@@ -14,15 +14,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dagengine.cli.terminal import plural, size
-from dagengine.config import available_cpus, store_path
+from dagengine.config import available_cpus, store_path, without_password
 from dagengine.errors import DagengineError
 from dagengine.units import GiB, MiB
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
+    from dagengine.storage.interface import Store
 
 LIBRARIES = (
     "alembic",
@@ -42,6 +43,8 @@ NETWORK_FILESYSTEMS = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "afs", "ceph", 
 
 DISK_LOW, DISK_OUT = 1 * GiB, 64 * MiB
 MEMORY_LOW = 512 * MiB
+CHECKED_BYTES = 512 * MiB
+"""Of a store's file: what is larger is not read page by page by `doctor`, which would take minutes."""
 FILES_LOW = 512  # descriptors: two for each worker, one for each artifact that is being read or written
 
 
@@ -200,27 +203,22 @@ def filesystem_of(folder: Path) -> str | None:
 
 
 def store(settings: Settings) -> Iterator[Finding]:
-    from dagengine.storage import open_store
+    from dagengine.storage import open_existing
 
     path = store_path(settings.store.value)
-    if path is not None and not path.exists() and path.parent.is_dir():
-        yield Finding("store", "ok", f"{path} is not there yet; the first run makes it")
-        return
     if path is not None and not path.parent.exists() and settings.store.origin == "default":
         return  # said of the home already
     try:
-        opened = open_store(settings.store.value)
+        opened = open_existing(settings.store.value)
     except DagengineError as error:
         yield Finding("store", "fail", str(error))
         return
+    if opened is None:
+        place = without_password(settings.store.value) if path is None else path
+        yield Finding("store", "ok", f"{place} is not there yet; the first run makes it")
+        return
     try:
-        found: dict[str, Any] = opened.check()
-        if found["integrity"] != "ok":
-            advice = "Keep a copy of it, and restore one from before; `dagengine db check` shows all."
-            yield Finding("store", "fail", f"{opened.url} is damaged: {found['integrity']}", advice)
-            return
-        counted = f"{plural(found['runs'], 'run')}, {plural(found['steps'], 'step')}, {size(found['bytes'])}"
-        yield Finding("store", "ok", f"{opened.url}: schema {found['revision']}, sound; {counted}")
+        yield from _soundness(opened)
         yield from _crashed(opened)
     except DagengineError as error:
         yield Finding("store", "fail", str(error))
@@ -228,7 +226,23 @@ def store(settings: Settings) -> Iterator[Finding]:
         opened.close()
 
 
-def _crashed(opened: Any) -> Iterator[Finding]:
+def _soundness(opened: Store) -> Iterator[Finding]:
+    figures = opened.figures()
+    counted = f"{plural(figures.runs, 'run')}, {plural(figures.steps, 'step')}, {size(figures.bytes)}"
+    if figures.bytes > CHECKED_BYTES:
+        yield Finding(
+            "store", "ok", f"{opened.url}: schema {figures.revision}; {counted}; every page: `dagengine db check`"
+        )
+        return
+    integrity = opened.check()["integrity"]
+    if integrity == "ok":
+        yield Finding("store", "ok", f"{opened.url}: schema {figures.revision}, sound; {counted}")
+    else:
+        advice = "Keep a copy of it, and restore one from before; `dagengine db check` shows all."
+        yield Finding("store", "fail", f"{opened.url} is damaged: {integrity}", advice)
+
+
+def _crashed(opened: Store) -> Iterator[Finding]:
     from dagengine.model import RunState
     from dagengine.storage.interface import RunFilter
     from dagengine.views import run_state

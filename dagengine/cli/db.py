@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dagengine.cli.app import Invocation, common
 from dagengine.cli.terminal import clean, mark, number, plural, print_json, size
-from dagengine.config import store_path
+from dagengine.config import store_path, without_password
 from dagengine.errors import StoreUnavailable
+from dagengine.model import RunState
 from dagengine.views import run_state
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from dagengine.storage.interface import Store
+
+RUNNING_MAX = 100_000
+"""Runs that are asked whether their process lives: far more than one store's processes work on."""
 
 
 @click.group("db", no_args_is_help=False, short_help="Check the store, or bring it up to date.")
@@ -23,13 +33,13 @@ def command() -> None:
 @click.pass_obj
 def check(invocation: Invocation) -> int:
     """Look whether the store is sound: its schema, and every page of it. Exit status 5 if it is not."""
-    from dagengine.storage import open_store
+    from dagengine.storage import open_existing
 
     place = invocation.settings().store.value
-    path = store_path(place)
-    if path is not None and not path.exists():
-        raise StoreUnavailable(f"there is no store at {path}. The first run makes it.", store=place)
-    store = open_store(place)
+    store = open_existing(place)
+    if store is None:
+        shown = without_password(place)
+        raise StoreUnavailable(f"there is no store at {shown}. The first run makes it.", store=shown)
     try:
         found = store.check()
     finally:
@@ -52,26 +62,36 @@ def stats(invocation: Invocation) -> None:
     """Count what is in the store, by state and workflow, and how much room it takes."""
     from collections import Counter
 
-    from dagengine.storage.interface import RunFilter
     from dagengine.storage.lifetime_notes import pins
 
     with invocation.reading() as store:
-        found = store.check()
-        runs = store.runs(RunFilter(limit=10**9))
+        found = store.figures()
+        states, workflows = _states(store), Counter(store.census()[1])
         pinned, expired = len(pins(store)), len(store.expired_runs())
-    states = Counter(str(run_state(run)) for run in runs)
-    workflows = Counter(run.workflow for run in runs)
     if invocation.json:
         facts = {"states": states, "workflows": workflows, "pinned": pinned, "without_values": expired}
-        print_json({"store": store.url, **found, **facts})
+        print_json({"store": store.url, **found._asdict(), **facts})
         return
+    free = f", {size(found.free_bytes)} of them free" if found.free_bytes else ""
     print(clean(store.url, 500))
-    print(f"  schema {found['revision']}, {size(found['bytes'])}")
-    print(f"  {plural(found['runs'], 'run')} with {plural(found['steps'], 'step')}")
+    print(f"  schema {found.revision}, {size(found.bytes)}{free}")
+    print(f"  {plural(found.runs, 'run')} with {plural(found.steps, 'step')}")
     for name, counted in (("states", states), ("workflows", workflows)):
         shown = ", ".join(f"{number(count)} {clean(word, 40)}" for word, count in counted.most_common(12))
         print(f"  {name}: {shown or 'none'}")
     print(f"  {number(pinned)} pinned, {number(expired)} without their values")
+
+
+def _states(store: Store) -> Counter[str]:
+    """How many runs there are in each state, as they look now."""
+    from collections import Counter
+
+    from dagengine.storage.interface import RunFilter
+
+    stored, _ = store.census()
+    running = Counter(str(run_state(run)) for run in store.runs(RunFilter((RunState.RUNNING,), limit=RUNNING_MAX)))
+    others = Counter({str(state): count for state, count in stored.items() if state is not RunState.RUNNING})
+    return running + others
 
 
 @command.command("backup")

@@ -68,16 +68,16 @@ def code_of(store: Store, record: RunRecord) -> str | None:
     return used_pack(store, record.number) or record.code
 
 
-def pin(store: Store, record: RunRecord, code: str, shelf: Shelf) -> Pin:
+def pin(store: Store, record: RunRecord, code: str, shelf: Shelf, digest: str | None = None) -> Pin:
     """See to it that the run's modules are those of its pack, in this process as well; or, if `code` says so, today's.
 
-    Raises LoadError if another version of one of them is loaded here.
+    digest: of the pack that it goes on with, where that is known. Raises LoadError if another version of one of them is loaded here.
     """
     if code not in (PINNED, CURRENT):
         raise BadArguments(f'code={code!r}: a run goes on with its own code, "pinned", or with today\'s, "current".')
     if code == CURRENT:
         return Pin(store, record, None, True)
-    digest = code_of(store, record)
+    digest = digest or code_of(store, record)
     if digest is None and record.state is RunState.PENDING:
         return Pin(store, record, None, True)  # it has not begun, and from here on it has the code that it begins with
     if digest is not None:

@@ -1,6 +1,6 @@
 """A host: the process in which `dagengine serve` has runs worked on, with an engine and workers of its own.
 
-    server ── {"verb": "take", "run": id}\\n ──▶ host          also: drain, force, close
+    server ── {"verb": "take", "runs": [id, …]}\\n ──▶ host   also: drain, force, close
     server ◀── {"ended": id, "state": …}\\n ─── host          also: ready; left, with the reason
 
 The server hands it only runs of one version of the code, so its modules are those of its runs. It takes a run up as nobody
@@ -22,9 +22,10 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -33,14 +34,19 @@ from dagengine.engine import Engine
 from dagengine.errors import DagengineError, RunExists, RunNotFound, RunOwned, StoreError
 from dagengine.model import Failure, RunState
 from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.lookup import no_run
+from dagengine.taking_up import take_up_all
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver
     from dagengine.model import Claim
     from dagengine.runtime.protocol import Broken
 
-TAKING = 4
-"""Runs that are taken up side by side: they wait for the store, and share its commits."""
+TAKERS = 2
+"""Threads that take runs up: while one loads what is left of its runs, the other one claims."""
+
+TAKEN_AT_ONCE = 64
+"""Runs that are taken up together. What comes while they are is taken up after them, together again."""
 
 FAIL_SECONDS = 60.0
 """For the store to write that a run can't be begun."""
@@ -85,7 +91,8 @@ class Host:
         self._closing = self._force = False
         self._terminated = 0
         self._engine: HostEngine | None = None
-        self._takers: ThreadPoolExecutor | None = None  # once the first run has loaded the code
+        self._takers: list[threading.Thread] = []  # once the first run has loaded the code
+        self._to_take: SimpleQueue[str | None] = SimpleQueue()
 
     def work(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,8 +107,10 @@ class Host:
             if self._channel is not None and self._channel in ready:
                 for message in self._received():
                     self._do(message)
-        if self._takers is not None:
-            self._takers.shutdown()
+        for _ in self._takers:
+            self._to_take.put(None)
+        for taker in self._takers:
+            taker.join()
         if self._engine is not None:
             self._engine.close(self._force)
         self._awake()
@@ -150,11 +159,13 @@ class Host:
         if verb == "begin":
             self._begin(message)
         elif verb == "take":
-            self._runs.add(message["run"])
-            if self._takers is not None:
-                self._takers.submit(self._take, message["run"])
-            elif self._take(message["run"]):
-                self._takers = ThreadPoolExecutor(TAKING, "takers")
+            self._runs.update(message["runs"])
+            runs = deque(message["runs"])
+            while runs and not self._takers:  # until one was taken up: modules are loaded on the main thread
+                if self._take([runs.popleft()]):
+                    self._start_takers()
+            for run_id in runs:
+                self._to_take.put(run_id)
         else:
             self._closing = True
             self._force = self._force or verb == "force"
@@ -174,26 +185,50 @@ class Host:
         )
         self._say({"ready": os.getpid()})
 
-    def _take(self, run_id: str) -> bool:
-        """Take the run up, on any thread; whether it was."""
+    def _start_takers(self) -> None:
+        self._takers = [threading.Thread(target=self._take_more, name="taker", daemon=True) for _ in range(TAKERS)]
+        for taker in self._takers:
+            taker.start()
+
+    def _take_more(self) -> None:
+        """On a thread that waits for the store: all that have come meanwhile, together."""
+        while (first := self._to_take.get()) is not None:
+            run_ids = [first]
+            with contextlib.suppress(Empty):
+                while len(run_ids) < TAKEN_AT_ONCE:
+                    following = self._to_take.get_nowait()
+                    if following is None:
+                        self._to_take.put(None)
+                        break
+                    run_ids.append(following)
+            self._take(run_ids)
+
+    def _take(self, run_ids: list[str]) -> int:
+        """Take the runs up, on any thread; how many were."""
         assert self._engine is not None
         store = self._engine.store
+        told: dict[str, BaseException | None]
         try:
-            record = store.find_run(run_id)
-            if record.state.ended and record.state is not RunState.INTERRUPTED:
-                self._tell(ended=run_id, state=str(record.state))
-                return False
-            folder = str(record.facts.get("cwd", ""))
-            if not record.entry.get("file") and folder and folder not in sys.path and Path(folder).is_dir():
-                sys.path.insert(0, folder)
-            self._engine.resume(run_id, reopen=False)
-        except (RunOwned, RunExists, RunNotFound, StoreError) as error:
-            self._tell(left=run_id, why=f"{type(error).__name__}: {error}")
-        except (Exception, SystemExit) as error:
-            self._fail(store, run_id, error)
-        else:
-            return True
-        return False
+            records = store.find_runs(run_ids)
+            runs = []
+            for run_id, record in records.items():
+                if record.state.ended and record.state is not RunState.INTERRUPTED:
+                    self._tell(ended=run_id, state=str(record.state))
+                    continue
+                folder = str(record.facts.get("cwd", ""))
+                if not record.entry.get("file") and folder and folder not in sys.path and Path(folder).is_dir():
+                    sys.path.insert(0, folder)
+                runs.append(record)
+            told = take_up_all(self._engine, runs)
+            told |= {run_id: no_run(run_id, store.url) for run_id in run_ids if run_id not in records}
+        except (DagengineError, OSError) as error:
+            told = dict.fromkeys(run_ids, error)
+        for run_id, why in told.items():
+            if isinstance(why, (RunOwned, RunExists, RunNotFound, StoreError)):
+                self._tell(left=run_id, why=f"{type(why).__name__}: {why}")
+            elif why is not None:
+                self._fail(store, run_id, why)
+        return sum(why is None for why in told.values())
 
     def _tell(self, **message: str) -> None:
         """Have the server told. From any thread."""

@@ -23,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ ALONE_AFTER = 2
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before the runs of a dead host are taken up again: doubled with each death that one of them has seen."""
+
+SAID_AT_ONCE = 64
+"""Runs in one message to a host."""
 
 IDLE_SECONDS = 20.0
 """A host without runs is kept so long for the next one, unless its place is wanted."""
@@ -114,21 +117,14 @@ class Hosts:
         held = {run for host in self._hosts for run in host.runs}
         return held | set(self._waiting) | {run for _, run, _ in self._paused}
 
-    def _holds(self, run: str) -> bool:
-        return (
-            run in self._waiting
-            or any(run in host.runs for host in self._hosts)
-            or run in {r for _, r, _ in self._paused}
-        )
-
     @property
     def count(self) -> int:
         return len(self._hosts)
 
-    def assign(self, run: RunRecord) -> None:
-        if not self._holds(run.id):
-            self._waiting[run.id] = code_of(run)
-            self._place()
+    def assign(self, runs: Iterable[RunRecord]) -> None:
+        held = self.runs
+        self._waiting.update((run.id, code_of(run)) for run in runs if run.id not in held)
+        self._place()
 
     def hear(self, host: Host) -> None:
         """Something can be read from the host's socket."""
@@ -184,12 +180,16 @@ class Hosts:
     def _place(self) -> None:
         if self.draining:
             return
+        placed: dict[Host, list[str]] = {}
         for run, code in list(self._waiting.items()):
             host = self._host_for(run, code)
             if host is not None:
                 del self._waiting[run]
                 host.runs.add(run)
-                host.say(verb="take", run=run)
+                placed.setdefault(host, []).append(run)
+        for host, runs in placed.items():
+            for first in range(0, len(runs), SAID_AT_ONCE):
+                host.say(verb="take", runs=runs[first : first + SAID_AT_ONCE])
 
     def _host_for(self, run: str, code: Code) -> Host | None:
         alone = self._deaths.get(run, 0) >= ALONE_AFTER

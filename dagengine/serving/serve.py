@@ -43,8 +43,9 @@ from dagengine.model import Failure, RunRecord, RunState
 from dagengine.serving.hints import PREFIX
 from dagengine.serving.hosts import Host, Hosts
 from dagengine.serving.schedules import fire_due
-from dagengine.serving.submission import cancel_dropped, has_ended, is_over
+from dagengine.serving.submission import cancel_dropped, has_ended
 from dagengine.storage import open_store, queues, servers, sleepers
+from dagengine.storage.due import due
 from dagengine.storage.interface import FinishRun, RunFilter, Store
 from dagengine.views import run_state
 from dagengine.watching import Watch
@@ -69,6 +70,11 @@ ENDED_KEPT = 4_096
 
 FINAL = frozenset(str(state) for state in RunState if state.ended and state is not RunState.INTERRUPTED)
 """States after which nobody is waited for."""
+
+_NOBODYS = (RunState.PENDING, RunState.INTERRUPTED, RunState.CRASHED)
+
+SETTLED_AT_ONCE = 500
+"""Runs that are under way with others, looked at together."""
 
 CRASHED_LOOKED_AT = 2_000
 """Runs that say that they run, looked through for those whose owner is dead."""
@@ -267,51 +273,49 @@ class Server:
 
     def _hand_out(self, now: float) -> None:
         self._finish_dirty()
-        later: list[float | None] = [fire_due(self.store, self._settings.control, self._clock)]
+        found = due(self.store, now)
+        later = [found.queued]
+        fires = found.scheduled is not None and found.scheduled <= now
+        later.append(fire_due(self.store, self._settings.control, self._clock) if fires else found.scheduled)
         room = self._options.runs - len(self._hosts.runs)
-        for name in queues.due_queues(self.store, now):
+        for name in found.queues:
             if self._options.queues and name not in self._options.queues:
                 continue
             if room > 0:
                 taken = queues.take(self.store, name, self.process.id, room, now)
                 room -= len(taken.runs)
                 later.append(taken.again_at)
-                for run in taken.runs:
-                    self._assign(run)
-        later += [queues.next_due(self.store, now), self._wake_sleepers(now, room)]
+                self._assign(taken.runs)
+        later.append(found.sleeping_after)
+        if found.sleeping is not None and found.sleeping <= now:
+            self._wake_sleepers(now, room)
+        else:
+            self._due = {}
         known = [at for at in later if at is not None]
         self._look_at = min([self._look_at, *known])
 
-    def _assign(self, run_id: str) -> None:
-        run = self._known(run_id)
-        if run is None or has_ended(run):
-            queues.remove(self.store, [run_id], queues.STARTED)
-        else:
-            self._hosts.assign(run)
+    def _assign(self, run_ids: Sequence[str]) -> None:
+        runs = self.store.find_runs(run_ids) if run_ids else {}
+        left = {run_id: run for run_id, run in runs.items() if not has_ended(run)}
+        queues.remove(self.store, [run_id for run_id in run_ids if run_id not in left], queues.STARTED)
+        self._hosts.assign(left.values())
 
-    def _wake_sleepers(self, now: float, room: int) -> float | None:
-        """Runs that wait without a process, and whose time has come; when the next one's has.
+    def _wake_sleepers(self, now: float, room: int) -> None:
+        """Runs that wait without a process, and whose time has come.
 
         One that a process has let go of and means to wake itself is left to that for a while: it knows the run's code.
         """
-        due = sleepers.due(self.store, now)
         first_seen, self._due = self._due, {}
         held = self._hosts.runs
-        for sleeper in due:
+        ours = []
+        for sleeper in sleepers.due(self.store, now):
             seen = self._due[sleeper.id] = first_seen.get(sleeper.id, time.monotonic())
             theirs = sleeper.process is not None and time.monotonic() - seen < LOOK_SECONDS
-            if room > 0 and not theirs and sleeper.id not in held:
-                run = self._known(sleeper.id)
-                if run is not None and run.state is RunState.WAITING:
-                    self._hosts.assign(run)
-                    room -= 1
-        return sleepers.next_after(self.store, now)
-
-    def _known(self, run_id: str) -> RunRecord | None:
-        try:
-            return self.store.find_run(run_id)
-        except RunNotFound:
-            return None
+            if not theirs and sleeper.id not in held:
+                ours.append(sleeper.id)
+        if room > 0 and ours:
+            runs = self.store.find_runs(ours[:room])
+            self._hosts.assign(run for run in runs.values() if run.state is RunState.WAITING)
 
     # ---- settling -----------------------------------------------------------------------------
 
@@ -322,9 +326,13 @@ class Server:
         cancel_dropped(self.store, self._clock)
         living = self._living(now)
         held = self._hosts.runs
-        for entry in queues.entries(self.store, queues.STARTED):
-            if entry.id not in held and (not self._options.queues or entry.queue in self._options.queues):
-                self._settle_started(entry, living)
+        started = [
+            entry
+            for entry in queues.entries(self.store, queues.STARTED)
+            if entry.id not in held and (not self._options.queues or entry.queue in self._options.queues)
+        ]
+        for first in range(0, len(started), SETTLED_AT_ONCE):
+            self._settle_started(started[first : first + SETTLED_AT_ONCE], living)
         others = [server.process for id_, server in living.items() if id_ != self.process.id]
         for run in self.store.runs(RunFilter((RunState.RUNNING,), limit=CRASHED_LOOKED_AT)):
             if run.id in held:
@@ -334,27 +342,28 @@ class Server:
             elif self._options.takes_over:
                 self._take_over(run)
         if self._options.takes_over:
-            for run in left_to_begin(self.store, now - LOOK_SECONDS):
-                if run.id not in held:
-                    self._hosts.assign(run)
+            self._hosts.assign(left_to_begin(self.store, now - LOOK_SECONDS))
         self._watch.keep(others)
 
-    def _settle_started(self, entry: queues.Entry, living: Container[str]) -> None:
-        run = self._known(entry.id)
-        if run is None or has_ended(run):
-            queues.remove(self.store, [entry.id], queues.STARTED)
+    def _settle_started(self, entries: Sequence[queues.Entry], living: Container[str]) -> None:
+        runs = self.store.find_runs([entry.id for entry in entries])
+        over = [entry.id for entry in entries if entry.id not in runs or has_ended(runs[entry.id])]
+        if over:
+            queues.remove(self.store, over, queues.STARTED)
             self._look_at = 0.0
-        elif run_state(run) in (RunState.PENDING, RunState.INTERRUPTED, RunState.CRASHED):
+        for entry in entries:
+            if entry.id in over or run_state(runs[entry.id]) not in _NOBODYS:
+                continue
             ours = entry.server == self.process.id
             if not ours and entry.server in living:
-                return  # it is that one's to begin
+                continue  # it is that one's to begin
             if ours or queues.hand_over(self.store, entry.id, entry.server, self.process.id):
-                self._hosts.assign(run)
+                self._hosts.assign([runs[entry.id]])
 
     def _take_over(self, run: RunRecord) -> None:
         if queues.entry_of(self.store, run.id) is None:
             self._say(f"run {run.id[:12]} of {run.workflow}: its process died; going on with it")
-            self._hosts.assign(run)
+            self._hosts.assign([run])
 
     def _living(self, now: float) -> dict[str, servers.Server]:
         host = platform.node()
@@ -383,9 +392,10 @@ class Server:
         self._look_at = 0.0
 
     def _finish_dirty(self) -> None:
-        ended = [run_id for run_id in self._dirty if is_over(self.store, run_id)]
-        queues.remove(self.store, ended, queues.STARTED)
-        self._dirty.clear()
+        if self._dirty:
+            runs = self.store.find_runs(list(self._dirty))
+            queues.remove(self.store, [run.id for run in runs.values() if has_ended(run)], queues.STARTED)
+            self._dirty.clear()
 
     def _give_up(self, run_id: str, why: str) -> None:
         """The run takes down every process that works on it: it fails."""

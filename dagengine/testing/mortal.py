@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 Refusal = StoreError | InternalError
 
-WRITES = ("create_run", "claim", "request_cancel")
+WRITES = ("create_run", "claim", "claim_all", "request_cancel")
 """Methods of a store, beside `write` and `side`, that write and answer when it is durable."""
 
 THREADS_OWN = ("wake", "listen")

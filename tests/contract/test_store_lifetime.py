@@ -24,6 +24,7 @@ from tests.storage.kit import (
     event,
     large,
     new_run,
+    process,
     record,
     recorded,
     step,
@@ -137,6 +138,22 @@ def test_expired_values_keep_no_artifacts(store: Store) -> None:
     values = store.values(number, [0, 1])
     assert all(value.inline is None and value.digest for value in values.values())
     assert len(store.steps(number)) == 2
+
+
+def test_processes_that_own_nothing_are_forgotten(store: Store) -> None:
+    """The owner of a run is kept, dead or not; of the others the dead, or, where there are leases, the silent."""
+    if store.url == "memory:":
+        return  # a process is known by its runs
+    done, going = begin(store, "done"), store.create_run(new_run("going"), process("other"))
+    assert going is not None
+    recorded(store, done, FinishRun(RunState.SUCCEEDED, NOW))
+    later = 1e12
+    assert store.forget_processes(alive if store.lease is None else dead, later if store.lease is None else NOW) == 0
+    assert store.forget_processes(dead, later) == 1
+    assert store.forget_processes(dead, later) == 0
+    assert store.find_run("going").owner == process("other")
+    begin(store, "again")
+    assert store.find_run("again").owner == ME
 
 
 def test_a_pin_is_kept_until_it_is_taken_off(store: Store) -> None:

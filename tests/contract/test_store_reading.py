@@ -461,8 +461,17 @@ def test_a_check_says_what_there_is(store: Store) -> None:
     begin(store, "first")
     recorded(store, begin(store, "second"), record(step(0), step(1), definitions=(DEFINITION,)))
     found = store.check()
-    assert found.keys() == {"revision", "integrity", "bytes", "runs", "steps"}
+    assert found.keys() == {"revision", "integrity", "bytes", "free_bytes", "runs", "steps"}
     assert (found["integrity"], found["runs"], found["steps"]) == ("ok", 2, 2)
+    assert store.figures()._asdict().keys() == found.keys() - {"integrity"}
+
+
+def test_runs_are_counted_by_state_and_by_workflow(store: Store) -> None:
+    """Each run once in both."""
+    store.create_run(new_run("first"), None)
+    store.create_run(new_run("second", workflow="weekly"), None)
+    begin(store, "third")
+    assert store.census() == ({RunState.PENDING: 2, RunState.RUNNING: 1}, {"nightly": 2, "weekly": 1})
 
 
 def test_the_standings_of_many_runs_are_read_at_once(store: Store) -> None:

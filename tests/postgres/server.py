@@ -106,6 +106,11 @@ class Server:
     def data(self) -> Path:
         return self.folder / "data"
 
+    @property
+    def pid(self) -> int | None:
+        """Of its first process, while it runs."""
+        return None if self._process is None else self._process.pid
+
     def start(self, wait: bool = True, **settings: str) -> None:
         """Start it, and wait until it takes connections. It dies with the process that started it."""
         command = [str(binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port), "-k", str(self.folder)]

@@ -297,6 +297,18 @@ def test_no_question_passes_what_it_does_not_ask_for(question: str, open_store: 
             assert not [line for line in plan if line.startswith("SCAN")], plan
 
 
+def test_steps_that_are_asked_for_by_number_are_found_by_it(open_store: Callable[..., SqliteStore]) -> None:
+    """A list of numbers is looked up one by one: no other step of the run is passed, of which there may be millions."""
+    asked = [
+        *(statements.values, statements.failures, statements.finish_order, statements.edges_of),
+        *(statements.unrecorded_among, statements.greatest_attempts, statements.steps_listed(False, True, ())),
+    ]
+    with open_store()._pool.reading() as connection:
+        for statement in asked:
+            [searched, *_] = plan_of(connection, statement.compiled[0])
+            assert "(run=? AND seq=?)" in searched or "(run=? AND child=?)" in searched, searched
+
+
 def test_what_is_left_is_found_by_its_index(open_store: Callable[..., SqliteStore]) -> None:
     """The frontier is read from the index of waiting steps alone, and a claim opens steps by that of unsuccessful ones."""
     from dagengine.storage.sqlite import _REOPEN_STEPS
