@@ -50,7 +50,7 @@ class _Look(NamedTuple):
     done: bool | PokeReturnValue = False
 
 
-class DagengineSensor(BaseSensorOperator):  # type: ignore[misc]
+class DagengineSensor(BaseSensorOperator):
     """Succeeds when the run, or the step, has; fails or is skipped as it did.
 
     run_id: the run's id, or its beginning; or run_of: the id of the task of this DAG run that begins it, which is waited
@@ -103,7 +103,8 @@ class DagengineSensor(BaseSensorOperator):  # type: ignore[misc]
             return super().execute(context)
         ti: Any = context["ti"]
         first = ti.get_first_reschedule_date(context)
-        return self._go_on(context, time.time() if first is None else first.timestamp())
+        started = time.time() if first is None else first.timestamp()
+        return self.resume_execution("_go_on", {"started": started}, context)  # what soft_fail means is said there
 
     def execute_complete(self, context: Context, event: dict[str, Any], started: float) -> Any:
         """Go on after the trigger has fired: what the store says is what counts. `started`: when the wait began."""
@@ -205,16 +206,15 @@ class DagengineSensor(BaseSensorOperator):  # type: ignore[misc]
 
     def _over(self, context: Context, client: Client, run_id: str, state: str | None) -> bool | PokeReturnValue:
         """What a wait that has ended in this state is to Airflow; False: it goes on."""
-        if state is None or (state == MISSING and self.run_of is not None):
-            return False  # a task says its run's id before the run is recorded
         if state == "succeeded":
             return PokeReturnValue(True, self._value(run_id))
-        if self.run_of is not None and self._task_state(context) not in {*_OVER, "success"}:
-            return False  # it may be retried, and with it the run
+        waits = state is None or (state == MISSING and self.run_of is not None)  # its id is said before it is recorded
+        if waits or (self.run_of is not None and self._task_state(context) not in {*_OVER, "success"}):
+            return False  # the task may be retried, and the run with it
         if self.step is not None:
-            self._raise_for_step(client, run_id, state)
+            self._raise_for_step(client, run_id, str(state))
         record = client.find(run_id)
-        raise_for(failure_of(record.id, record.workflow, client.state(run_id), record.failure))
+        return raise_for(failure_of(record.id, record.workflow, client.state(run_id), record.failure))
 
     def _value(self, run_id: str) -> dict[str, Any]:
         if self.step is None:

@@ -64,10 +64,12 @@ class StoreSource:
 def open_client(conn_id: str | None, store: str | None) -> Client:
     """A client of the store, which does not wait for a database that is gone: whoever asks again waits. Blocks."""
     from dagengine.airflow_plugin.hook import DagengineHook
+    from dagengine.client import Client
 
     hook = DagengineHook(store=store) if conn_id is None else DagengineHook(conn_id)
     client = hook.client()
-    client.store.hurry()
+    if isinstance(client, Client):
+        client.store.hurry()
     return client
 
 
