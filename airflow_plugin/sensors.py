@@ -103,14 +103,14 @@ class DagengineSensor(BaseSensorOperator):
             return super().execute(context)
         ti: Any = context["ti"]
         first = ti.get_first_reschedule_date(context)
-        started = time.time() if first is None else first.timestamp()
-        return self.resume_execution("_go_on", {"started": started}, context)  # what soft_fail means is said there
+        until = self.timeout + (time.time() if first is None else first.timestamp())
+        return self.resume_execution("_go_on", {"until": until}, context)  # what soft_fail means is said there
 
-    def execute_complete(self, context: Context, event: dict[str, Any], started: float) -> Any:
-        """Go on after the trigger has fired: what the store says is what counts. `started`: when the wait began."""
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on after the trigger has fired: what the store says is what counts."""
         if event["state"] == REFUSED:
             raise AirflowFailException(f"{self._what(event['run_id'])} can't be waited for: {event['message']}")
-        return self._go_on(context, started)
+        return self._go_on(context, event["deadline"])
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         try:
@@ -121,12 +121,11 @@ class DagengineSensor(BaseSensorOperator):
                 raise skipped.__cause__ from None
             raise
 
-    def _go_on(self, context: Context, started: float) -> Any:
-        """Return, if the wait is over; else give the worker back."""
+    def _go_on(self, context: Context, until: float) -> Any:
+        """Return, if the wait is over; else give the worker back. `until`: in seconds since the epoch."""
         look = self._look(context)
         if isinstance(look.done, PokeReturnValue):
             return look.done.xcom_value
-        until = started + self.timeout
         if time.time() >= until:
             raise AirflowSensorTimeout(f"{self._what(look.run_id)} has not ended within {self.timeout:g} s")
         if look.run_id is None or look.ended:
@@ -141,7 +140,7 @@ class DagengineSensor(BaseSensorOperator):
             poll_interval=self.poke_interval,
             on_kill="leave",
         )
-        self.defer(trigger=trigger, method_name="execute_complete", kwargs={"started": started})
+        return self.defer(trigger=trigger, method_name="execute_complete")
 
     def _look(self, context: Context) -> _Look:
         """Raises what is a failure to Airflow."""

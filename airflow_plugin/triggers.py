@@ -74,7 +74,7 @@ def open_client(conn_id: str | None, store: str | None) -> Client:
 
 
 class DagengineTrigger(BaseTrigger):
-    """Fires once: {"run_id", "step", "state", "message"}.
+    """Fires once: {"run_id", "step", "deadline", "state", "message"}.
 
     run_id: the run's whole id
     conn_id, store: where it is recorded: an Airflow connection, or a store's path or URL without a password
@@ -129,7 +129,8 @@ class DagengineTrigger(BaseTrigger):
                 state, message = await self._end(asked)
         except TimeoutError:
             state, message = TIMEOUT, None
-        yield TriggerEvent({"run_id": self.run_id, "step": self.step, "state": state, "message": message})
+        said = {"run_id": self.run_id, "step": self.step, "deadline": self.deadline}
+        yield TriggerEvent({**said, "state": state, "message": message})
 
     async def _end(self, asked: Awaited) -> tuple[str, str | None]:
         key = (self.conn_id, self.store)

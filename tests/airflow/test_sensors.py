@@ -173,7 +173,7 @@ def test_a_sensor_that_can_never_succeed_says_so_at_once(dags: Dags, runs: Runs,
     foreign.write_text("not a database, and longer than the header of one" * 10)
     cases = {
         "unknown": ("run_id='feedfeed'", "there is no run feedfeed"),
-        "empty": ("run_id='{{ none_of_this }}'", "run_id is empty"),
+        "empty": ("run_id=\"{{ dag_run.conf.get(0) or '' }}\"", "run_id is empty"),
         "neither": ("step='nightly/load[0]'", "say which run: run_id, or run_of"),
         "both": (f"run_id={runs.good!r}, conn_id='a', store='b'", "conn_id, or store"),
         "foreign": (f"run_id={runs.good!r}, store={str(foreign)!r}", "notes.db"),
@@ -190,6 +190,7 @@ def test_a_sensor_that_can_never_succeed_says_so_at_once(dags: Dags, runs: Runs,
 
 RUN_OF = """
     from airflow.sdk import get_current_context
+    from airflow.sdk.exceptions import AirflowSkipException
 
     @task(retries=0)
     def begins():
@@ -197,20 +198,22 @@ RUN_OF = """
         if FAILS:
             raise ValueError("it failed, too")
 
-    @task.short_circuit
-    def stops():
-        return False
+    @task
+    def skipped():
+        raise AirflowSkipException("not today")
 
     @task(retries=0)
     def breaks():
         raise ValueError("before it had a run")
 
-    begins()
-    breaks()
-    @task(task_id="skipped")
-    def never(): ...
-    stops() >> never()
+    first = begins(), breaks(), skipped()
 """
+
+IN_ORDER = """
+    for each in first:
+        each >> [a, b, c, d]
+"""
+"""One after the other is how tasks run here: a sensor that holds its worker would wait for ever for what comes later."""
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
@@ -218,15 +221,19 @@ def test_a_sensor_follows_the_run_of_another_task(dags: Dags, runs: Runs, way: s
     """It waits for that task's run; where there won't be one, it fails or is skipped as that task was."""
     for run, fails, states in ((runs.good, False, ("success", "success")), (runs.bad, True, ("failed", "skipped"))):
         begun = RUN_OF.replace("RUN", repr(run)).replace("FAILS", str(fails))
-        ran = dags.run(
-            dag_of(
-                f"task_id='a', run_of='begins', {way}, poke_interval=0.01",
-                f"task_id='b', run_of='begins', step='nightly/load[1]', {way}, poke_interval=0.01",
-                f"task_id='c', run_of='breaks', {way}, poke_interval=0.01",
-                f"task_id='d', run_of='skipped', {way}, poke_interval=0.01",
-                imports=begun,
-            )
+        waits = f"{way}, poke_interval=0.01, timeout=20, trigger_rule='all_done'"
+        source = dag_of(
+            f"task_id='a', run_of='begins', {waits}",
+            f"task_id='b', run_of='begins', step='nightly/load[1]', {waits}",
+            f"task_id='c', run_of='breaks', {waits}",
+            f"task_id='d', run_of='skipped', {waits}",
+            imports=begun,
         )
+        for name in "abcd":
+            source = source.replace(
+                f"DagengineSensor(retries=0, task_id='{name}'", f"{name} = DagengineSensor(retries=0, task_id='{name}'"
+            )
+        ran = dags.run(source + (IN_ORDER if "poke'" in way else ""))
         found: dict[str, Any] = ran.states()
         assert (found["a"], found["b"]) == states
         assert (found["c"], found["d"]) == ("failed", "skipped")
