@@ -47,17 +47,19 @@ class Changes:
         set_: Mapping[str, Any] | None = None,
         code: str | None = None,
         new_id: str | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> Run[Any]:
         """Begin a new run that shares the results of another one, and runs only what a change reaches.
 
         from_: keys of steps to run again, with everything after them; params: arguments of the workflow to change; set_:
         values in the place of what steps returned; code="current": run again, too, the steps whose code has changed
-        since. The other run stays as it is. Raises RunNotFound, RunConflict, BadArguments.
+        since. new_id, facts: as of `begin`. The other run stays as it is. Raises RunNotFound, RunConflict, BadArguments.
         """
         from dagengine.forks import record_fork
 
         names = [from_] if isinstance(from_, str) else list(from_)
         asked: dict[str, Any] = {"from_": names, "params": params, "set_": set_, "code": code, "run_id": new_id}
+        asked["facts"] = facts
         donor = self.store.find_run(run_id)
         return self._go_on(record_fork(self._place(), donor, **asked))
 

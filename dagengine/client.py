@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dagengine.awaited import Awaited
     from dagengine.serving.submission import Submission
     from dagengine.storage.interface import ArtifactStore, Store
+    from dagengine.storage.reading_sql import Found
     from dagengine.workflows import Workflow
 
 
@@ -83,6 +84,28 @@ class Client:
                 cache = str(self.settings.folder / "cache")
                 self._artifacts = open_artifacts(self.settings.artifacts.value, cache=cache)
             return self._artifacts
+
+    # ---- SQL on its tables ------------------------------------------------------------------------
+
+    def connect(self) -> Any:
+        """A DB-API connection (of sqlite3 or psycopg) to the store's tables that can only read. Raises StoreUnavailable,
+        also if the store is not there."""
+        from dagengine.storage import reading_sql
+
+        return reading_sql.connect(self.settings.store.value)
+
+    def sqlalchemy_url(self) -> Any:
+        """The `sqlalchemy.URL` of an engine for the same. Secrets included. Raises StoreUnavailable."""
+        from dagengine.storage import reading_sql
+
+        return reading_sql.sqlalchemy_url(self.settings.store.value)
+
+    def look(self, seconds: float) -> Found | None:
+        """What store there is; None if the first run is to make it. `seconds`: for a server to answer. Raises StoreError."""
+        from dagengine.storage import reading_sql
+        from dagengine.storage.postgres_url import with_connect_timeout
+
+        return reading_sql.look(with_connect_timeout(self.settings.store.value, seconds))
 
     # ---- beginning ------------------------------------------------------------------------------
 

@@ -42,6 +42,11 @@ class Run(Generic[T_co]):
         """Why the run failed, or stopped in a mismatch."""
         return self._engine.store.find_run(self._life.run_id).failure
 
+    @property
+    def error(self) -> BaseException | None:
+        """What made this process let go of the run before its end: StoreError, RuntimeStopped."""
+        return self._life.error
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end, at most `timeout` seconds; of the last run, if it goes on in others. True if it has come.
 

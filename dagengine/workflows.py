@@ -1,7 +1,7 @@
 """`workflow`: a function whose calls of tasks become a durable run. Called by itself it is the plain function.
 
 Called in the body of another workflow, it adds its steps to that run, in a scope of its own.
-May import errors, scopes, functions and, only when a run is started, the engine.
+May import errors, scopes, functions, tasks and, only when a run is started, the engine.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dagengine.errors import BadArguments, BadOption, DefinitionError, LoadError
 from dagengine.functions import load_file, load_module, named_by_itself
 from dagengine.scopes import Scope, current_scope
 from dagengine.tags import checked
+from dagengine.tasks import Task
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -212,8 +213,19 @@ def workflow(
     return lambda wrapped: Workflow(wrapped, name, timeout, compensate, tags)
 
 
+def of_task(task: Task[P, R_co]) -> Workflow[P, R_co]:
+    """The workflow whose body is one call of the task. Its runs are recorded, and found again, under the task's name."""
+
+    @functools.wraps(task.function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return task(*args, **kwargs)
+
+    return Workflow(call, task.name)
+
+
 def load(entry: str) -> Workflow[..., Any]:
-    """The workflow that `FILE.py:NAME` or `package.module:NAME` names; without a name, the only one there is.
+    """The workflow that `FILE.py:NAME` or `package.module:NAME` names; without a name, the only one there is. The name of a
+    task stands for a run of one call of it.
 
     Raises LoadError, with the nearest name there is.
     """
@@ -224,10 +236,12 @@ def load(entry: str) -> Workflow[..., Any]:
     found = {key: value for key, value in vars(module).items() if isinstance(value, Workflow)}
     if name in found:
         return found[name]
+    if isinstance(single := getattr(module, name or " ", None), Task):
+        return of_task(single)
     if not name and len(found) == 1:
         return next(iter(found.values()))
     if name and hasattr(module, name):
-        raise LoadError(f"{name} of {place} is not a workflow. Decorate it with @workflow.")
+        raise LoadError(f"{name} of {place} is neither a workflow nor a task. Decorate it with @workflow.")
     near = difflib.get_close_matches(name, found, 1)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found) or 'none'}."
     raise LoadError(f"{place} has no workflow {name}. {hint}" if name else f"{place}: which workflow? {hint}")

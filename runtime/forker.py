@@ -9,8 +9,8 @@ controller's pidfd becomes readable (the socket may live on in a process that th
 
 A process id stays ours until it is reaped, and only this process reaps; so signals to workers are sent from here.
 
-It ignores the signals that a terminal or a supervisor sends to the controller's process group, because it has to
-outlive the controller's drain. Preloaded modules that start a thread are not preloaded: the process executes itself
+It ignores the signals that a terminal or a supervisor sends to the controller, because it has to outlive the controller's
+drain; and it leads a process group of its own, so that SIGKILL to the controller's group leaves it time to clear up. Preloaded modules that start a thread are not preloaded: the process executes itself
 again without them.
 
 May import nothing of ours but runtime modules, and `values` to be warm. Linux only.
@@ -75,6 +75,7 @@ def start_forker(arena: tuple[int, int] | None = None) -> tuple[subprocess.Popen
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), *(arena[:1] if arena else ())],
                 env={**os.environ, **dict.fromkeys(threads, "1")},
+                process_group=0,
             )
     except BaseException:
         ours.close()

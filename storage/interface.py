@@ -465,13 +465,15 @@ class EndedRun(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """bytes: that the database takes, with its indexes. free_bytes: of these, what the next rows are written to."""
+    """bytes: that the database takes, with its indexes. free_bytes: of these, what the next rows are written to. durability:
+    "ok", or why what was recorded may get lost all the same."""
 
     revision: str
     bytes: int
     free_bytes: int
     runs: int
     steps: int
+    durability: str = "ok"
 
 
 class StoredArtifact(NamedTuple):

@@ -24,11 +24,11 @@ _SUPPORTED = "supported are sqlite:///path/store.db, a path, postgresql://user@h
 def open_store(url: str) -> Store:
     """Open the store, which is made if it is not there. Raises StoreUnavailable and the other `StoreError`s."""
     if is_postgres(url):
-        _need_driver()
+        need_driver()
         from dagengine.storage.postgres import PostgresStore
 
         return PostgresStore(url)
-    path = _local_path(url)
+    path = local_path(url)
     if path is None:
         from dagengine.storage.memory import MemoryStore
 
@@ -41,7 +41,7 @@ def open_store(url: str) -> Store:
 def open_existing(url: str) -> Store | None:
     """Open the store, if it is there: nothing is made. Raises as `open_store`."""
     if is_postgres(url):
-        _need_driver()
+        need_driver()
         from dagengine.storage.postgres import PostgresStore
         from dagengine.storage.postgres_schema import NothingThere
 
@@ -49,7 +49,7 @@ def open_existing(url: str) -> Store | None:
             return PostgresStore(url, make=False)
         except NothingThere:
             return None
-    path = _local_path(url)
+    path = local_path(url)
     if path is not None:
         from dagengine.storage.sqlite_files import is_there
 
@@ -61,11 +61,11 @@ def open_existing(url: str) -> Store | None:
 def upgrade(url: str) -> tuple[str, str]:
     """Bring the store's schema up to date; returns its revisions before and after ("empty": it was new)."""
     if is_postgres(url):
-        _need_driver()
+        need_driver()
         from dagengine.storage.postgres import upgrade_store
 
         return upgrade_store(url)
-    path = _local_path(url)
+    path = local_path(url)
     if path is None:
         raise StoreUnavailable("memory: has no schema to upgrade: name the file of a store", store=url)
     from dagengine.storage.sqlite_files import upgrade as upgrade_file
@@ -87,7 +87,7 @@ def open_artifacts(url_or_path: str, cache: str | None = None) -> ArtifactStore:
     return FsspecArtifacts(url_or_path, cache)
 
 
-def _need_driver() -> None:
+def need_driver() -> None:
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
@@ -98,7 +98,7 @@ def _need_driver() -> None:
         ) from None
 
 
-def _local_path(url: str) -> str | None:
+def local_path(url: str) -> str | None:
     """The file of a SQLite store; None for a store in memory."""
     scheme = _SCHEME.match(url)
     if scheme is None:

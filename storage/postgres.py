@@ -18,6 +18,7 @@ May import nothing of ours but errors, model, the interface and modules of stora
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lifetime_notes import refuse_expired
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
-from dagengine.storage.postgres_connections import Link, connect
+from dagengine.storage.postgres_connections import NOT_DURABLE, Link, connect
 from dagengine.storage.postgres_errors import Unsuitable, translate
 from dagengine.storage.postgres_groups import Groups, WriteConnection
 from dagengine.storage.postgres_listening import Ear
@@ -47,6 +48,8 @@ from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
 from dagengine.storage.writer import GroupWriter, Refusal
 
 T = TypeVar("T")
+
+_log = logging.getLogger("dagengine.storage")
 
 _NOW = "extract(epoch FROM clock_timestamp())::double precision"
 
@@ -121,6 +124,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self.address: str | None = url
         self._clock = clock
         self._pid = os.getpid()
+        self._durable, self._told = first.durable, False
         self._connection = WriteConnection(target, on_commit, first)
         super().__init__(ReadPool(target, self._connection.over), target.url)
         self._groups = Groups(self._connection, Writes(target.schema), self._readers.asking)
@@ -266,6 +270,9 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self._ear.wake()
 
     def _insert_process(self, link: Link, process: ProcessRecord) -> None:
+        if not self._durable and not self._told:  # once, by each process that has something to lose
+            self._told = True
+            _log.warning("the store %s is not safe: %s", self.url, NOT_DURABLE)
         self._execute(link, _INSERT_PROCESS, *process_row(process), self._target.lease)
 
     # ---- write --------------------------------------------------------------------------
@@ -355,17 +362,11 @@ class PostgresStore(PostgresReads, SqlLifetime):
                 (size,) = self._execute(link, _SIZE, self._target.schema).fetchone() or (0,)
                 return int(size)
 
-        return Figures(CURRENT, self._readers.persistently(ask), 0, *self.totals())
+        durability = "ok" if self._durable else NOT_DURABLE
+        return Figures(CURRENT, self._readers.persistently(ask), 0, *self.totals(), durability)
 
     def check(self) -> dict[str, Any]:
-        def ask() -> str:
-            with self._readers.link() as link:
-                (fsync,) = link.raw.execute(b"SHOW fsync").fetchone() or ("",)
-                return str(fsync)
-
-        fsync = self._readers.persistently(ask)
-        integrity = "ok" if fsync == "on" else "the server runs with fsync = off: a crash of its machine loses records"
-        return {**self.figures()._asdict(), "integrity": integrity}
+        return {**self.figures()._asdict(), "integrity": "ok"}
 
 
 def channel_of(process_id: str) -> str:

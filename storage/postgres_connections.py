@@ -28,7 +28,7 @@ from dagengine.storage.postgres_errors import (
     may_connect_later,
     not_connected,
     passes,
-    why_not_connected,
+    why_in_the_way,
 )
 from dagengine.storage.postgres_url import Target
 
@@ -67,14 +67,21 @@ _KEEPALIVE = {
 
 _LOOK = """
     SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
-           current_setting('synchronous_commit'), current_setting('server_version_num')::integer
+           current_setting('synchronous_commit'), current_setting('server_version_num')::integer,
+           current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on'
 """
+
+NOT_DURABLE = (
+    "its server runs with fsync = off or full_page_writes = off: when its machine crashes or loses power, recorded results "
+    "are lost. Have both turned on"
+)
 
 _log = logging.getLogger("dagengine.storage")
 
 
 class Link:
-    """A connection in autocommit mode. `preamble`: what each transaction has to begin with, if anything."""
+    """A connection in autocommit mode. `preamble`: what each transaction has to begin with, if anything. `durable`: what is
+    committed survives a crash of the server's machine."""
 
     def __init__(self, target: Target) -> None:
         given = {**_KEEPALIVE, "application_name": "dagengine", **target.libpq}
@@ -90,7 +97,7 @@ class Link:
         self.raw.prepare_threshold = None
         row = self.raw.execute(_LOOK).fetchone()
         assert row is not None
-        pid, in_recovery, read_only, synchronous, version = row
+        pid, in_recovery, read_only, synchronous, version, self.durable = row
         if version < OLDEST:
             raise Unsuitable(f"the server is PostgreSQL {version // 10_000}: use 12 or a newer one")
         if in_recovery or read_only:
@@ -149,9 +156,8 @@ class Waiting:
             return False
         if waited >= NOTICE_AFTER and not self._told:
             self._told = True
-            why = (why_not_connected(error) if isinstance(error, psycopg.Error) else "") or type(error).__name__
             left = self._seconds - waited
-            _log.warning("the store %s does not answer: %s; waiting for up to %.0f s more", self._url, why, left)
+            _log.warning("the store %s %s; waiting for up to %.0f s more", self._url, why_in_the_way(error), left)
         delay = self._next * random.uniform(0.5, 1.0)
         self._next = min(2 * self._next, LONGEST_WAIT)
         self._over.wait(min(delay, self._seconds - waited))

@@ -2,6 +2,7 @@
 
     the connection is gone, the server stops, starts, is full of clients    try again on a new connection
     a deadlock, a conflict, a lock or statement that took too long          try the same transaction again
+    its disk is full, it is read-only                                       the same, until somebody has made room
     all others                                                              told, in one line
 
 libpq gives no codes for what goes wrong while connecting, only texts, which are matched here; a text that nothing
@@ -36,7 +37,7 @@ class Unsuitable(Exception):
 
 
 _AGAIN = {"40001", "40P01", "55P03", "57014"}
-_WITH_TIME = {"57P01", "57P02", "57P03", "57P05", "53300", "25006", "58000", "58030"}
+_WITH_TIME = {"57P01", "57P02", "57P03", "57P05", "53100", "53300", "25006", "58000", "58030"}
 
 _STARTING = re.compile(r"starting up|shutting down|recovery mode|not yet accepting connections")
 
@@ -88,6 +89,19 @@ def passes(error: BaseException) -> Passes:
 def why_not_connected(error: psycopg.Error) -> str:
     text = str(error)
     return next((said for pattern, said in _CONNECTING if pattern.search(text)), "")
+
+
+def why_in_the_way(error: BaseException) -> str:
+    """Of what passes with time: a few words after "the store …"."""
+    code = error.sqlstate if isinstance(error, psycopg.Error) else None
+    if code == "53100":
+        return "does not take what is written: the disk of its server is full"
+    if code == "25006" or isinstance(error, NotPrimary):
+        return "does not take what is written: the server is read-only"
+    if code in _AGAIN:
+        return "is held up by another transaction"
+    why = why_not_connected(error) if isinstance(error, psycopg.Error) else ""
+    return f"does not answer: {why or type(error).__name__}"
 
 
 def may_connect_later(error: psycopg.Error) -> bool:

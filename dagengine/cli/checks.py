@@ -229,6 +229,8 @@ def store(settings: Settings) -> Iterator[Finding]:
 def _soundness(opened: Store) -> Iterator[Finding]:
     figures = opened.figures()
     counted = f"{plural(figures.runs, 'run')}, {plural(figures.steps, 'step')}, {size(figures.bytes)}"
+    if figures.durability != "ok":
+        yield Finding("durability", "warn", figures.durability, "Ask whoever runs the server, or name another store.")
     if figures.bytes > CHECKED_BYTES:
         yield Finding(
             "store", "ok", f"{opened.url}: schema {figures.revision}; {counted}; every page: `dagengine db check`"

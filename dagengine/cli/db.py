@@ -52,6 +52,8 @@ def check(invocation: Invocation) -> int:
         print(f"  schema {found['revision']}, {size(found['bytes'])}")
         print(f"  {plural(found['runs'], 'run')} with {plural(found['steps'], 'step')}")
         print(f"  integrity: {clean(found['integrity'], 2000)}")
+        if found["durability"] != "ok":
+            print(f"  durability: {clean(found['durability'], 2000)}")
     return 0 if sound else 5
 
 

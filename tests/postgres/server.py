@@ -73,9 +73,10 @@ def binaries() -> Path:
 
 
 class Server:
-    """A server on data of its own, in a private folder. `port`: listen on 127.0.0.1, too."""
+    """A server on data of its own, in a private folder. `port`: listen on 127.0.0.1, too; `segment_mib`: size of the files
+    of its log."""
 
-    def __init__(self, port: int | None = None, in_memory: bool = True, **settings: str) -> None:
+    def __init__(self, port: int | None = None, in_memory: bool = True, segment_mib: int = 16, **settings: str) -> None:
         free = shutil.disk_usage(MEMORY).free if in_memory and MEMORY.is_dir() else 0
         self.folder = Path(tempfile.mkdtemp(prefix="dagengine-pg-", dir=MEMORY if free > ROOM else None))
         self._settings = {**SETTINGS, **settings}
@@ -83,21 +84,14 @@ class Server:
         if port is not None:
             self._settings |= {"listen_addresses": "127.0.0.1"}
         self._process: subprocess.Popen[bytes] | None = None
+        self.around: list[str] = []
+        """A command that starts the server as the user that it needs, instead of us."""
         user = as_nobody()
         if user:
             os.chown(self.folder, user["user"], user["group"])
-        command: list[str | Path] = [
-            binaries() / "initdb",
-            "--no-sync",
-            "-D",
-            self.data,
-            "-U",
-            "tester",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-        ]
+        command: list[str | Path] = [binaries() / "initdb", "--no-sync", "-D", self.data]
+        command += [f"--wal-segsize={segment_mib}"]
+        command += ["-U", "tester", "-A", "trust", "-E", "UTF8"]
         environment = {**os.environ, "LC_ALL": "C.UTF-8"}
         subprocess.run(command, check=True, capture_output=True, timeout=120, cwd="/", env=environment, **user)
         (self.data / "pg_hba.conf").write_text(ACCESS)
@@ -117,13 +111,13 @@ class Server:
         for name, value in {**self._settings, **settings}.items():
             command += ["-c", f"{name}={value}"]
         self._process = subprocess.Popen(
-            command,
+            self.around + command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 — it calls one function of the C library
-            **as_nobody(),
+            **({} if self.around else as_nobody()),
         )
         if wait:
             self.await_ready()
@@ -154,6 +148,11 @@ class Server:
         if process is not None:
             process.send_signal(how)
             process.wait(60)
+
+    def revive(self) -> None:
+        """Start it again if it has ended by itself, as whoever runs a server does."""
+        if self._process is not None and self._process.poll() is not None:
+            self.start()
 
     def restart(self, how: signal.Signals = signal.SIGQUIT, **settings: str) -> None:
         self.stop(how)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres.server import fresh_schema, shared
+from dagengine import config
+from dagengine.cli import checks
+from tests.postgres.conftest import Open
+from tests.postgres.server import Server, fresh_schema, shared
 
 FLOW = """
 from dagengine import task, workflow
@@ -60,3 +63,12 @@ def test_a_server_that_is_down_is_one_line(tmp_path: Path) -> None:
         [line] = done.stderr.splitlines()
         assert line.startswith("error: the store postgresql://me@/runs?host=/nowhere can't be reached")
         assert ("--connect-timeout" in line) is (not words)
+
+
+def test_doctor_says_that_a_server_is_not_safe(server: Server, open_store: Open, tmp_path: Path) -> None:
+    """It is a warning beside a store that is sound."""
+    server.restart(full_page_writes="off")
+    open_store(server.url()).close()
+    findings = list(checks.store(config.load(home=tmp_path, store=server.url())))
+    assert [(found.what, found.level) for found in findings] == [("durability", "warn"), ("store", "ok")]
+    assert "full_page_writes = off" in findings[0].text

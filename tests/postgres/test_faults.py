@@ -15,6 +15,7 @@ from dagengine.storage import postgres_connections, postgres_groups, postgres_wi
 from dagengine.storage.interface import Store
 from dagengine.storage.postgres import PostgresStore
 from dagengine.storage.postgres_connections import Link, Waiting
+from dagengine.storage.postgres_errors import why_in_the_way
 from tests.postgres.conftest import Open
 from tests.postgres.server import Server, shared
 from tests.storage.kit import DEFINITION, PATIENCE, Outcome, begin, event, record, recorded, step, succeed, write
@@ -208,6 +209,45 @@ def test_a_read_only_server_is_told_when_patience_ends(server: Server, open_stor
     error = write(store, claim, event("late"))
     assert isinstance(error, StoreUnavailable)
     assert "read-only" in str(error)
+
+
+def test_a_server_that_takes_writes_again_is_written_to(
+    server: Server, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a replica, or read-only, for a while: nothing is lost, nothing is written twice."""
+    refused = threading.Event()
+    wait = Waiting.wait
+
+    def noted(self: Waiting, error: BaseException) -> bool:
+        if "read-only" in why_in_the_way(error):
+            refused.set()
+        return wait(self, error)
+
+    monkeypatch.setattr(Waiting, "wait", noted)
+    store = open_store(server.url())
+    claim = begin(store)
+    recorded(store, claim, record(*(step(seq) for seq in range(STEPS)), definitions=(DEFINITION,)))
+    server.restart(default_transaction_read_only="on")
+    outcomes = hand_over(store, claim, range(STEPS))
+    assert refused.wait(PATIENCE)
+    server.restart()
+    assert [outcome.wait() for outcome in outcomes] == [None] * STEPS
+    assert_all_there(store, claim, STEPS)
+
+
+def test_a_server_that_may_lose_what_it_acknowledges_is_named_once(
+    server: Server, open_store: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By who has something to lose: not by one that only looks. The store itself is sound."""
+    server.restart(fsync="off")
+    store = open_store(server.url())
+    found = store.check()
+    assert (found["integrity"], "recorded results are lost" in found["durability"]) == ("ok", True)
+    assert not caplog.records
+    begin(store, "a")
+    begin(store, "b")
+    [said] = [found.getMessage() for found in caplog.records]
+    assert said.startswith(f"the store {store.url} is not safe: its server runs with fsync = off")
 
 
 def test_a_server_that_is_down_at_the_start_is_waited_for(server: Server, caplog: pytest.LogCaptureFixture) -> None:
