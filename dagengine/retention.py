@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from dagengine.errors import BadOption
@@ -122,18 +122,18 @@ def parse(said: Any, where: str) -> Retention:
     if not isinstance(said, Mapping):
         raise BadOption(f"retention is {said!r} ({where}). Give a table: [retention].")
     known = [field.name for field in fields(Retention)]
-    found = Retention()
+    ages: dict[str, Any] = {}
     for name, value in said.items():
         if name not in known:
             raise BadOption(f"{where} has an unknown setting {'retention.' + name!r}.{did_you_mean(name, known)}")
         if name in _AGES:
             age = _period(f"retention.{name}", value, where)
-            found = replace(found, **{name: None if age == math.inf else age})
+            ages[name] = None if age == math.inf else age
     rules = said.get("rules", [])
     if not isinstance(rules, list):
         raise BadOption(f"retention.rules is {rules!r} ({where}). Give tables: [[retention.rules]].")
-    return replace(
-        found,
+    return Retention(
+        **ages,
         rules=tuple(_rule(rule, where) for rule in rules),
         records_max=_count(said.get("records_max"), where),
         payloads_max=_bytes(said.get("payloads_max"), where),

@@ -88,7 +88,7 @@ def _hold_run() -> Executable:
 
 
 def _ended_runs() -> Executable:
-    states = [literal_column(f"'{state}'") for state in ENDED]
+    states: list[Any] = [literal_column(f"'{state}'") for state in ENDED]
     columns = (RUN.c.number, RUN.c.id, RUN.c.state, RUN.c.token, RUN.c.created_at, RUN.c.finished_at, RUN.c.next_seq)
     found = select(*columns).where(RUN.c.number > bindparam("after", type_=Integer), RUN.c.state.in_(states))
     found = found.where(RUN.c.created_at < bindparam("before", type_=Float), RUN.c.number.not_in(_PINNED))
@@ -271,10 +271,11 @@ class SqlLifetime:
             (query, {"first": at, "last": at + SEQS - 1}) for query in _ARTIFACTS_OF for at in range(0, steps, SEQS)
         ]
         for query, given in [*pages, (_ARTIFACTS_OF_STATES, {})]:
-            rows = self.side(
-                lambda connection, q=query, g=given: q(connection, run=run_number, **g).fetchall(), write=False
-            )  # type: ignore[misc]
-            yield from ((digest.hex(), size) for digest, size in rows)
+
+            def ask(connection: Any, query: Query = query, given: dict[str, int] = given) -> list[Any]:
+                return list(query(connection, run=run_number, **given).fetchall())
+
+            yield from ((digest.hex(), size) for digest, size in self.side(ask, write=False))
 
     def clear_expired(self) -> bool:
         run = notes.next_expired(self)

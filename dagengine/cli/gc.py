@@ -74,6 +74,7 @@ class Size(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic
 @click.pass_obj
 def command(
     invocation: Invocation,
+    /,
     *,
     states: tuple[str, ...],
     tags: tuple[str, ...],
@@ -92,7 +93,9 @@ def command(
     from dagengine.storage import open_artifacts
 
     settings = invocation.settings()
-    asked = {name: None if value == math.inf else value for name, value in said.items() if value is not None}
+    asked: dict[str, Any] = {
+        name: None if value == math.inf else value for name, value in said.items() if value is not None
+    }
     retention = replace(settings.retention.value or Retention(), **asked)
     only = Only(tuple(RunState(state) for state in states), wanted(tags))
     with invocation.reading() as store:
