@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseSensorOperator, conf, timezone
 from airflow.sdk.bases.sensor import PokeReturnValue
@@ -23,17 +23,15 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from dagengine.airflow_plugin.links import RUN_KEY
 from dagengine.airflow_plugin.outcomes import failure_of, raise_for, reference
-from dagengine.airflow_plugin.triggers import MISSING, REFUSED, DagengineTrigger, open_client
+from dagengine.airflow_plugin.places import open_client, place_of
+from dagengine.airflow_plugin.triggers import MISSING, REFUSED, DagengineTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from dagengine.client import Client
-
-DEFAULT_CONN_ID: Final = "dagengine_default"
-RUN_ID_KEY: Final = "dagengine_run_id"
-"""XCom key under which `DagengineOperator` says its run's id."""
 
 _BEGUN = frozenset({"running", "deferred", "success", "failed", "up_for_retry", "up_for_reschedule"})
 """States of a task in which its XCom is of its last try."""
@@ -58,7 +56,7 @@ class DagengineSensor(BaseSensorOperator):
     step: the step's key, `nightly/extract[0]`; all calls of a function, `nightly/extract[*]`; all that is in a scope,
         `nightly/child[0]/*`. None: the run itself. A step that was skipped, cancelled or never made skips this task
     count: as many steps of the group are enough; else the group is whole when the workflow's body has returned
-    conn_id: the connection of the store; or store: its path, or its URL without a password
+    conn_id, store: where the run is, as of `DagengineOperator`
     deferrable: wait in the triggerer, with all others that wait for this store. mode="reschedule" holds no worker, either
 
     Returns a reference to the run's result, which `DagengineHook.read` reads, and an operator's arguments may have in them;
@@ -130,10 +128,11 @@ class DagengineSensor(BaseSensorOperator):
             raise AirflowSensorTimeout(f"{self._what(look.run_id)} has not ended within {self.timeout:g} s")
         if look.run_id is None or look.ended:
             raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=self.poke_interval))
+        place = place_of(self.conn_id, self.store)
         trigger = DagengineTrigger(
             look.run_id,
-            conn_id=self._conn_id,
-            store=self.store,
+            conn_id=place.conn_id,
+            store=place.store,
             step=self.step,
             count=self.count,
             deadline=until,
@@ -149,7 +148,7 @@ class DagengineSensor(BaseSensorOperator):
         from dagengine.errors import DagengineError
 
         try:
-            with open_client(self._conn_id, self.store) as client:
+            with open_client(self.conn_id, self.store) as client:
                 run_id = self._run(context, client)
                 if run_id is None:
                     return _Look()
@@ -171,10 +170,6 @@ class DagengineSensor(BaseSensorOperator):
         if self.conn_id is not None and self.store is not None:
             raise AirflowFailException("say where the run is recorded: conn_id, or store. One of them.")
 
-    @property
-    def _conn_id(self) -> str | None:
-        return self.conn_id if self.conn_id is not None or self.store is not None else DEFAULT_CONN_ID
-
     def _run(self, context: Context, client: Client) -> str | None:
         """The run's whole id; None while there is none. Raises AirflowException if there won't be one, RunNotFound."""
         if self.run_of is None:
@@ -183,7 +178,7 @@ class DagengineSensor(BaseSensorOperator):
         if state in _BEGUN:
             ti: Any = context["ti"]
             for index in dict.fromkeys((ti.map_index, -1)):
-                found = ti.xcom_pull(task_ids=self.run_of, key=RUN_ID_KEY, map_indexes=index)
+                found = ti.xcom_pull(task_ids=self.run_of, key=RUN_KEY, map_indexes=index)
                 if found is not None:
                     return str(found)
         if state == "skipped":
@@ -206,7 +201,7 @@ class DagengineSensor(BaseSensorOperator):
     def _over(self, context: Context, client: Client, run_id: str, state: str | None) -> bool | PokeReturnValue:
         """What a wait that has ended in this state is to Airflow; False: it goes on."""
         if state == "succeeded":
-            return PokeReturnValue(True, self._value(run_id))
+            return PokeReturnValue(True, self._value(client, run_id))
         waits = state is None or (state == MISSING and self.run_of is not None)  # its id is said before it is recorded
         if waits or (self.run_of is not None and self._task_state(context) not in {*_OVER, "success"}):
             return False  # the task may be retried, and the run with it
@@ -215,10 +210,11 @@ class DagengineSensor(BaseSensorOperator):
         record = client.find(run_id)
         return raise_for(failure_of(record.id, record.workflow, client.state(run_id), record.failure))
 
-    def _value(self, run_id: str) -> dict[str, Any]:
-        if self.step is None:
-            return reference(run_id, conn_id=self._conn_id, store=self.store)
-        return {"run": run_id, "step": self.step, "state": "succeeded"}
+    def _value(self, client: Client, run_id: str) -> dict[str, Any]:
+        if self.step is not None:
+            return {"run": run_id, "step": self.step, "state": "succeeded"}
+        conn_id = place_of(self.conn_id, self.store).conn_id
+        return reference(run_id, conn_id=conn_id, store=None if conn_id is not None else client.store.url)
 
     def _raise_for_step(self, client: Client, run_id: str, state: str) -> None:
         look = f"To see it: dagengine steps {run_id[:12]}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from dagengine.airflow_plugin.places import open_client
 from dagengine.airflow_plugin.poller import Answer, watching
 
 if TYPE_CHECKING:
@@ -61,23 +62,11 @@ class StoreSource:
         return isinstance(error, (AirflowNotFoundException, DefinitionError))
 
 
-def open_client(conn_id: str | None, store: str | None) -> Client:
-    """A client of the store, which does not wait for a database that is gone: whoever asks again waits. Blocks."""
-    from dagengine.airflow_plugin.hook import DagengineHook
-    from dagengine.client import Client
-
-    hook = DagengineHook(store=store) if conn_id is None else DagengineHook(conn_id)
-    client = hook.client()
-    if isinstance(client, Client):
-        client.store.hurry()
-    return client
-
-
 class DagengineTrigger(BaseTrigger):
     """Fires once: {"run_id", "step", "deadline", "state", "message"}.
 
     run_id: the run's whole id
-    conn_id, store: where it is recorded: an Airflow connection, or a store's path or URL without a password
+    conn_id, store: where it is recorded (`places`)
     step, count: wait for a step, or a group of them (`DagengineSensor`), instead of the run
     deadline: when to give up, in seconds since the epoch: the event's state is "timeout" then
     poll_interval: seconds between two looks into the store, at least

@@ -82,6 +82,8 @@ def dag_of(*sensors: str, imports: str = "") -> str:
 
 
 WAYS = {"poke": "mode='poke'", "reschedule": "mode='reschedule'", "deferred": "deferrable=True"}
+BOTH = {"poke": WAYS["poke"], "deferred": WAYS["deferred"]}
+"""Where the two that poke can't differ."""
 
 
 def test_a_sensor_ends_as_its_run_or_step_has(dags: Dags, runs: Runs) -> None:
@@ -99,9 +101,9 @@ def test_a_sensor_ends_as_its_run_or_step_has(dags: Dags, runs: Runs) -> None:
         "group_bad": (f"{bad}, step='nightly/extract[*]'", "failed", "nightly/extract[*] of run"),
         "group_enough": (f"{bad}, step='nightly/extract[*]', count=1", "success", None),
     }
-    said = [f"task_id='{name}_{way}', {case[0]}, {how}" for name, case in cases.items() for way, how in WAYS.items()]
+    said = [f"task_id='{name}_{way}', {case[0]}, {how}" for name, case in cases.items() for way, how in BOTH.items()]
     ran = dags.run(dag_of(*said))
-    assert ran.states() == {f"{name}_{way}": case[1] for name, case in cases.items() for way in WAYS}
+    assert ran.states() == {f"{name}_{way}": case[1] for name, case in cases.items() for way in BOTH}
     for _, _, text in cases.values():
         assert text is None or text in ran.output
 
@@ -124,6 +126,18 @@ def test_what_a_sensor_returns_leads_to_the_result(dags: Dags, runs: Runs) -> No
     assert ran.xcom("run") == {"__dagengine__": 1, "run": runs.good, "conn_id": "dagengine_default"}
     assert ran.xcom("step") == {"run": runs.good, "step": "nightly/load[0]", "state": "succeeded"}
     assert "the result is [1, 2, 3]" in ran.output
+
+
+def test_without_a_connection_it_is_the_store_that_dagengine_is_set_to(
+    dags: Dags, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for an operator; what is returned then leads to that store from anywhere."""
+    monkeypatch.delenv(CONNECTION)
+    monkeypatch.setenv("DAGENGINE_STORE", str(runs.store))
+    ran = dags.run(dag_of(*(f"task_id={name!r}, run_id={runs.good!r}, {way}" for name, way in WAYS.items())))
+    assert ran.state == "success", ran.output
+    for name in WAYS:
+        assert ran.xcom(name) == {"__dagengine__": 1, "run": runs.good, "store": runs.engine.store.url}
 
 
 def test_a_deferred_sensor_waits_until_the_run_ends(dags: Dags, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +195,7 @@ def test_a_sensor_that_can_never_succeed_says_so_at_once(dags: Dags, runs: Runs,
         "no_connection": (f"run_id={runs.good!r}, conn_id='nowhere'", "nowhere"),
         "no_task": ("run_of='nobody'", "there is no task nobody"),
     }
-    said = [f"task_id='{name}_{way}', {case[0]}, {how}" for name, case in cases.items() for way, how in WAYS.items()]
+    said = [f"task_id='{name}_{way}', {case[0]}, {how}" for name, case in cases.items() for way, how in BOTH.items()]
     ran = dags.run(dag_of(*said))
     assert set(ran.states().values()) == {"failed"}
     for _, text in cases.values():
