@@ -82,6 +82,9 @@ filling memory with what could not be recorded yet."""
 PATIENCE_SECONDS = 1.0
 """How long attempts wait beside a stateful object that has nothing to do, before it gives its place to them."""
 
+FEW = 8
+"""Writes after whose commit the store's thread may go on with the run by itself, if nobody else is at it."""
+
 FLUSH_SECONDS = 0.1
 """How long a started attempt waits for a commit to share, before it gets one of its own."""
 
@@ -452,10 +455,11 @@ class Driver:
     def _write(self, writes: list[Write]) -> None:
         began = time.monotonic()
         writes.extend((*self._commits.note(writes), *self._tallies.note(writes)))
+        tell = self.engine.tell_here if len(writes) <= FEW else self.engine.tell
 
         def done(error: StoreError | InternalError | None) -> None:
             self._commits.took(time.monotonic() - began)
-            self.engine.tell(self, Recorded() if error is None else error)
+            tell(self, Recorded() if error is None else error)
 
         self.engine.store.write(self.claim, writes, done)
 

@@ -1,9 +1,10 @@
 """The controller of one process: it owns a store, a runtime and the runs that this process has claimed.
 
-One thread takes everything from one inbox: what bodies post, what the runtime reports, what the store has committed,
-what timers say and what people ask. It sorts this by run, gives each run's driver its share, and goes back to wait;
-so runs share commits and frames, and nothing but this thread touches a run's core. It never waits for anything else:
-artifacts are made durable on two threads of their own, bodies have theirs.
+Everything comes as messages, in one order: what bodies post, what the runtime reports, what the store has committed, what
+timers say and what people ask. A *turn* (`turns`) sorts some of these by run and gives each run's driver its share; so runs
+share commits and frames, and nothing but a turn touches a run's core. There is one at a time, mostly on a thread that is
+there for it; "on the engine's thread" means: in a turn. It waits for nothing: artifacts are made durable on threads of their
+own, bodies have theirs.
 
 May import everything but the command line.
 """
@@ -21,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dagengine import compensating, config, taking_up
@@ -58,6 +58,7 @@ from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.timers import Timers
+from dagengine.turns import Turns
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-INBOX_BATCH = 4_096
-"""Messages handled in one turn: enough to share commits, few enough that the first is not kept waiting."""
+FEW = 4
+"""Events of the runtime that are worked off on its thread, if nobody else is at it."""
 
 WINDOW_PER_WORKER = 512
 """Attempts handed to the runtime for each worker: more than it may send ahead (256), so that it never runs dry."""
@@ -122,7 +123,7 @@ class Engine(Changes):
         self.host = platform.node()
         self.window = WINDOW_PER_WORKER * settings.workers.value
         self.runtime: Runtime = runtime if runtime is not None else _process_runtime(settings)
-        self._inbox: SimpleQueue[tuple[Driver | None, Any]] = SimpleQueue()
+        self._turns: Turns[tuple[Driver | None, Any]] = Turns(self._turn, self._pause, "dagengine")
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
         self._indexes = itertools.count()
@@ -137,7 +138,6 @@ class Engine(Changes):
         self._closed = False
         self._broken: BaseException | None = None
         self._opened = False
-        self._thread = threading.Thread(target=self._main, name="dagengine", daemon=True)
         self._control_folder = settings.control
         self._control = ControlServer(settings.control, self.process.id, partial(answer, self))
         self._heartbeat = Heartbeat(self.store, self.process, self._owned, self._renewed)
@@ -157,7 +157,7 @@ class Engine(Changes):
             if gc.get_threshold() == PYTHONS_GC:
                 gc.set_threshold(*ENGINES_GC)
             self.runtime.open(self._from_runtime)
-            self._thread.start()
+            self._turns.start()
             self._control.start()
             self._heartbeat.start()
             atexit.register(self.close)
@@ -185,8 +185,7 @@ class Engine(Changes):
             self._heartbeat.stop()
             self._control.stop()
             self.runtime.close(force)
-            self._inbox.put((None, None))
-            self._thread.join()
+            self._turns.close()
             if "helpers" in vars(self):
                 self.helpers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
@@ -265,7 +264,7 @@ class Engine(Changes):
 
     def _add(self, driver: Driver) -> Run[Any]:
         self._by_id[driver.run_id] = driver
-        self._inbox.put((driver, _BEGIN))
+        self._turns.put((driver, _BEGIN))
         return Run(self, driver.life)
 
     def interrupt(self, force: bool = False) -> None:
@@ -337,21 +336,25 @@ class Engine(Changes):
     def look_into(self, work: Callable[[], Answer]) -> Answer:
         """Have the engine's thread do it, which alone may look at a run's core. Raises RuntimeStopped."""
         question: Question[Answer] = Question(work)
-        self._inbox.put((None, question))
+        self._turns.put((None, question))
         return question.wait()
 
     # ---- for drivers --------------------------------------------------------------------------
 
     def wake(self, driver: Driver) -> None:
-        self._inbox.put((driver, None))
+        self._turns.put((driver, None))
 
     def tell(self, driver: Driver, what: Any) -> None:
         """Hand an event, a list of events, an error, or work for the engine's thread to the driver's next turn."""
-        self._inbox.put((driver, what))
+        self._turns.put((driver, what))
+
+    def tell_here(self, driver: Driver, what: Any) -> None:
+        """As `tell`, from a thread that can spare the time of a small turn (`turns`)."""
+        self._turns.offer((driver, what))
 
     def do(self, work: Callable[[], None]) -> None:
         """Have the engine's thread do it, for no run."""
-        self._inbox.put((None, work))
+        self._turns.put((None, work))
 
     def after(self, delay: float, driver: Driver, event: Event | Callable[[], None]) -> None:
         """Hand the event, or work, over in `delay` seconds. On the engine's thread only."""
@@ -389,18 +392,26 @@ class Engine(Changes):
     # ---- the thread ---------------------------------------------------------------------------
 
     def _from_runtime(self, events: list[RuntimeEvent]) -> None:
-        self._inbox.put((None, events))
+        if len(events) <= FEW:
+            self._turns.offer((None, events))
+        else:
+            self._turns.put((None, events))
 
-    def _main(self) -> None:
-        while True:
-            turns: dict[Driver, list[Event]] = {}
-            try:
-                if not self._collect(turns):
-                    return
-                for driver, events in turns.items():
-                    self._guarded(driver, partial(driver.turn, events))
-            except BaseException as error:
-                self._break(error)
+    def _pause(self) -> float | None:
+        return self.timers.pause()
+
+    def _turn(self, messages: list[tuple[Driver | None, Any]]) -> bool:
+        added = self.timers.added
+        turns: dict[Driver, list[Event]] = {}
+        try:
+            for message in messages:
+                self._take(message, turns)
+            self._look_at_clock(turns)
+            for driver, events in turns.items():
+                self._guarded(driver, partial(driver.turn, events))
+        except BaseException as error:
+            self._break(error)
+        return self.timers.added != added
 
     def _guarded(self, driver: Driver, work: Callable[[], None]) -> None:
         """Do a driver's work. What goes wrong in it ends this process's work on that run, and on no other."""
@@ -413,39 +424,23 @@ class Engine(Changes):
             internal.__cause__ = error
             driver.abandon(internal)
 
-    def _collect(self, turns: dict[Driver, list[Event]]) -> bool:
-        """Wait for messages and sort them by run. False when the engine is closed."""
-        inbox = self._inbox
-        try:
-            message = inbox.get(timeout=self.timers.pause())
-        except Empty:
-            message = None
-        for _ in range(INBOX_BATCH):
-            if message is not None:
-                driver, what = message
-                if driver is not None:
-                    self._sort(driver, what, turns)
-                elif what is None:
-                    return False
-                elif isinstance(what, Question):
-                    what.answer()
-                elif callable(what):
-                    what()
-                else:
-                    self._sort_runtime(what, turns)
-            try:
-                message = inbox.get_nowait()
-            except Empty:
-                break
+    def _take(self, message: tuple[Driver | None, Any], turns: dict[Driver, list[Event]]) -> None:
+        driver, what = message
+        if driver is not None:
+            self._sort(driver, what, turns)
+        elif isinstance(what, Question):
+            what.answer()
+        elif callable(what):
+            what()
         else:
-            if message is not None:
-                self._inbox.put(message)
+            self._sort_runtime(what, turns)
+
+    def _look_at_clock(self, turns: dict[Driver, list[Event]]) -> None:
         for driver, event in self.timers.due():
             if driver is not None:
                 self._sort(driver, event, turns)
             elif callable(event):
                 event()
-        return True
 
     def _sort(self, driver: Driver, what: Any, turns: dict[Driver, list[Event]]) -> None:
         if what is _BEGIN:

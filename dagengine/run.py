@@ -68,7 +68,11 @@ class Run(Generic[T_co]):
         if self._life.error is not None:
             raise self._life.error
         if self.state is not RunState.SUCCEEDED:
-            raise ended_badly(self._engine.store, self._life.run_id, self.state, self.failure)
+            failed = self.state in (
+                RunState.FAILED,
+                RunState.MISMATCH,
+            )  # else the store, which may be closed, knows none
+            raise ended_badly(self._engine.store, self._life.run_id, self.state, self.failure if failed else None)
         record = self._engine.store.find_run(self._life.run_id)
         assert record.result_call is not None
         reader = Reader(self._engine.store, self._engine.artifacts, self._life.number)

@@ -30,6 +30,8 @@ class Timers:
         self._times: list[tuple[float, int]] = []
         self._what: dict[int, tuple[Driver | None, What]] = {}
         self._of: dict[Driver | None, set[int]] = {}
+        self.added = 0
+        """How often something was added: who waits for the first of all has to look again."""
 
     def after(self, delay: float, driver: Driver, what: What) -> None:
         """In `delay` seconds."""
@@ -41,6 +43,7 @@ class Timers:
 
     def _add(self, driver: Driver | None, what: What) -> int:
         number = next(self._numbers)
+        self.added += 1
         self._what[number] = (driver, what)
         if driver is not None:
             self._of.setdefault(driver, set()).add(number)

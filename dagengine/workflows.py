@@ -1,7 +1,7 @@
 """`workflow`: a function whose calls of tasks become a durable run. Called by itself it is the plain function.
 
 Called in the body of another workflow, it adds its steps to that run, in a scope of its own.
-May import errors, scopes, functions and, only when a run is started, the engine.
+May import errors, scopes, functions, tasks and, only when a run is started, the engine.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from dagengine.errors import BadArguments, BadOption, DefinitionError, LoadError
 from dagengine.functions import load_file, load_module, named_by_itself
 from dagengine.scopes import Scope, current_scope
+from dagengine.tags import checked
+from dagengine.tasks import Task
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -32,6 +34,7 @@ class Workflow(Generic[P, R_co]):
 
     timeout: seconds that a start or resume of a run may take
     compensate: whether a run that fails undoes what its tasks with `undo=` did
+    tags: of its runs, by name
     """
 
     __name__: str
@@ -43,6 +46,7 @@ class Workflow(Generic[P, R_co]):
         name: str | None = None,
         timeout: float | None = None,
         compensate: bool = False,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         if not callable(function):
             raise DefinitionError(f"@workflow takes a function, not {function!r}.")
@@ -52,13 +56,19 @@ class Workflow(Generic[P, R_co]):
         if not self.name.isprintable() or any(c in "/[]" for c in self.name):
             raise DefinitionError(f"name={self.name!r} has to be printable, without / [ ].")
         self.compensate = compensate
+        self.tags = checked(tags or {})
         self.timeout = timeout
         if timeout is not None and not 0 < timeout < float("inf"):
             raise DefinitionError(f"timeout={timeout!r} has to be a number of seconds above 0.")
 
     def limited(self, timeout: float) -> Workflow[P, R_co]:
         """The same, with another timeout."""
-        return Workflow(self.function, self.name, timeout, self.compensate)
+        return Workflow(self.function, self.name, timeout, self.compensate, self.tags)
+
+    def tagged(self, tags: Mapping[str, str] | None = None, /, **others: str) -> Workflow[P, R_co]:
+        """The same, with these tags, too: `nightly.tagged(env="prod").start(2013)`. Raises BadOption."""
+        both = {**self.tags, **(tags or {}), **others}
+        return Workflow(self.function, self.name, self.timeout, self.compensate, both)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
@@ -158,7 +168,7 @@ class Workflow(Generic[P, R_co]):
         return (
             self.__qualname__
             if named_by_itself(self)
-            else (Workflow, (self.function, self.name, self.timeout, self.compensate))
+            else (Workflow, (self.function, self.name, self.timeout, self.compensate, self.tags))
         )
 
     def __repr__(self) -> str:
@@ -177,7 +187,11 @@ async def _in_scope(scope: Scope, coroutine: Coroutine[Any, Any, R_co]) -> R_co:
 def workflow(function: Callable[P, R_co], /) -> Workflow[P, R_co]: ...
 @overload
 def workflow(
-    *, name: str | None = None, timeout: float | None = None, compensate: bool = False
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    compensate: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[P, R_co]], Workflow[P, R_co]]: ...
 def workflow(
     function: Callable[P, R_co] | None = None,
@@ -186,19 +200,32 @@ def workflow(
     name: str | None = None,
     timeout: float | None = None,
     compensate: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Any:
     """Make a workflow of a function, sync or async: `@workflow`, or `@workflow(name="nightly", timeout=3600)`.
 
     timeout: seconds that a run may work after each start or resume; then it fails, and can be resumed
     compensate: before a run ends that has failed, run the `undo=` tasks of its steps that succeeded, newest first
+    tags: names and texts by which its runs are found and kept: {"team": "data"}
     """
     if function is not None:
-        return Workflow(function, name, timeout, compensate)
-    return lambda wrapped: Workflow(wrapped, name, timeout, compensate)
+        return Workflow(function, name, timeout, compensate, tags)
+    return lambda wrapped: Workflow(wrapped, name, timeout, compensate, tags)
+
+
+def of_task(task: Task[P, R_co]) -> Workflow[P, R_co]:
+    """The workflow whose body is one call of the task. Its runs are recorded, and found again, under the task's name."""
+
+    @functools.wraps(task.function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return task(*args, **kwargs)
+
+    return Workflow(call, task.name)
 
 
 def load(entry: str) -> Workflow[..., Any]:
-    """The workflow that `FILE.py:NAME` or `package.module:NAME` names; without a name, the only one there is.
+    """The workflow that `FILE.py:NAME` or `package.module:NAME` names; without a name, the only one there is. The name of a
+    task stands for a run of one call of it.
 
     Raises LoadError, with the nearest name there is.
     """
@@ -209,10 +236,12 @@ def load(entry: str) -> Workflow[..., Any]:
     found = {key: value for key, value in vars(module).items() if isinstance(value, Workflow)}
     if name in found:
         return found[name]
+    if isinstance(single := getattr(module, name or " ", None), Task):
+        return of_task(single)
     if not name and len(found) == 1:
         return next(iter(found.values()))
     if name and hasattr(module, name):
-        raise LoadError(f"{name} of {place} is not a workflow. Decorate it with @workflow.")
+        raise LoadError(f"{name} of {place} is neither a workflow nor a task. Decorate it with @workflow.")
     near = difflib.get_close_matches(name, found, 1)
     hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found) or 'none'}."
     raise LoadError(f"{place} has no workflow {name}. {hint}" if name else f"{place}: which workflow? {hint}")

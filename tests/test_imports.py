@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "runtime": {"base", "runtime"},
     "storage": {"base", "storage"},
     "workflow": {"base", "runtime", "storage", "workflow"},
-    "cli": {"base", "storage", "workflow", "cli"},
+    # What `dagengine airflow` writes is known to the plugin; it works without Airflow.
+    "cli": {"base", "storage", "workflow", "cli", "airflow_plugin"},
     "airflow_plugin": {"base", "workflow", "airflow_plugin"},
     # `python -m dagengine` is the command line.
     "main": {"cli"},

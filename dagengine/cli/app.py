@@ -53,6 +53,7 @@ VERBS: dict[str, dict[str, str]] = {
         "queue": "Look at queues, and set their limits.",
         "schedule": "Have runs begin by the clock.",
         "backfill": "Begin the runs that a schedule would have begun in the past.",
+        "airflow": "Write a workflow as the file of an Airflow DAG.",
     },
     "Look": {
         "ls": "List runs, the newest first.",

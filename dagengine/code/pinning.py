@@ -4,7 +4,7 @@ A body is called in this process, so its modules have to be the pack's here, too
 nothing special happens. Where they are not, and none of the modules is loaded, they are imported from the pack. A process
 that has another version loaded can't have both: it says so, and the command line, a process of its own, can.
 
-May import errors, functions, model, packing, packs, project, workflows and storage.
+May import errors, functions, model, packing, packs, project, tasks, workflows and storage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from dagengine.model import RunRecord, RunState
 from dagengine.packs import Pack, Packed, install, install_file
 from dagengine.storage.code import find_pack, use_pack, used_pack
 from dagengine.storage.interface import Store
-from dagengine.workflows import Workflow
+from dagengine.tasks import Task
+from dagengine.workflows import Workflow, of_task
 
 PINNED = "pinned"
 CURRENT = "current"
@@ -58,6 +59,8 @@ def load_workflow(record: RunRecord) -> Workflow[..., Any]:
     """The run's workflow as this process imports it. Raises LoadError or DefinitionError."""
     reference = Reference.from_json(record.entry)
     found = resolve(reference)
+    if isinstance(found, Task):
+        return of_task(found)
     if not isinstance(found, Workflow):
         raise DefinitionError(f"{reference} is not a workflow any more.")
     return found

@@ -38,6 +38,9 @@ SECONDS = 90.0
 
 BETWEEN_LOOKS = 0.1
 
+UI_URL = "http://dashboard.example/runs/{run_id}"
+"""Where the stack says that pages of runs are. Nothing is there."""
+
 PROCESSES = ("api-server", "dag-processor", "scheduler", "triggerer")
 
 _ids = itertools.count()
@@ -75,6 +78,8 @@ class Stack:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
             "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+            "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+            "AIRFLOW__DAGENGINE__UI_URL": UI_URL,
             "AIRFLOW_CONN_DAGENGINE_DEFAULT": json.dumps({"conn_type": "dagengine", "host": str(home / "runs.db")}),
             **variables,
         }
@@ -178,7 +183,7 @@ class Stack:
 
         def there() -> bool:
             errors = self.get("importErrors")["import_errors"]
-            ours = [error["stack_trace"] for error in errors if dag_id in error["filename"]]
+            ours = [error["stack_trace"] for error in errors if error["filename"].endswith(f"{dag_id}.py")]
             assert not ours, ours[0]
             try:
                 return not self.get(f"dags/{dag_id}")["is_paused"]
@@ -287,6 +292,10 @@ class Stack:
 
     def get(self, path: str) -> Any:
         return self._ask("GET", f"api/v2/{path}")
+
+    def get_ui(self, path: str) -> Any:
+        """Of the part of the API that only Airflow's own pages ask."""
+        return self._ask("GET", f"ui/{path}")
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._ask("POST", f"api/v2/{path}", body)
