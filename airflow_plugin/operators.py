@@ -289,6 +289,7 @@ class DagengineOperator(BaseOperator):
         from dagengine.airflow_plugin.attending import Work
 
         ti, place = context["ti"], self._place()
+        begun = getattr(context.get("dag_run"), "start_date", None)
         machine = {name: value for name, value in self.machine.items() if value is not None}
         return Work(
             TaskKey.of(ti),
@@ -307,6 +308,8 @@ class DagengineOperator(BaseOperator):
             wait=self.wait,
             defer_after=self.defer_after if self.deferrable else None,
             xcom_limit=self.xcom_limit,
+            instance=str(ti.id),
+            not_before=None if begun is None else begun.timestamp(),
             facts={"log_url": getattr(ti, "log_url", None)},
         )
 
