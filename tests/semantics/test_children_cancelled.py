@@ -140,8 +140,12 @@ def cases(
     ("opening", "process"),
     [*((store, Process) for store in STORES), ("memory", NewestFirst), ("memory", Undoing)],
 )
-def test_no_child_outlives_a_parent_whose_process_dies(opening: str, process: type[Process], tmp_path: Path) -> None:
+def test_no_child_outlives_a_parent_whose_process_dies(
+    opening: str, process: type[Process], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever takes up what has not ended ends it; a child that lives on its own is never asked."""
+    for linger in ("LINGER", "LINGER_FOR_TIME"):  # they are worked on, all the time
+        monkeypatch.setattr(f"dagengine.outside.{linger}", 3_600.0)
     opened: dict[str, Callable[[], Store]] = {
         "memory": MemoryStore,
         "sqlite": lambda: SqliteStore(f"{tmp_path}/{len(list(tmp_path.iterdir()))}.db"),
