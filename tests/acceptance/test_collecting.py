@@ -121,7 +121,7 @@ def collect_and_die(url: str, folder: Path, last: int) -> int:
 
 def left_of(engine: Engine, numbers: list[int]) -> dict[str, int]:
     """Rows of these runs, by table."""
-    found = {}
+    found: dict[str, int] = {}
     for table in METADATA.sorted_tables:
         if "run" in table.c:
             of = bindparam("of", type_=Integer)

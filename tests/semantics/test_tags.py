@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from dagengine import get, task, workflow
+from dagengine import task, workflow
 from dagengine.engine import Engine
 from dagengine.errors import BadOption
 from dagengine.model import RunRecord
@@ -26,8 +27,8 @@ def child() -> int:
 
 
 @workflow(tags={"team": "ml"})
-def parent() -> int:
-    return get(child.start())
+def parent() -> Any:
+    return child.run()
 
 
 @pytest.fixture
