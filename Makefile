@@ -30,7 +30,7 @@ NONE_IS_FINE = $(if $(ARGS),|| [ $$? -eq 5 ])
 .PHONY: test
 test: .venv/dev .venv-airflow/dev  ## Run all tests, those in real Airflow last (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -q -n 2 $(ARGS) $(NONE_IS_FINE)
-	$(AIRFLOW)/python -m pytest -q -n 2 --dist loadgroup tests/airflow $(ARGS) $(NONE_IS_FINE)
+	$(AIRFLOW)/python -m pytest -q -n 2 tests/airflow $(ARGS) $(NONE_IS_FINE)
 
 .PHONY: lint
 lint: .venv/dev .venv-airflow/dev  ## Check style and types: ruff, mypy, pyright

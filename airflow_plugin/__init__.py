@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dagengine.airflow_plugin.hook import DagengineHook
+    from dagengine.airflow_plugin.operators import DagengineOperator
 
 _HOME = {
     "DagengineHook": "hook",
+    "DagengineOperator": "operators",
 }
 """Public name -> the module that defines it."""
 
-__all__ = ["DagengineHook"]
+__all__ = ["DagengineHook", "DagengineOperator"]
 
 
 def __getattr__(name: str) -> object:

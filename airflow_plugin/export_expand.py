@@ -113,7 +113,7 @@ def _operator(
             values.append(Code(f"{named[place.seq].variable}.output"))
     args, kwargs = decode(step.call, values)
     try:
-        params = literal(_by_name(workflow, step, task, args, kwargs), templated=True)
+        given_to_it = literal(_by_name(workflow, step, task, args, kwargs), templated=True)
     except NoLiteral as error:
         raise refuse(workflow, step.key, f"is called with {error}, which no file can hold as text.") from None
     reference = Reference.from_json(step.definition.reference)
@@ -121,8 +121,8 @@ def _operator(
         "task_id": named[step.number].task_id,
         "workflow": code_of(reference.module, reference.qualname, workflow, reference.file),
     }
-    if params:
-        keywords["params"] = params
+    if given_to_it:
+        keywords["arguments"] = given_to_it
     if wanted.conn_id is not None:
         keywords["conn_id"] = wanted.conn_id
     return keywords

@@ -182,7 +182,7 @@ def module(
     standard = [
         *(["from datetime import UTC, datetime"] if wanted.schedule is not None else []),
         *(["from functools import partial"] if "partial(" in inside else []),
-        *(["from pathlib import Path"] if "Path(" in wanted.code + inside else []),
+        *(["from pathlib import Path"] if "Path(" in inside else []),
     ]
     lines = [
         '"""' + _docstring(about[0]),

@@ -49,8 +49,12 @@ def mirrored(
     run = names.task("run")
     body = Statements()
     store = {} if wanted.conn_id is None else {"conn_id": wanted.conn_id}
-    params = arguments(parameters)
-    keywords = {"task_id": run.task_id, "workflow": entry_of(workflow), **({"params": params} if params else {})}
+    given_to_it = arguments(parameters)
+    keywords = {
+        "task_id": run.task_id,
+        "workflow": entry_of(workflow),
+        **({"arguments": given_to_it} if given_to_it else {}),
+    }
     body.assign(run, "DagengineOperator", (), {**keywords, **store})
     if followed:
         body.lines += ["", "# These run nothing: each follows steps of the run that is made above."]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
@@ -76,9 +76,9 @@ class DagengineHook(DbApiHook):  # type: ignore[misc]
         """A client of the store, for the caller to close. Of another environment, if the connection names its `python`."""
         address = self.address
         if address.python is not None:
-            from dagengine.airflow_plugin.commands import CommandClient  # type: ignore[import-not-found]
+            from dagengine.airflow_plugin.commands import CommandClient
 
-            return CommandClient(address.python, **address.options)
+            return cast("Client", CommandClient(address.python, **address.options))  # it has what is used of one
         return self._here()
 
     def _runs(self) -> Client:

@@ -21,6 +21,7 @@ def get_provider_info() -> dict[str, Any]:
         "description": "Durable workflows: run, follow, resume and cancel them from DAGs.",
         "integrations": [{"integration-name": NAME, "external-doc-url": "", "tags": ["software"]}],
         "hooks": [{"integration-name": NAME, "python-modules": [f"{HERE}.hook"]}],
+        "operators": [{"integration-name": NAME, "python-modules": [f"{HERE}.operators"]}],
         "connection-types": [
             {
                 "connection-type": "dagengine",

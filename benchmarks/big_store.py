@@ -182,7 +182,8 @@ def _verb(url: str, folder: Path, *words: str) -> None:
 
 def gc_said(store: Store, url: str, folder: Path) -> None:
     """What `gc --dry-run` asks."""
-    from dagengine.retention import Retention, collect
+    from dagengine.collecting import collect
+    from dagengine.retention import Retention
 
     collect(store, open_artifacts(str(folder / "artifacts")), None, Retention(), dry_run=True)
 

@@ -41,6 +41,7 @@ from dagengine.reading import Reader
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, outside
 from dagengine.storage.interface import Store
+from dagengine.tags import tags_of
 from dagengine.values import Encoded, Placeholder, encode
 from dagengine.workflows import Workflow
 
@@ -141,6 +142,8 @@ def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
     for fact in ("code", "cwd"):
         if driver.record.facts.get(fact) is not None:
             facts[fact] = driver.record.facts[fact]
+    if tags := {**tags_of(driver.record), **workflow.tags}:
+        facts["tags"] = tags
     try:
         engine.begin(workflow, args, kwargs, run_id, facts=facts)
     except RunExists:  # since we looked, by an owner of the parent that did not know yet that it is ours

@@ -15,11 +15,13 @@ and what this machine lends to runs, sizes as in `512MiB`:
     gpu_memory     DAGENGINE_GPU_MEMORY     0                             of each of these
     resources      DAGENGINE_RESOURCES      none                          named amounts: licence=2,camera=1
 
+How long runs are kept is said in the file's table `[retention]` (`retention.py`).
+
 The first place that says something wins, from left to right: argument, environment, file, default. A setting that can't be
 meant is an error with its origin, also when nobody would have read it: a typo in a file must not wait for its day.
 Reading settings creates nothing; `create_private` makes a folder when something has to be put in it.
 
-May import nothing of ours but errors and units.
+May import nothing of ours but errors, units and, for a file that speaks of it, retention.
 """
 
 from __future__ import annotations
@@ -30,16 +32,20 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from dagengine.errors import BadOption, StoreUnavailable
 from dagengine.units import parse_duration, parse_size
 
+if TYPE_CHECKING:
+    from dagengine.retention import Retention
+
 Set = TypeVar("Set")
 
 MACHINE = ("memory", "object_memory", "spill", "room_timeout", "gpus", "gpu_memory", "resources")
 KEYS = ("store", "artifacts", "workers", *MACHINE)
+IN_FILE = (*KEYS, "retention")
 """What `config.toml` may hold."""
 
 MAX_WORKERS = 4096
@@ -72,6 +78,7 @@ class Settings:
     gpus: Setting[int | None]
     gpu_memory: Setting[int]
     resources: Setting[tuple[tuple[str, float], ...]]
+    retention: Setting[Retention | None]  # None: nothing was said, `Retention()` is meant
 
     def of_machine(self) -> dict[str, Any]:
         """What was said of the machine, by name: the arguments of the runtime. What nobody said is left out."""
@@ -152,7 +159,12 @@ def load(
         lent[name] = _NOTHING_SAID[name] if picked is None else Setting(_LENT[name](name, picked), picked.origin)
     if machine:
         raise BadOption(f"there is no setting {next(iter(machine))!r}.{did_you_mean(next(iter(machine)), KEYS)}")
-    return Settings(home_setting, store_setting, artifacts_setting, workers_setting, **lent)
+    retention: Setting[Retention | None] = Setting(None, "default")
+    if "retention" in said:
+        from dagengine.retention import parse
+
+        retention = Setting(parse(said["retention"], str(file)), str(file))
+    return Settings(home_setting, store_setting, artifacts_setting, workers_setting, retention=retention, **lent)
 
 
 def _home(argument: str | Path | None, environ: Mapping[str, str]) -> Setting[Path]:
@@ -190,8 +202,8 @@ def _read_file(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadOption(f"{file} is not TOML: {error}. Correct or remove it.") from None
     for key in said:
-        if key not in KEYS:
-            raise BadOption(f"{file} has an unknown setting {key!r}.{did_you_mean(key, KEYS)}")
+        if key not in IN_FILE:
+            raise BadOption(f"{file} has an unknown setting {key!r}.{did_you_mean(key, IN_FILE)}")
     return said
 
 

@@ -21,12 +21,16 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from dagengine.errors import StoreUnavailable
 from dagengine.identity import start_time
+
+UNFINISHED, UNFINISHED_SECONDS = ".new", 60.0
+"""What a socket's name ends with until its process listens, and for how long that can take."""
 
 MESSAGE_LIMIT = 64 * 1024  # bytes: a request names a verb and a run
 CONNECTIONS = 64  # waiting clients; each costs a thread of the engine's process
@@ -63,10 +67,12 @@ class ControlServer:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                with _short_path(self._folder, self._name) as path:
+                # It gets its name when it listens: until then another process would sweep it away.
+                with _short_path(self._folder, self._name + UNFINISHED) as path:
                     listener.bind(path)
                     Path(path).chmod(0o600)
-                listener.listen(CONNECTIONS)
+                    listener.listen(CONNECTIONS)
+                    Path(path).rename(self.path)
             except OSError:
                 listener.close()
                 raise
@@ -194,10 +200,17 @@ def tell(folder: Path, process_id: str, request: dict[str, Any], timeout: float 
 def sweep(folder: Path, is_dead: Callable[[str], bool] | None = None) -> int:
     """Remove the sockets at which nobody listens any more; returns their number."""
     gone = 0
+    long_ago = time.time() - UNFINISHED_SECONDS
     try:
         names = [entry.name for entry in os.scandir(folder) if entry.name.endswith(".sock")]
+        left = [entry for entry in os.scandir(folder) if entry.name.endswith(f".sock{UNFINISHED}")]
     except OSError:
         return 0
+    for entry in left:
+        with contextlib.suppress(OSError):
+            if entry.stat().st_mtime < long_ago:
+                Path(entry.path).unlink()
+                gone += 1
     for name in names:
         dead = is_dead(name.removesuffix(".sock")) if is_dead else not _listens(folder, name)
         if dead:

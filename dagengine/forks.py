@@ -174,7 +174,7 @@ def _new_run(donor: RunRecord, changed: _Changed, run_id: str | None, facts: dic
     return NewRun(run_id or new_id(), donor.workflow, donor.entry, changed.call, changed.inputs, time.time(), facts)
 
 
-_INHERITED = ("cwd", "timeout", "compensate", "logical_time")
+_INHERITED = ("cwd", "timeout", "compensate", "logical_time", "tags")
 
 
 def _call(

@@ -77,6 +77,8 @@ def facts_of(workflow: Workflow[..., Any]) -> dict[str, Any]:
         facts["timeout"] = workflow.timeout
     if workflow.compensate:
         facts["compensate"] = True
+    if workflow.tags:
+        facts["tags"] = dict(workflow.tags)
     return facts
 
 

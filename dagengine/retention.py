@@ -1,46 +1,60 @@
-"""How long runs are kept, and collecting what nobody needs any more: their rows, their values, artifacts, logs.
+"""How long runs are kept: which may be removed, and which may lose their values, decided from what a run is (pure).
 
-    Retention       what may go, decided from a run's record alone (pure)
-    collect()       one pass: bounded in time, to be done again, safe beside live runs
+    Retention       ages by default, rules for some states and tags, and how much there may be in all
+    Rule            other ages for some runs; of the rules that fit, the first that says an age decides
+    parse()         the same from `[retention]` of config.toml
 
-A pass goes from what is certain to what is looked for: what is left of removed runs; runs that are too old; values that
-are; then artifacts and packs of code that no row names. Each of its steps is whole by itself, so a pass can be killed anywhere, and the next
-one goes on. Runs that have not ended, and pinned ones, are never touched.
+Runs that have not ended, paused ones and pinned ones are never touched; `collecting` does what is decided here.
 
-May import errors, model, config and the interfaces of storage.
+May import nothing of ours but errors, model, tags and units.
 """
 
 from __future__ import annotations
 
-import random
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
-from dagengine.identity import is_alive
-from dagengine.model import RunRecord, RunState
-from dagengine.storage.interface import ArtifactStore, RunFilter, Store, StoredArtifact
+from dagengine.errors import BadOption
+from dagengine.model import RunState
+from dagengine.tags import Wanted, fits, wanted
+from dagengine.units import parse_period, parse_size
 
 DAY = 86_400.0
-
-GRACE_SECONDS = DAY
-"""Artifacts that were put since are not collected: their bytes are durable before the row that names them, and whoever
-writes the row may be slow, or stopped for a while."""
-
-ASKED_AT_ONCE = 500
-"""Digests that the store is asked about in one transaction: some milliseconds."""
-
-RUNS_AT_ONCE = 200
-
-SHARDS = tuple(f"{number:02x}" for number in range(256))
 
 SUCCEEDED = (RunState.SUCCEEDED,)
 UNSUCCESSFUL = (RunState.FAILED, RunState.CANCELLED, RunState.MISMATCH, RunState.INTERRUPTED)
 """Ended, and could be resumed. Paused runs wait for a person, and are kept."""
+
+ENDED = (*SUCCEEDED, *UNSUCCESSFUL)
+
+
+class Aged(Protocol):
+    """What is looked at of a run."""
+
+    @property
+    def state(self) -> RunState: ...
+    @property
+    def created_at(self) -> float: ...
+    @property
+    def finished_at(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Ages of runs in one of these states, with all of these tags; none: of any.
+
+    records, payloads: seconds, infinity for "for ever"; None: this rule says nothing of it
+    """
+
+    states: tuple[RunState, ...] = ()
+    tags: Wanted = ()
+    records: float | None = None
+    payloads: float | None = None
+
+    def fits(self, run: Aged, tags: Mapping[str, str]) -> bool:
+        return (not self.states or run.state in self.states) and fits(tags, self.tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,197 +64,133 @@ class Retention:
     records: the run with all that is recorded of it
     payloads: the values of a run that succeeded; its record stays
     failed_payloads: the same of one that did not, and that can't be resumed from then on
+    rules: what is said otherwise of some runs
+    records_max: steps that the store may hold: above it the runs that were begun first are removed
+    payloads_max: bytes of artifacts that may be needed: above it the runs that were begun first lose their values
     """
 
     records: float | None = 90 * DAY
     payloads: float | None = 14 * DAY
     failed_payloads: float | None = 30 * DAY
+    rules: tuple[Rule, ...] = ()
+    records_max: int | None = None
+    payloads_max: int | None = None
 
-    def is_over(self, run: RunRecord, now: float) -> bool:
+    def is_over(self, run: Aged, now: float, tags: Mapping[str, str] | None = None) -> bool:
         """Whether the run may be removed."""
-        return _older(run, self.records, now)
+        said = (rule.records for rule in self.rules if rule.records is not None and rule.fits(run, tags or {}))
+        return _older(run, next(said, self.records), now)
 
-    def has_expired(self, run: RunRecord, now: float) -> bool:
+    def has_expired(self, run: Aged, now: float, tags: Mapping[str, str] | None = None) -> bool:
         """Whether the run's values may go."""
-        return _older(run, self.payloads if run.state in SUCCEEDED else self.failed_payloads, now)
+        default = self.payloads if run.state in SUCCEEDED else self.failed_payloads
+        said = (rule.payloads for rule in self.rules if rule.payloads is not None and rule.fits(run, tags or {}))
+        return _older(run, next(said, default), now)
+
+    def may_be_sacrificed(self, run: Aged, tags: Mapping[str, str], *, records: bool) -> bool:
+        """Whether the run, or its values, may go for want of room: not if a rule keeps them for ever."""
+        said = (age for rule in self.rules if rule.fits(run, tags) and (age := _age(rule, records)) is not None)
+        return next(said, 0.0) != math.inf
 
     def least(self) -> float | None:
         """Seconds after which anything may go."""
-        return min(
-            (age for age in (self.records, self.payloads, self.failed_payloads) if age is not None), default=None
-        )
+        ages = [self.records, self.payloads, self.failed_payloads]
+        ages += [age for rule in self.rules for age in (rule.records, rule.payloads)]
+        return min((age for age in ages if age is not None and age != math.inf), default=None)
 
 
-def _older(run: RunRecord, age: float | None, now: float) -> bool:
-    if age is None or run.state not in (*SUCCEEDED, *UNSUCCESSFUL):
+def _age(rule: Rule, records: bool) -> float | None:
+    return rule.records if records else rule.payloads
+
+
+def _older(run: Aged, age: float | None, now: float) -> bool:
+    if age is None or run.state not in ENDED:
         return False
     return now - (run.finished_at or run.created_at) > age
 
 
-@dataclass(slots=True)
-class Collected:
-    """What a pass removed, or with `dry_run` would have. `complete`: it got through everything in its time."""
+# ---- as it is written in a file -----------------------------------------------------------------
 
-    dry_run: bool = False
-    runs: list[str] = field(default_factory=list)
-    expired: list[str] = field(default_factory=list)
-    artifacts: int = 0
-    artifact_bytes: int = 0
-    kept_artifacts: int = 0
-    kept_bytes: int = 0
-    packs: int = 0
-    pack_bytes: int = 0
-    temporary_files: int = 0
-    processes: int = 0
-    complete: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+_AGES = ("records", "payloads", "failed_payloads")
+_RULE = {field.name for field in fields(Rule)}
 
 
-def collect(
-    store: Store,
-    artifacts: ArtifactStore,
-    logs: Path | None,
-    retention: Retention,
-    *,
-    seconds: float = 60.0,
-    dry_run: bool = False,
-    grace: float = GRACE_SECONDS,
-    clock: Callable[[], float] = time.time,
-) -> Collected:
-    """One pass of at most about `seconds`. `logs`: the folder of the runs' logs, which go with them."""
-    done = Collected(dry_run)
-    over = time.monotonic() + seconds
-    now = clock()
+def parse(said: Any, where: str) -> Retention:
+    """From the table `[retention]` of a TOML file. Raises BadOption, with the file's name `where`."""
+    from dagengine.config import did_you_mean
 
-    def in_time() -> bool:
-        done.complete = done.complete and time.monotonic() < over
-        return done.complete
-
-    if not dry_run:
-        done.temporary_files = artifacts.sweep()
-        done.processes = store.forget_processes(is_alive, now - GRACE_SECONDS)
-        while in_time() and store.clear_removed():
-            pass
-    expired = store.expired_runs()
-    for run in _old_runs(store, retention, now):
-        if not in_time():
-            break
-        if retention.is_over(run, now):
-            done.runs.append(run.id)
-            if not dry_run:
-                remove(store, logs, run, now)
-        elif retention.has_expired(run, now) and run.number not in expired:
-            done.expired.append(run.id)
-            if not dry_run:
-                store.expire_values(run.number, now)
-    if not dry_run:
-        while in_time() and (store.clear_removed() or store.clear_expired()):
-            pass
-    if in_time():
-        _collect_code(store, done, now - grace, in_time)
-    shards = random.sample(SHARDS, len(SHARDS))  # so that passes that end early get everywhere in the end
-    if in_time():
-        sweep = _Sweep(store, artifacts, store.payloads(), done, now - grace)
-        for shard in shards:
-            if not in_time():
-                break
-            sweep.shard(shard)
-    return done
+    if not isinstance(said, Mapping):
+        raise BadOption(f"retention is {said!r} ({where}). Give a table: [retention].")
+    known = [field.name for field in fields(Retention)]
+    ages: dict[str, Any] = {}
+    for name, value in said.items():
+        if name not in known:
+            raise BadOption(f"{where} has an unknown setting {'retention.' + name!r}.{did_you_mean(name, known)}")
+        if name in _AGES:
+            age = _period(f"retention.{name}", value, where)
+            ages[name] = None if age == math.inf else age
+    rules = said.get("rules", [])
+    if not isinstance(rules, list):
+        raise BadOption(f"retention.rules is {rules!r} ({where}). Give tables: [[retention.rules]].")
+    return Retention(
+        **ages,
+        rules=tuple(_rule(rule, where) for rule in rules),
+        records_max=_count(said.get("records_max"), where),
+        payloads_max=_bytes(said.get("payloads_max"), where),
+    )
 
 
-def _collect_code(store: Store, done: Collected, before: float, in_time: Callable[[], bool]) -> None:
-    """Packs that neither a run nor a schedule names. Whoever begins a run renews its pack first; whoever forks one while
-    we look is among the newest runs, which are asked for again."""
-    from dagengine.storage.code import old_packs, packs_gone_on_with, remove_pack
-    from dagengine.storage.schedules import all_rows
+def _rule(said: Any, where: str) -> Rule:
+    from dagengine.config import did_you_mean
 
-    old = old_packs(store, before)
-    if not old:
-        return
-    named, last = store.codes()
-    named |= packs_gone_on_with(store) | {str(row.settings["facts"].get("code")) for row in all_rows(store)}
-    for digest in old.keys() - named:
-        if not in_time():
-            return
-        newer, last = store.codes(last)
-        named |= newer
-        if digest not in named and (done.dry_run or remove_pack(store, digest, before)):
-            done.packs += 1
-            done.pack_bytes += old[digest]
-
-
-def _old_runs(store: Store, retention: Retention, now: float) -> Iterator[RunRecord]:
-    """Ended runs that may have something to lose, from the newest to the oldest."""
-    least = retention.least()
-    if least is None:
-        return
-    from dagengine.storage.lifetime_notes import pins
-
-    pinned = pins(store)
-    for state in (*SUCCEEDED, *UNSUCCESSFUL):
-        before = now - least
-        while True:
-            found = store.runs(RunFilter((state,), before=before, limit=RUNS_AT_ONCE))
-            yield from (run for run in found if run.number not in pinned)
-            if len(found) < RUNS_AT_ONCE or found[-1].created_at == before:
-                break
-            before = found[-1].created_at
+    if not isinstance(said, Mapping):
+        raise BadOption(f"a rule of retention is {said!r} ({where}). Give a table: [[retention.rules]].")
+    for name in said:
+        if name not in _RULE:
+            raise BadOption(
+                f"{where} has an unknown setting {'retention.rules.' + name!r}.{did_you_mean(name, sorted(_RULE))}"
+            )
+    states, tags = _texts("states", said, where), _texts("tags", said, where)
+    unknown = [state for state in states if state not in {str(known) for known in ENDED}]
+    if unknown:
+        raise BadOption(
+            f"retention.rules.states has {unknown[0]!r} ({where}).{did_you_mean(unknown[0], [str(s) for s in ENDED])}"
+        )
+    ages = {
+        name: _period(f"retention.rules.{name}", said[name], where) for name in ("records", "payloads") if name in said
+    }
+    return Rule(tuple(RunState(state) for state in states), wanted(tags), **ages)
 
 
-def remove(store: Store, logs: Path | None, run: RunRecord, at: float) -> None:
-    """The run is gone, with its logs. Raises RunOwned, RunNotFound."""
-    store.remove_run(run.id, is_alive, at)
-    if logs is not None:
-        with suppress(OSError):
-            shutil.rmtree(logs / run.id)
+def _texts(name: str, said: Mapping[str, Any], where: str) -> list[str]:
+    value = said.get(name, [])
+    if isinstance(value, Mapping):
+        value = [f"{key}={text}" for key, text in value.items()]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise BadOption(f"retention.rules.{name} is {value!r} ({where}). Give a list of texts.")
+    return value
 
 
-@dataclass(slots=True)
-class _Sweep:
-    """Artifacts that were put before `before`, and that no row names: neither `payloads`, nor what the store is asked."""
-
-    store: Store
-    artifacts: ArtifactStore
-    payloads: set[str]
-    done: Collected
-    before: float
-
-    def shard(self, shard: str) -> None:
-        asked: list[StoredArtifact] = []
-        for artifact in self.artifacts.listed(shard):
-            if artifact.put_at >= self.before or artifact.digest in self.payloads or not _is_digest(artifact.digest):
-                self._keep(artifact)
-                continue
-            asked.append(artifact)
-            if len(asked) == ASKED_AT_ONCE:
-                self._discard(asked)
-                asked = []
-        if asked:
-            self._discard(asked)
-
-    def _keep(self, artifact: StoredArtifact) -> None:
-        self.done.kept_artifacts += 1
-        self.done.kept_bytes += artifact.size
-
-    def _discard(self, asked: list[StoredArtifact]) -> None:
-        needed = self.store.referenced([artifact.digest for artifact in asked])
-        for artifact in asked:
-            freed = 0 if artifact.digest in needed else self._remove(artifact)
-            if freed:
-                self.done.artifacts += 1
-                self.done.artifact_bytes += freed
-            else:
-                self._keep(artifact)
-
-    def _remove(self, artifact: StoredArtifact) -> int:
-        digest = artifact.digest
-        if self.done.dry_run:
-            return artifact.size
-        return self.artifacts.discard(digest, self.before, lambda: bool(self.store.referenced([digest])))
+def _period(name: str, value: Any, where: str) -> float:
+    try:
+        return parse_period(value)
+    except (ValueError, TypeError):
+        raise BadOption(f"{name} is {value!r} ({where}). Give a period: 12h, 14d, 8w, or never.") from None
 
 
-def _is_digest(text: str) -> bool:
-    """What else lies there is not ours to remove."""
-    return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
+def _count(value: Any, where: str) -> int | None:
+    if value is not None and (type(value) is not int or value < 0):
+        raise BadOption(f"retention.records_max is {value!r} ({where}). Give a number of steps.")
+    return value
+
+
+def _bytes(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        size = parse_size(value) if isinstance(value, str) else value
+    except ValueError:
+        size = -1
+    if type(size) is not int or size < 0:
+        raise BadOption(f"retention.payloads_max is {value!r} ({where}). Give a size: 500GiB.")
+    return size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 
@@ -72,6 +73,11 @@ def parse_duration(given: str | float | timedelta) -> float:
     if not 0 <= seconds <= LONGEST:
         raise ValueError(f"{given!r} is not a duration")
     return seconds
+
+
+def parse_period(given: str | float | timedelta) -> float:
+    """How long something is kept: a duration, or infinity for `"never"`, which is when it goes. Raises ValueError."""
+    return math.inf if isinstance(given, str) and given.strip().lower() == "never" else parse_duration(given)
 
 
 def short_id(run_id: str) -> str:

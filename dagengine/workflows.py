@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from dagengine.errors import BadArguments, BadOption, DefinitionError, LoadError
 from dagengine.functions import load_file, load_module, named_by_itself
 from dagengine.scopes import Scope, current_scope
+from dagengine.tags import checked
 from dagengine.tasks import Task
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Workflow(Generic[P, R_co]):
 
     timeout: seconds that a start or resume of a run may take
     compensate: whether a run that fails undoes what its tasks with `undo=` did
+    tags: of its runs, by name
     """
 
     __name__: str
@@ -44,6 +46,7 @@ class Workflow(Generic[P, R_co]):
         name: str | None = None,
         timeout: float | None = None,
         compensate: bool = False,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         if not callable(function):
             raise DefinitionError(f"@workflow takes a function, not {function!r}.")
@@ -53,13 +56,19 @@ class Workflow(Generic[P, R_co]):
         if not self.name.isprintable() or any(c in "/[]" for c in self.name):
             raise DefinitionError(f"name={self.name!r} has to be printable, without / [ ].")
         self.compensate = compensate
+        self.tags = checked(tags or {})
         self.timeout = timeout
         if timeout is not None and not 0 < timeout < float("inf"):
             raise DefinitionError(f"timeout={timeout!r} has to be a number of seconds above 0.")
 
     def limited(self, timeout: float) -> Workflow[P, R_co]:
         """The same, with another timeout."""
-        return Workflow(self.function, self.name, timeout, self.compensate)
+        return Workflow(self.function, self.name, timeout, self.compensate, self.tags)
+
+    def tagged(self, tags: Mapping[str, str] | None = None, /, **others: str) -> Workflow[P, R_co]:
+        """The same, with these tags, too: `nightly.tagged(env="prod").start(2013)`. Raises BadOption."""
+        both = {**self.tags, **(tags or {}), **others}
+        return Workflow(self.function, self.name, self.timeout, self.compensate, both)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         scope = current_scope.get()
@@ -159,7 +168,7 @@ class Workflow(Generic[P, R_co]):
         return (
             self.__qualname__
             if named_by_itself(self)
-            else (Workflow, (self.function, self.name, self.timeout, self.compensate))
+            else (Workflow, (self.function, self.name, self.timeout, self.compensate, self.tags))
         )
 
     def __repr__(self) -> str:
@@ -178,7 +187,11 @@ async def _in_scope(scope: Scope, coroutine: Coroutine[Any, Any, R_co]) -> R_co:
 def workflow(function: Callable[P, R_co], /) -> Workflow[P, R_co]: ...
 @overload
 def workflow(
-    *, name: str | None = None, timeout: float | None = None, compensate: bool = False
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    compensate: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[P, R_co]], Workflow[P, R_co]]: ...
 def workflow(
     function: Callable[P, R_co] | None = None,
@@ -187,15 +200,17 @@ def workflow(
     name: str | None = None,
     timeout: float | None = None,
     compensate: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Any:
     """Make a workflow of a function, sync or async: `@workflow`, or `@workflow(name="nightly", timeout=3600)`.
 
     timeout: seconds that a run may work after each start or resume; then it fails, and can be resumed
     compensate: before a run ends that has failed, run the `undo=` tasks of its steps that succeeded, newest first
+    tags: names and texts by which its runs are found and kept: {"team": "data"}
     """
     if function is not None:
-        return Workflow(function, name, timeout, compensate)
-    return lambda wrapped: Workflow(wrapped, name, timeout, compensate)
+        return Workflow(function, name, timeout, compensate, tags)
+    return lambda wrapped: Workflow(wrapped, name, timeout, compensate, tags)
 
 
 def of_task(task: Task[P, R_co]) -> Workflow[P, R_co]:

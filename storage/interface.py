@@ -213,6 +213,7 @@ class RunFilter:
     since: float | None = None
     limit: int = 50
     before: float | None = None
+    tags: tuple[tuple[str, str | None], ...] = ()  # all of these, with this text or, for None, any
 
 
 class Store(Protocol):
@@ -385,16 +386,30 @@ class Store(Protocol):
 
     # ---- lifetime ---------------------------------------------------------------------------
 
-    def remove_run(self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float) -> None:
+    def remove_run(
+        self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float, seen: EndedRun | None = None
+    ) -> None:
         """The run is gone, in one short transaction. What else there was of it can't be reached; `clear_removed` frees
-        the room. Raises RunNotFound; RunOwned while a live process works on it."""
+        the room. Raises RunNotFound; RunOwned while a live process works on it; RunConflict if it is not as it was
+        `seen`, or pinned."""
 
     def clear_removed(self) -> bool:
         """Clear away some of what is left of removed runs, in a bounded transaction. False: nothing was left."""
         ...
 
-    def expire_values(self, run_number: int, at: float) -> None:
-        """The run's values may go: from now on it keeps no artifact. `clear_expired` frees the room."""
+    def expire_values(self, run: EndedRun, at: float) -> bool:
+        """The run's values may go: from now on it keeps no artifact, and can't be claimed. `clear_expired` frees the
+        room. False, and nothing has changed, if the run is not as it was seen, or pinned."""
+        ...
+
+    def ended_runs(self, before: float, after: int, limit: int) -> list[EndedRun]:
+        """Runs that have ended, and are neither paused nor pinned: of those that were begun before then, the first with
+        numbers above `after`."""
+        ...
+
+    def artifacts_of(self, run_number: int) -> Iterator[tuple[str, int]]:
+        """Digest and size of the artifacts that steps, calls and saved states of the run name; some more than once."""
+        ...
 
     def clear_expired(self) -> bool:
         """Clear away what is left of one expired run's values, in bounded transactions. False: nothing was left."""
@@ -435,6 +450,18 @@ class Store(Protocol):
         """Whether the store is sound: its `figures`, and `integrity`: "ok", or what is wrong, for which every page is
         read. For `db check` and `doctor`."""
         ...
+
+
+class EndedRun(NamedTuple):
+    """As little of a run as says whether it may go. `token`: it is the same as long as nobody has claimed the run."""
+
+    number: int
+    id: str
+    state: RunState
+    token: int
+    created_at: float
+    finished_at: float | None
+    steps: int
 
 
 class Figures(NamedTuple):

@@ -13,7 +13,7 @@ May import nothing of ours but errors, model, the interface and modules of stora
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -36,7 +36,8 @@ from sqlalchemy.sql.base import Executable
 
 from dagengine.model import PayloadInput, ProcessRecord, RunRecord, RunState
 from dagengine.storage import lifetime_notes as notes
-from dagengine.storage.lookup import no_run, run_owned
+from dagengine.storage.interface import EndedRun
+from dagengine.storage.lookup import no_run, run_changed, run_owned
 from dagengine.storage.rows import inputs_of
 from dagengine.storage.schema import (
     ATTEMPT,
@@ -49,13 +50,16 @@ from dagengine.storage.schema import (
     STEP,
     UNSAVED_CALL,
 )
-from dagengine.storage.side_schema import EXPIRED
+from dagengine.storage.side_schema import EXPIRED, PIN
 from dagengine.storage.statements import Query
 
 T = TypeVar("T")
 
 SEQS = 5_000
 """Steps whose rows are cleared away in one transaction: some tens of milliseconds, for which others wait."""
+
+ENDED = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.MISMATCH, RunState.INTERRUPTED)
+"""States of runs that may go. Paused ones wait for a person."""
 
 PROCESSES = 1_000
 """Rows of processes that are looked at in one pass."""
@@ -65,9 +69,41 @@ _first, _last = bindparam("first", type_=Integer), bindparam("last", type_=Integ
 _digest = bindparam("digest", type_=LargeBinary)
 
 
+_PINNED = select(PIN.c.run)
+_SEEN = (RUN.c.number == _run, RUN.c.token == bindparam("token"), RUN.c.state == bindparam("state"))
+"""It was not claimed since it was seen."""
+
+
 def _delete_run() -> Executable:
-    """Unless it was claimed since it was seen."""
-    return delete(RUN).where(RUN.c.number == _run, RUN.c.token == bindparam("token"), RUN.c.state == bindparam("state"))
+    return delete(RUN).where(*_SEEN)
+
+
+def _delete_run_unless_pinned() -> Executable:
+    return delete(RUN).where(*_SEEN, RUN.c.number.not_in(_PINNED))
+
+
+def _hold_run() -> Executable:
+    """Nobody claims it until the transaction is done."""
+    return select(RUN.c.number).where(*_SEEN, RUN.c.number.not_in(_PINNED)).with_for_update()
+
+
+def _ended_runs() -> Executable:
+    states: list[Any] = [literal_column(f"'{state}'") for state in ENDED]
+    columns = (RUN.c.number, RUN.c.id, RUN.c.state, RUN.c.token, RUN.c.created_at, RUN.c.finished_at, RUN.c.next_seq)
+    found = select(*columns).where(RUN.c.number > bindparam("after", type_=Integer), RUN.c.state.in_(states))
+    found = found.where(RUN.c.created_at < bindparam("before", type_=Float), RUN.c.number.not_in(_PINNED))
+    return found.order_by(RUN.c.number).limit(bindparam("limit", type_=Integer))
+
+
+def _artifacts_of_steps() -> Executable:
+    found = select(STEP.c.value_digest, STEP.c.value_size).where(STEP.c.run == _run, _between(STEP.c.seq))
+    return found.where(STEP.c.value.is_(None), func.length(STEP.c.value_digest) == literal_column("32"))
+
+
+def _artifacts_of_calls() -> Executable:
+    return select(EDGE.c.digest, EDGE.c.size).where(
+        EDGE.c.run == _run, _between(EDGE.c.child), EDGE.c.digest.is_not(None)
+    )
 
 
 def _first_seq() -> Executable:
@@ -124,6 +160,15 @@ def _payloads_of_runs() -> Executable:
 
 
 _DELETE_RUN = Query(_delete_run)
+_DELETE_RUN_UNLESS_PINNED = Query(_delete_run_unless_pinned)
+_HOLD_RUN = Query(_hold_run)
+_ENDED_RUNS = Query(_ended_runs)
+_ARTIFACTS_OF = (Query(_artifacts_of_steps), Query(_artifacts_of_calls))
+_ARTIFACTS_OF_STATES = Query(
+    lambda: select(STATE_VERSION.c.digest, STATE_VERSION.c.size).where(
+        STATE_VERSION.c.run == _run, STATE_VERSION.c.value.is_(None)
+    )
+)
 _FIRST_SEQ = Query(_first_seq)
 _DELETE_EVENTS = Query(_delete_events)
 _CLEAR_VALUES = Query(_clear_values)
@@ -160,19 +205,25 @@ class SqlLifetime:
     def find_run(self, prefix: str) -> RunRecord:
         raise NotImplementedError
 
-    def remove_run(self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float) -> None:
+    def remove_run(
+        self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float, seen: EndedRun | None = None
+    ) -> None:
         while True:
             run = self.find_run(run_id)
             if run.id != run_id:
                 raise no_run(run_id, self.url)
+            if seen is not None and (run.number, run.token, run.state) != (seen.number, seen.token, seen.state):
+                raise run_changed(run_id)
             if run.owner is not None and run.state is RunState.RUNNING and alive(run.owner) and not run.lease_expired:
                 raise run_owned(run_id, run.owner)
 
             def remove(connection: Any, run: RunRecord = run) -> bool:
                 if notes.REMOVED_ID(connection, id=run.id).fetchone() is not None:
                     return True  # the answer to the first try was lost
-                seen = {"run": run.number, "token": run.token, "state": str(run.state)}
-                if _DELETE_RUN(connection, **seen).rowcount != 1:
+                given = {"run": run.number, "token": run.token, "state": str(run.state)}
+                if (_DELETE_RUN if seen is None else _DELETE_RUN_UNLESS_PINNED)(connection, **given).rowcount != 1:
+                    if seen is not None:
+                        raise run_changed(run_id)
                     return False
                 notes.NOTE_REMOVED(connection, run=run.number, id=run.id, at=at)
                 return True
@@ -198,8 +249,33 @@ class SqlLifetime:
 
         return self.side(clear)
 
-    def expire_values(self, run_number: int, at: float) -> None:
-        notes.note_expired(self, run_number, at)
+    def expire_values(self, run: EndedRun, at: float) -> bool:
+        def expire(connection: Any) -> bool:
+            if _HOLD_RUN(connection, run=run.number, token=run.token, state=str(run.state)).fetchone() is None:
+                return False
+            notes.NOTE_EXPIRED(connection, run=run.number, at=at, cleared=0)
+            return True
+
+        return self.side(expire)
+
+    def ended_runs(self, before: float, after: int, limit: int) -> list[EndedRun]:
+        def ask(connection: Any) -> list[Any]:
+            return list(_ENDED_RUNS(connection, before=before, after=after, limit=limit).fetchall())
+
+        rows = self.side(ask, write=False)
+        return [EndedRun(number, run_id, RunState(state), *rest) for number, run_id, state, *rest in rows]
+
+    def artifacts_of(self, run_number: int) -> Iterator[tuple[str, int]]:
+        (steps,) = self.side(lambda connection: _BOUNDS(connection, run=run_number).fetchone(), write=False) or (0,)
+        pages = [
+            (query, {"first": at, "last": at + SEQS - 1}) for query in _ARTIFACTS_OF for at in range(0, steps, SEQS)
+        ]
+        for query, given in [*pages, (_ARTIFACTS_OF_STATES, {})]:
+
+            def ask(connection: Any, query: Query = query, given: dict[str, int] = given) -> list[Any]:
+                return list(query(connection, run=run_number, **given).fetchall())
+
+            yield from ((digest.hex(), size) for digest, size in self.side(ask, write=False))
 
     def clear_expired(self) -> bool:
         run = notes.next_expired(self)

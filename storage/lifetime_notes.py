@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Integer, Text, bindparam, delete, literal_column, select, update
 
+from dagengine.model import RunRecord
+from dagengine.storage.lookup import run_expired
 from dagengine.storage.schema import METADATA
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import EXPIRED, PIN, RECORD, REMOVED
@@ -37,7 +39,8 @@ NOTE_REMOVED = Query(upsert(REMOVED, ("run",)))
 REMOVED_ID = Query(lambda: select(REMOVED.c.run).where(REMOVED.c.id == bindparam("id")))
 NEXT_REMOVED = Query(lambda: select(REMOVED.c.run).order_by(REMOVED.c.run).limit(1))
 FORGET_REMOVED = Query(lambda: delete(REMOVED).where(REMOVED.c.run == _run))
-_NOTE_EXPIRED = Query(upsert(EXPIRED, ("run",)))
+NOTE_EXPIRED = Query(upsert(EXPIRED, ("run",)))
+_IS_EXPIRED = Query(lambda: select(EXPIRED.c.run).where(EXPIRED.c.run == _run))
 _NEXT_EXPIRED = Query(lambda: select(EXPIRED.c.run).where(EXPIRED.c.cleared == literal_column("0")).limit(1))
 _EXPIRED_RUNS = Query(lambda: select(EXPIRED.c.run, EXPIRED.c.at))
 _CLEARED = Query(lambda: update(EXPIRED).where(EXPIRED.c.run == _run).values(cleared=literal_column("1")))
@@ -93,9 +96,15 @@ def forget_run(store: Store, run_number: int) -> None:
     store.side(forget)
 
 
-def note_expired(store: Store, run_number: int, at: float) -> None:
-    """The run's values keep no artifacts any more."""
-    store.side(lambda connection: _NOTE_EXPIRED(connection, run=run_number, at=at, cleared=0) and None)
+def is_expired(connection: Any, run_number: int) -> bool:
+    """Whether the run's values may be gone: it can't go on, and nothing can be shared of it."""
+    return _IS_EXPIRED(connection, run=run_number).fetchone() is not None
+
+
+def refuse_expired(store: Store, run: RunRecord) -> None:
+    """Raises RunConflict if the run's values may be gone."""
+    if store.side(lambda connection: is_expired(connection, run.number), write=False):
+        raise run_expired(run.id)
 
 
 def next_expired(store: Store) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dagengine.errors import Fenced, RunExists, RunNotFound, RunOwned
+from dagengine.errors import Fenced, RunConflict, RunExists, RunNotFound, RunOwned
 from dagengine.model import ProcessRecord, RunRecord
 
 AMBIGUOUS_SHOWN = 5
@@ -44,6 +44,17 @@ def run_owned(run_id: str, owner: ProcessRecord) -> RunOwned:
     """Another process works on it, or nobody can say that it does not."""
     who = f"process {owner.pid} on {owner.host}"
     return RunOwned(f"run {run_id} is being worked on by {who}: wait for it, or cancel it", run_id=run_id, owner=who)
+
+
+def run_expired(run_id: str) -> RunConflict:
+    return RunConflict(
+        f"the values of run {run_id} have expired, so it can't go on. Begin it anew: dagengine rerun {run_id[:12]}",
+        run_id=run_id,
+    )
+
+
+def run_changed(run_id: str) -> RunConflict:
+    return RunConflict(f"run {run_id} was pinned, or somebody has worked on it, meanwhile: it is kept", run_id=run_id)
 
 
 def fenced(run_id: str, url: str, host: str | None, pid: int | None) -> Fenced:

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -28,7 +28,6 @@ from dagengine.model import (
     Failure,
     Frontier,
     NewRun,
-    PayloadInput,
     ProcessRecord,
     RecordedCall,
     RunRecord,
@@ -41,16 +40,10 @@ from dagengine.model import (
     StepState,
     Value,
 )
+from dagengine.storage import tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures, RunFilter, SideWrite, Write
-from dagengine.storage.lifetime_notes import (
-    expired_runs,
-    forget_run,
-    next_expired,
-    note_cleared,
-    note_expired,
-    payloads_of_side_tables,
-)
+from dagengine.storage.lifetime_notes import is_expired, refuse_expired
 from dagengine.storage.lookup import (
     AMBIGUOUS_SHOWN,
     fenced,
@@ -61,6 +54,7 @@ from dagengine.storage.lookup import (
     run_succeeded,
     the_one_run,
 )
+from dagengine.storage.memory_lifetime import MemoryLifetime
 from dagengine.storage.memory_run import Misfit, Run, Step, new_record
 from dagengine.storage.memory_side import MemorySide
 from dagengine.storage.revisions import CURRENT
@@ -71,7 +65,7 @@ from dagengine.storage.writer import Batch, GroupWriter, Refusal, Refusals
 T = TypeVar("T")
 
 
-class MemoryStore(Unleased):
+class MemoryStore(MemoryLifetime, Unleased):
     """A `Store` that is gone when it is closed."""
 
     url = "memory:"
@@ -107,9 +101,11 @@ class MemoryStore(Unleased):
                 created = Run(new_record(number, run, process))
                 if share is not None:
                     created.share(self._by_number[share.donor], share)
-                if also is not None:
+                if also is not None or run.facts.get("tags"):
                     with self._side.transaction() as connection:
-                        also(connection)
+                        tags.index(connection, number, run.facts)
+                        if also is not None:
+                            also(connection)
                 self._runs[run.id] = self._by_number[number] = created
                 return None if process is None else created.claim()
 
@@ -128,6 +124,7 @@ class MemoryStore(Unleased):
             claim = self._writer.call(lambda seen=seen: self._take(seen, process, reopen))  # type: ignore[misc]
             if claim is not None:
                 return claim
+            refuse_expired(self, seen)
 
     def claim_all(
         self, run_ids: Sequence[str], process: ProcessRecord, alive: Callable[[str, ProcessRecord], bool]
@@ -150,6 +147,8 @@ class MemoryStore(Unleased):
             run = self._whole(seen.id)
             now = run.record
             if (now.token, now.state, now.owner) != (seen.token, seen.state, seen.owner):
+                return None
+            if self._side.used and is_expired(self._side.connection, now.number):
                 return None
             run.record = replace(
                 now,
@@ -306,6 +305,7 @@ class MemoryStore(Unleased):
                 and (which.name is None or run.record.workflow == which.name)
                 and (which.since is None or run.record.created_at >= which.since)
                 and (which.before is None or run.record.created_at < which.before)
+                and tags.has(run.record.facts, which.tags)
             ]
         found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
         return found[: which.limit]
@@ -371,67 +371,7 @@ class MemoryStore(Unleased):
             run = self._by_number.get(run_number)
             return list(run.events) if run else []
 
-    # ---- lifetime -----------------------------------------------------------------------
-
-    def remove_run(self, run_id: str, alive: Callable[[ProcessRecord], bool], at: float) -> None:
-        def remove() -> None:
-            with self._lock:
-                run = self._whole(run_id).record
-                if run.state is RunState.RUNNING and run.owner is not None and alive(run.owner):
-                    raise run_owned(run_id, run.owner)
-                del self._runs[run_id], self._by_number[run.number]
-                forget_run(self, run.number)
-
-        self._writer.call(remove)
-
-    def clear_removed(self) -> bool:
-        return False
-
-    def expire_values(self, run_number: int, at: float) -> None:
-        note_expired(self, run_number, at)
-
-    def clear_expired(self) -> bool:
-        found = next_expired(self)
-        if found is None:
-            return False
-        with self._reading():
-            run = self._by_number.get(found)
-            for step in run.steps.values() if run else ():
-                if step.value is not None:
-                    step.value = step.value._replace(inline=None)
-        note_cleared(self, found)
-        return True
-
-    def expired_runs(self) -> dict[int, float]:
-        return expired_runs(self)
-
-    def referenced(self, digests: Iterable[str]) -> set[str]:
-        expired = self.expired_runs()
-        with self._reading():
-            runs = [run for number, run in self._by_number.items() if number not in expired]
-            named = {digest for run in runs for digest in run.artifacts()}
-        return named.intersection(digests)
-
-    def payloads(self) -> set[str]:
-        expired = self.expired_runs()
-        with self._reading():
-            records = [run.record for number, run in self._by_number.items() if number not in expired]
-        named = {
-            part.digest
-            for run in records
-            for part in (*run.inputs, *run.result_inputs)
-            if isinstance(part, PayloadInput)
-        }
-        return named | payloads_of_side_tables(self)
-
-    def codes(self, after: int = 0) -> tuple[set[str], int]:
-        with self._reading():
-            records = [run.record for number, run in self._by_number.items() if number > after]
-        found = {run.code for run in records if run.code is not None}
-        return found, max((run.number for run in records), default=after)
-
-    def forget_processes(self, alive: Callable[[ProcessRecord], bool], at: float) -> int:
-        return 0  # a process is known by the runs that it owns
+    # ---- the store itself ----------------------------------------------------------------
 
     def figures(self) -> Figures:
         with self._reading():

@@ -255,13 +255,13 @@ class Run:
     def in_order(self) -> Iterable[Step]:
         return (self.steps[seq] for seq in sorted(self.steps))
 
-    def artifacts(self) -> Iterable[str]:
-        """The digests of the artifacts that steps, calls and states name."""
+    def artifacts(self) -> Iterable[tuple[str, int]]:
+        """Digests and sizes of the artifacts that steps, calls and states name."""
         for step in self.steps.values():
             if step.value is not None and step.value.inline is None and step.value.digest:
-                yield step.value.digest
-            yield from (part.digest for part in step.new.inputs if isinstance(part, PayloadInput))
-        yield from (state.digest for _, state in self.states.values())
+                yield step.value.digest, step.value.size
+            yield from ((part.digest, part.size) for part in step.new.inputs if isinstance(part, PayloadInput))
+        yield from ((state.digest, state.size) for _, state in self.states.values())
 
     def definitions_in_order(self) -> tuple[Definition, ...]:
         return tuple(definition for _, definition in sorted(self.definitions.items()))

@@ -32,15 +32,20 @@ class MemorySide:
     """Used with the store's lock held."""
 
     @cached_property
-    def _connection(self) -> sqlite3.Connection:
+    def connection(self) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         connection.executescript(_schema())
         return connection
 
+    @property
+    def used(self) -> bool:
+        """Whether anything can be in them."""
+        return "connection" in vars(self)
+
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Committed at the end, rolled back where something is raised."""
-        connection = self._connection
+        connection = self.connection
         connection.execute("BEGIN")
         try:
             yield connection
@@ -51,6 +56,6 @@ class MemorySide:
 
     def close(self) -> None:
         """Twice is harmless."""
-        made = vars(self).pop("_connection", None)
+        made = vars(self).pop("connection", None)
         if made is not None:
             made.close()

@@ -29,10 +29,11 @@ import psycopg
 
 from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
-from dagengine.storage import statements
+from dagengine.storage import statements, tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
+from dagengine.storage.lifetime_notes import refuse_expired
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.postgres_connections import NOT_DURABLE, Link, connect
 from dagengine.storage.postgres_errors import Unsuitable, translate
@@ -73,6 +74,7 @@ _CLAIM_RUNS = f"""
         AS seen (number, token, state, owner, expired)
     WHERE run.number = seen.number AND run.token = seen.token AND run.state = seen.state
         AND run.owner IS NOT DISTINCT FROM seen.owner
+        AND NOT EXISTS (SELECT FROM {{schema}}.expired WHERE expired.run = seen.number)
         AND (NOT seen.expired OR EXISTS (SELECT FROM {{schema}}.process WHERE id = seen.owner AND expires_at < {_NOW}))
     RETURNING run.number
 """
@@ -173,6 +175,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
                 (number,) = inserted
                 if process is not None:
                     self._insert_process(link, process)
+                tags.index(self._readers.asking(link), number, run.facts)
                 if share is not None:
                     from dagengine.storage.shares import share_steps
 
@@ -207,6 +210,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
             claims = self._take([(before, lives)], process, reopen)
             if claims:
                 return claims[run_id]
+            refuse_expired(self, before)
 
     def claim_all(
         self, run_ids: Sequence[str], process: ProcessRecord, alive: Callable[[str, ProcessRecord], bool]

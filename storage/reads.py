@@ -182,14 +182,19 @@ class Reads:
         return {run.id: run for run in map(run_of, rows)}
 
     def runs(self, which: RunFilter) -> list[RunRecord]:
-        asked = statements.runs_listed(bool(which.states), which.name is not None)
+        asked = statements.runs_listed(
+            bool(which.states), which.name is not None, tuple(text is not None for _, text in which.tags)
+        )
+        tags = {f"tag_{number}": name for number, (name, _) in enumerate(which.tags)}
+        tags |= {f"text_{number}": text for number, (_, text) in enumerate(which.tags) if text is not None}
         since = 0.0 if which.since is None else which.since
         before = _NEVER if which.before is None else which.before
         found = []
         with self._pool.reading() as connection:
             for state in dict.fromkeys(which.states) or [None]:
                 # One state at a time: then the newest of it are the first that its index gives.
-                rows = asked(connection, state=state, name=which.name, since=since, before=before, limit=which.limit)
+                given = {"state": state, "name": which.name, "since": since, "before": before, "limit": which.limit}
+                rows = asked(connection, **given, **tags)
                 found += [run_of(row) for row in rows]
         found.sort(key=lambda run: (run.created_at, run.number), reverse=True)
         return found[: which.limit]

@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
-from dagengine.storage import statements
+from dagengine.storage import statements, tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures, Write
 from dagengine.storage.lifetime import SqlLifetime
+from dagengine.storage.lifetime_notes import is_expired, refuse_expired
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
 from dagengine.storage.reads import Reads
 from dagengine.storage.revisions import CURRENT
@@ -117,6 +118,7 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
                     *(to_json(run.entry), to_json(run.facts), inputs_text(run.inputs), run.call),
                 )
                 number = connection.execute(_INSERT_RUN, row).lastrowid
+                tags.index(connection, number or 0, run.facts)
                 if share is not None:
                     from dagengine.storage.shares import share_steps
 
@@ -141,6 +143,7 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
             taken = self._writer.call(lambda seen=before: self._take([seen], process, reopen))  # type: ignore[misc]
             if taken:
                 return taken[run_id]
+            refuse_expired(self, before)
 
     def claim_all(
         self, run_ids: Sequence[str], process: ProcessRecord, alive: Callable[[str, ProcessRecord], bool]
@@ -163,6 +166,8 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
             for before in seen:
                 run = _read(connection, before.id, self.url)
                 if (run.token, run.state) != (before.token, before.state) or run.owner != before.owner:
+                    continue
+                if is_expired(connection, run.number):
                     continue
                 connection.execute(_CLAIM_RUN, (process.id, self._clock(), run.number))
                 if reopen:

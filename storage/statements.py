@@ -208,8 +208,12 @@ def runs_by_prefix() -> Executable:
 
 
 @cache
-def runs_listed(by_state: bool, by_name: bool) -> Query:
-    """Runs created since `since` and before `before`, newest first, at most `limit`; of one `state` and one `name`, if asked for."""
+def runs_listed(by_state: bool, by_name: bool, by_tags: tuple[bool, ...] = ()) -> Query:
+    """Runs created since `since` and before `before`, newest first, at most `limit`; of one `state` and one `name`, if asked for.
+
+    by_tags: of each tag that they have to have, whether with a text: `tag_0` and `text_0` are the first one's.
+    """
+    from dagengine.storage.side_schema import TAG
 
     def build() -> Executable:
         found = _runs().where(RUN.c.created_at >= bindparam("since"), RUN.c.created_at < bindparam("before"))
@@ -217,6 +221,12 @@ def runs_listed(by_state: bool, by_name: bool) -> Query:
             found = found.where(RUN.c.state == bindparam("state"))
         if by_name:
             found = found.where(RUN.c.workflow == bindparam("name"))
+        for number, with_text in enumerate(by_tags):
+            has = select(TAG.c.run).where(TAG.c.name == bindparam(f"tag_{number}"))
+            # A list of its own, from the tags' index: few runs may have it among very many.
+            found = found.where(
+                RUN.c.number.in_(has.where(TAG.c.value == bindparam(f"text_{number}")) if with_text else has)
+            )
         return found.order_by(RUN.c.created_at.desc(), RUN.c.number.desc()).limit(bindparam("limit"))
 
     return Query(build)

@@ -134,7 +134,7 @@ with DAG(
     run = DagengineOperator(
         task_id="run",
         workflow=f"{CODE}:nightly",
-        params={"year": dag.param("year"), "months": dag.param("months"), "unit": dag.param("unit")},
+        arguments={"year": dag.param("year"), "months": dag.param("months"), "unit": dag.param("unit")},
     )
 
     # These run nothing: each follows steps of the run that is made above.
@@ -182,13 +182,13 @@ with DAG(
     extract_0 = DagengineOperator(
         task_id="extract_0",
         workflow=f"{CODE}:extract",
-        params={"month": {"year": dag.param("year"), "month": 0}, "unit": dag.param("unit")},
+        arguments={"month": {"year": dag.param("year"), "month": 0}, "unit": dag.param("unit")},
         conn_id="runs",
     )
     extract_1 = DagengineOperator(
         task_id="extract_1",
         workflow=f"{CODE}:extract",
-        params={"month": {"year": dag.param("year"), "month": 1}, "unit": dag.param("unit")},
+        arguments={"month": {"year": dag.param("year"), "month": 1}, "unit": dag.param("unit")},
         conn_id="runs",
     )
 
@@ -196,7 +196,7 @@ with DAG(
         clean_0_merge = DagengineOperator(
             task_id="merge",
             workflow=f"{CODE}:merge",
-            params={"parts": [extract_0.output, extract_1.output], "how": literal("{{ well }}")},
+            arguments={"parts": [extract_0.output, extract_1.output], "how": literal("{{ well }}")},
             conn_id="runs",
         )
 
@@ -204,14 +204,14 @@ with DAG(
         clean_1_merge = DagengineOperator(
             task_id="merge",
             workflow=f"{CODE}:merge",
-            params={"parts": extract_0.output, "how": literal("{{ well }}")},
+            arguments={"parts": extract_0.output, "how": literal("{{ well }}")},
             conn_id="runs",
         )
 
     merge = DagengineOperator(
         task_id="merge",
         workflow=f"{CODE}:merge",
-        params={"parts": [clean_0_merge.output, clean_1_merge.output]},
+        arguments={"parts": [clean_0_merge.output, clean_1_merge.output]},
         conn_id="runs",
     )
 '''
@@ -317,7 +317,7 @@ def test_a_body_that_asks_what_a_stand_in_is_gets_the_value() -> None:
     """With the value it calls other steps than with a stand-in, so the value is fixed."""
     made = _export(told_apart, "expand", given={"year": 2013})
     assert "told_apart:" in made.text
-    assert 'params={"month": 2013}' in made.text
+    assert 'arguments={"month": 2013}' in made.text
     assert made.notes == (
         "year is the same in all runs of the DAG: the steps depend on it, or no parameter can be it.",
     )
@@ -408,10 +408,11 @@ def test_what_no_parameter_of_a_dag_can_be_stands_in_the_file() -> None:
     """A path, a tuple: as Python has them, in both modes."""
     given = {"kind": "value", "value": (Path("data"), 1)}
     assert (
-        'params={"kind": dag.param("kind"), "value": (Path("data"), 1)}' in _export(by_kind, "mirror", given=given).text
+        'arguments={"kind": dag.param("kind"), "value": (Path("data"), 1)}'
+        in _export(by_kind, "mirror", given=given).text
     )
     made = _export(by_kind, "expand", given=given)
-    assert 'params={"month": (Path("data"), 1)}' in made.text
+    assert 'arguments={"month": (Path("data"), 1)}' in made.text
     assert "\nfrom pathlib import Path\n" in made.text
 
 

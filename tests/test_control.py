@@ -269,3 +269,37 @@ def test_the_end_of_a_process_can_be_waited_for() -> None:
     assert select.select([watch], [], [], PATIENCE)[0] == [watch]
     os.close(watch)
     assert process_ends(process.pid, began) is None
+
+
+class SweptBeforeItListens(socket.socket):
+    """Another process starts at the worst moment."""
+
+    def listen(self, backlog: int = 0, /) -> None:
+        swept.append(sweep(Path(str(self.getsockname())).parent))
+        super().listen(backlog)
+
+
+swept: list[int] = []
+
+
+def test_a_socket_is_not_swept_away_before_its_process_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred processes that started at once, one was left without a socket."""
+    monkeypatch.setattr("dagengine.control.socket.socket", SweptBeforeItListens)
+    server = ControlServer(tmp_path, "p1", lambda request: {"ok": True})
+    server.start()
+    try:
+        assert swept == [0]
+        assert ask(tmp_path, "p1", {"verb": "hello"}, 5.0) == {"ok": True}
+        assert [path.name for path in tmp_path.iterdir()] == ["p1.sock"]
+    finally:
+        server.stop()
+
+
+def test_a_socket_that_was_never_finished_is_swept_away_in_time(tmp_path: Path) -> None:
+    """Its process died before it listened; not at once, because it may still be about to."""
+    left = tmp_path / "p1.sock.new"
+    left.touch()
+    assert sweep(tmp_path) == 0
+    os.utime(left, (1.0, 1.0))
+    assert sweep(tmp_path) == 1
+    assert not left.exists()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from dagengine import task, workflow
+from dagengine.collecting import collect
 from dagengine.engine import Engine
 from dagengine.errors import StoreUnavailable
-from dagengine.retention import Retention, collect
+from dagengine.retention import Retention
 from dagengine.storage import open_artifacts
 from tests.s3 import fresh_bucket, shared
 

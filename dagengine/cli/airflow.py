@@ -106,7 +106,7 @@ def _recorded(invocation: Invocation, run: str, workflow: Workflow[..., Any]) ->
 
 
 def _code(workflow: Workflow[..., Any], output: Path | None) -> Any:
-    """Where the DAG's workers find the workflow: beside the DAG's own file, where that is, it may be moved with it."""
+    """Where Airflow's workers find the workflow. A relative path is one from the folder of the DAG's file: they move together."""
     from dagengine.airflow_plugin.export_text import Code, text
     from dagengine.functions import refer
 
@@ -117,9 +117,7 @@ def _code(workflow: Workflow[..., Any], output: Path | None) -> Any:
     if output is None:
         return Code(text(str(file)))
     way = Path(os.path.relpath(file, output.parent.resolve()))
-    if way.parts[0] == "..":
-        return Code(text(str(file)))
-    return Code(f"Path(__file__).parent / {text(way.as_posix())}")
+    return Code(text(str(file) if way.parts[0] == ".." else way.as_posix()))
 
 
 def _write(output: Path, whole: str, force: bool) -> None:

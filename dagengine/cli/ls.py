@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ from dagengine.cli.terminal import ago, clean, duration, mark, note, number, pri
 from dagengine.model import RunRecord, RunState
 from dagengine.serving.queues import place_view
 from dagengine.storage.interface import RunFilter
+from dagengine.tags import tags_of, wanted
 from dagengine.views import run_state, seconds_of
 from dagengine.waiting_view import WaitingView, waiting_view
 
@@ -56,15 +57,25 @@ class Age(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # generic 
     help="Only in this state.",
 )
 @click.option("--name", metavar="WORKFLOW", help="Only of this workflow.")
+@click.option(
+    "--tag", "tags", metavar="NAME[=TEXT]", multiple=True, help="Only with this tag; several: with all of them."
+)
 @click.option("--since", type=Age(), metavar="AGE|DATE", help="Only begun since: 30m, 12h, 2d, 2024-12-31.")
 @click.option("-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @click.pass_obj
 def command(
-    invocation: Invocation, *, states: tuple[str, ...], name: str | None, since: float | None, limit: int
+    invocation: Invocation,
+    *,
+    states: tuple[str, ...],
+    name: str | None,
+    tags: tuple[str, ...],
+    since: float | None,
+    limit: int,
 ) -> None:
     """List runs, the newest first."""
     with invocation.reading() as store:
-        runs = _matching(store, [RunState(state) for state in states], name, since, limit + 1)
+        which = RunFilter(tuple(RunState(state) for state in states), name, since, limit + 1, tags=wanted(tags))
+        runs = _matching(store, which)
         more, runs = len(runs) > limit, runs[:limit]
         steps = {run.id: _steps(store, run) for run in runs}
         waiting = {run.id: found for run in runs if (found := waiting_view(store, run)) is not None}
@@ -78,7 +89,7 @@ def command(
         )
         return
     if not runs:
-        filtered = bool(states or name or since)
+        filtered = bool(states or name or since or tags)
         note("no run fits." if filtered else "no runs yet. `dagengine run FILE.py:WORKFLOW` makes one.")
         return
     related = any(run.parent is not None for run in runs)
@@ -125,13 +136,12 @@ def _place(place: dict[str, Any] | None) -> str:
     return f" in {clean(place['queue'], 20)}, {when}"
 
 
-def _matching(
-    store: Store, states: Sequence[RunState], name: str | None, since: float | None, limit: int
-) -> list[RunRecord]:
+def _matching(store: Store, which: RunFilter) -> list[RunRecord]:
+    states = which.states
     stored = tuple({RunState.RUNNING if state is RunState.CRASHED else state for state in states})
     derived = bool({RunState.RUNNING, RunState.CRASHED} & set(states))
-    runs = store.runs(RunFilter(stored, name, since, MANY if derived else limit))
-    return [run for run in runs if not states or run_state(run) in states][:limit]
+    runs = store.runs(replace(which, states=stored, limit=MANY if derived else which.limit))
+    return [run for run in runs if not states or run_state(run) in states][: which.limit]
 
 
 def _steps(store: Store, run: RunRecord) -> tuple[int, int]:
@@ -147,6 +157,7 @@ def _object(run: RunRecord, steps: tuple[int, int]) -> dict[str, object]:
         "id": run.id,
         "workflow": run.workflow,
         "state": str(run_state(run)),
+        "tags": tags_of(run),
         "parent": None if run.parent is None else {"run": run.parent[0], "step": run.parent[1]},
         "steps": steps[1],
         "steps_succeeded": steps[0],

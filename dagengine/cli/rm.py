@@ -25,8 +25,8 @@ def command(invocation: Invocation, runs: tuple[str, ...], force: bool) -> None:
 
     A run that is being worked on is not removed: cancel it first.
     """
+    from dagengine.collecting import remove
     from dagengine.errors import RunOwned
-    from dagengine.retention import remove
     from dagengine.serving.submission import dequeue
     from dagengine.storage.lifetime_notes import pins
 
@@ -40,7 +40,7 @@ def command(invocation: Invocation, runs: tuple[str, ...], force: bool) -> None:
             if not run_state(run).ended and run_state(run) is not RunState.CRASHED and not force:
                 raise RunOwned(f"run {short(run.id)} is {run_state(run)}: cancel it first", run_id=run.id)
         for run in records:
-            remove(store, settings.logs, run, time.time())
+            remove(store, settings.logs, run.id, time.time())
             dequeue(store, settings.control, run.id)
         while store.clear_removed():
             pass

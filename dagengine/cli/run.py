@@ -13,6 +13,7 @@ from dagengine.cli.app import Invocation, common, short
 from dagengine.cli.machine import machine_options
 from dagengine.cli.terminal import print_json
 from dagengine.cli.work import load_workflow, prints_aside, work_on
+from dagengine.tags import given
 from dagengine.units import parse_duration
 
 
@@ -35,6 +36,9 @@ def _seconds(timeout: str | None) -> float | None:
 @click.argument("workflow", metavar="FILE.py:WORKFLOW", shell_complete=_complete)
 @click.argument("arguments", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--run-id", metavar="ID", help="The run's id, instead of one that is made up.")
+@click.option(
+    "--tag", "tags", metavar="NAME=TEXT", multiple=True, help="A tag of the run, by which it is found and kept."
+)
 @click.option("--timeout", metavar="TIME", help="Let it fail, to be resumed, after so long: 90s, 1h30m.")
 @machine_options
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
@@ -49,6 +53,7 @@ def command(
     arguments: tuple[str, ...],
     *,
     run_id: str | None,
+    tags: tuple[str, ...],
     timeout: str | None,
     artifacts: str | None,
     refresh: tuple[str, ...],
@@ -76,6 +81,8 @@ def command(
         found = load_workflow(workflow)
         if seconds is not None:
             found = found.limited(seconds)
+    if tags:
+        found = found.tagged(given(tags))
     from dagengine.cli.arguments import bind
 
     args, kwargs = bind(found.name, found.signature, found.function, arguments)

@@ -16,6 +16,7 @@ from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
 from dagengine.serving.queues import place_view
 from dagengine.storage.beats import Beat, beats
+from dagengine.tags import tags_of
 from dagengine.views import entry_text, resumable, run_state, run_view, seconds_of
 from dagengine.waiting_view import waiting_view
 
@@ -48,6 +49,7 @@ def _lines(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     lines = [f"{mark(state)} {paint(clean(run.workflow), 'bold')}  {clean(run.id)}  {state_text(state)}", ""]
     facts = {
         "workflow": clean(entry_text(run), 500),
+        "tags": clean(", ".join(f"{name}={text}" for name, text in tags_of(run).items()), 500),
         "begun": f"{clock(run.created_at)} ({ago(run.created_at, now)})",
         "took": duration(seconds_of(run, now)) if state is not RunState.CRASHED else "",
         "owner": _owner(run, state),

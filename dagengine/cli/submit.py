@@ -11,6 +11,7 @@ import click
 from dagengine.cli.app import Invocation, common, short
 from dagengine.cli.terminal import print_json
 from dagengine.cli.work import load_workflow, prints_aside
+from dagengine.tags import given
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -53,6 +54,9 @@ class Moment(click.ParamType):  # type: ignore[type-arg, unused-ignore]  # gener
 )
 @click.option("--at", type=Moment(), metavar="TIME", help="Not to begin before: 18:00, 2030-12-31T18:00.")
 @click.option("--in", "delay", metavar="TIME", help="Not to begin before so long from now: 90s, 30m, 2d.")
+@click.option(
+    "--tag", "tags", metavar="NAME=TEXT", multiple=True, help="A tag of the run, by which it is found and kept."
+)
 @click.option("--run-id", metavar="ID", help="The run's id, instead of one that is made up.")
 @click.option("--artifacts", metavar="PATH|URL", help="Where large values go, instead of beside the store.")
 @click.pass_obj
@@ -69,6 +73,7 @@ def command(
     duplicate: str,
     at: datetime.datetime | None,
     delay: str | None,
+    tags: tuple[str, ...],
     run_id: str | None,
     artifacts: str | None,
 ) -> int:
@@ -82,7 +87,7 @@ def command(
     settings = invocation.settings(artifacts=artifacts)
     how = Submission(queue, priority, key, dedup, duplicate, at, delay, run_id)
     with prints_aside(invocation.json):
-        found = load_workflow(workflow)
+        found = load_workflow(workflow).tagged(given(tags))
     from dagengine.cli.arguments import bind
 
     args, kwargs = bind(found.name, found.signature, found.function, arguments)

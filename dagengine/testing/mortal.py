@@ -4,7 +4,8 @@
            ─▶ MortalRuntime ─▶ the real runtime      passes: no write, no answer, no task, no news of a task.
 
 Invariants: of the writes exactly those before the death are in the store (with "after", the fatal one, too); none is
-answered after it; whoever asks the store anything after it, on whatever thread, ends with `ProcessDied`. A task that runs
+answered after it but with `ProcessDied`, so that no thread waits for ever; whoever asks the store anything after it, on
+whatever thread, ends with that. A task that runs
 at that moment ends by itself (a thread can't be killed), but nobody hears of it: as if the process had died between
 the task's last line and its record.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dagengine.errors import InternalError, StoreError
 from dagengine.model import Claim, ProcessRecord
@@ -143,14 +144,14 @@ class MortalStore:
     def write(self, claim: Claim, batch: Sequence[Write], done: Callable[[Refusal | None], None]) -> None:
         fate = self._fate
         if fate.doomed:
+            done(cast(Refusal, ProcessDied("the process is dead")))
             return
         last = fate.count(", ".join(dict.fromkeys(type(write).__name__ for write in batch))) if batch else False
 
         def answered(error: Refusal | None) -> None:
             if last and error is None:
                 fate.die()
-            elif not fate.dead:
-                done(error)
+            done(cast(Refusal, ProcessDied("the process is dead")) if fate.dead else error)
 
         self._store.write(claim, batch, answered)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import select
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from dagengine.model import RunState
 from dagengine.storage import open_store
 from dagengine.storage.interface import RunFilter
 from tests.acceptance.processes import await_end, kill, of_folder, start
+from tests.postgres.server import Server
 
 PROGRAM = "tests.acceptance.held_flow"
 RESULT = "42"
@@ -79,6 +82,24 @@ def test_of_two_resumers_one_works_and_the_other_says_who_does(folder: Path) -> 
     let_go(folder)
     assert ended(winner)[:2] == (0, RESULT)
     assert executed(folder)["held/hold[0]"] == 2
+
+
+@pytest.mark.parametrize(("kind", "count"), [("sqlite", 100), ("postgres", 50)])
+def test_of_a_hundred_resumers_one_works(kind: str, count: int, tmp_path: Path) -> None:
+    """The others are told by whom. On a server that has not connections enough for all of them they wait for one."""
+    server = Server(max_connections="40") if kind == "postgres" else None
+    try:
+        if server is not None:
+            server.start()
+            (tmp_path / "store-url").write_text(server.url("runs", connect_timeout="60"))
+        status, said, errors = ended(start("tests.acceptance.many_resumers", tmp_path, str(count)))
+        assert (status, ast.literal_eval(said)) == (0, {4: count - 1, 0: 1}), errors
+        told = re.findall(r"is being worked on by process (\d+) on", errors)
+        assert (len(told), len(set(told))) == (count - 1, 1)
+    finally:
+        if server is not None:
+            server.remove()
+    assert executed(tmp_path) == Counter({"held/prepare[0]": 1, "held/hold[0]": 2, "held/finish[0]": 1})
 
 
 def first_to_end(processes: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:

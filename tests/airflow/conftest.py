@@ -1,8 +1,8 @@
 """Real Airflow, in two tiers: `dags` runs DAGs in this process, `stack` has a scheduler, a triggerer and their like.
 
 These tests need the environment that `make test` makes in .venv-airflow; without Airflow pytest passes the folder by. Every
-worker of pytest-xdist has an Airflow home of its own, with its database. Tests of the stack say
-`pytestmark = pytest.mark.xdist_group("stack")`, so that there is one for all of them.
+worker of pytest-xdist has an Airflow home of its own, with its database. Tests of the stack are in files named test_stack_….py,
+which one worker is given all of: so there is one stack.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(settings(HOME))
     config.addinivalue_line("filterwarnings", "ignore")
     config.addinivalue_line("filterwarnings", "error:::dagengine")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As `--dist loadgroup`, which knows no groups with pytest 9."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneStack(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "stack" if "test_stack_" in nodeid else nodeid
+
+    return OneStack(config, log)
 
 
 def pytest_unconfigure() -> None:

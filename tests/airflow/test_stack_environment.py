@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.airflow.stack import Stack
-
-pytestmark = pytest.mark.xdist_group("stack")
 
 ADDS = """
 import os, signal

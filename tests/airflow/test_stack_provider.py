@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from dagengine.client import Client
 from tests.airflow.stack import Stack
-
-pytestmark = pytest.mark.xdist_group("stack")
 
 
 def test_the_connection_form_has_the_providers_fields(stack: Stack) -> None:

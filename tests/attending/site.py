@@ -102,7 +102,7 @@ class Site:
         self.file.write_text(FLOWS.format(folder=str(folder)))
         self.key = TaskKey("etl", "manual__1", "load", -1, 2)
         self.said: list[str] = []
-        self._attendants: list[Attendant] = []
+        self.attendants: list[Attendant] = []
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def work(self, workflow: str, try_number: int = 1, key: TaskKey | None = None, **said: Any) -> Work:
@@ -112,7 +112,7 @@ class Site:
     def start(self, work: Work) -> Attendant:
         kind = Here if work.where == "here" else Served
         attendant = kind(work, lambda level, text: self.said.append(text))
-        self._attendants.append(attendant)
+        self.attendants.append(attendant)
         attendant.start()
         return attendant
 
@@ -174,9 +174,9 @@ class Site:
             return client.state((key or self.key).engine_id)
 
     def close(self) -> None:
-        for attendant in self._attendants:
+        for attendant in self.attendants:
             attendant.stop("cancel")
-        for attendant in self._attendants:
+        for attendant in self.attendants:
             attendant.wait(SECONDS)
         for process in self._processes:
             if process.poll() is None:

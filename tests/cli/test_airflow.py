@@ -65,7 +65,7 @@ def test_the_file_is_written_beside_the_workflow_and_again(cli: Cli, flow_file: 
     file = flow_file.with_name("dag.py")
     words = ("airflow", "export", f"{flow_file}:summed", "count=2", "--mode", "expand", "-o", str(file))
     assert cli(*words).out == f"DAG summed written to {file}: 4 tasks\n"
-    assert 'CODE = Path(__file__).parent / "exported_by_cli_flow.py"' in file.read_text()
+    assert 'CODE = "exported_by_cli_flow.py"' in file.read_text()
     assert cli(*words, "--json").json == {
         "dag_id": "summed",
         "mode": "expand",

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from dagengine.code.packing import keep_pack, load_pack
+from dagengine.collecting import collect
 from dagengine.errors import LoadError
 from dagengine.packs import FORMAT, Pack
-from dagengine.retention import DAY, Retention, collect
+from dagengine.retention import DAY, Retention
 from dagengine.storage.artifacts import LocalArtifacts
 from dagengine.storage.code import PackFacts, add_pack, all_packs, packs_like, read_files, use_pack, used_pack
 from dagengine.storage.interface import Store

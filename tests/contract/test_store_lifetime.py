@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from dagengine.errors import RunNotFound, RunOwned
-from dagengine.model import PayloadInput, RunState, StepInput, Value
-from dagengine.storage.interface import CloseBody, FinishRun, RunFilter, Store
+from dagengine.errors import RunConflict, RunNotFound, RunOwned
+from dagengine.model import Claim, PayloadInput, RunState, StepInput, Value
+from dagengine.storage.interface import CloseBody, EndedRun, FinishRun, RunFilter, Store
 from dagengine.storage.lifetime_notes import pin, pins, unpin
 from dagengine.storage.origins import origin, origins
+from dagengine.storage.tags import tags_between
 from tests.storage.kit import (
     DEFINITION,
     ME,
@@ -128,7 +129,8 @@ def test_expired_values_keep_no_artifacts(store: Store) -> None:
     """The record stays, with digests and sizes; small values are cleared away; other runs keep theirs."""
     number, other = ended(store), begin(store, "8a11")
     recorded(store, other, record(step(0), definitions=(DEFINITION,)), succeed(0, 0, BIG))
-    store.expire_values(number, NOW)
+    [seen] = [run for run in store.ended_runs(NOW + 1, 0, 10) if run.number == number]
+    assert store.expire_values(seen, NOW)
     assert store.expired_runs() == {number: NOW}
     asked = [digest_of(b"big"), digest_of(b"large")]
     assert store.referenced(asked) == {digest_of(b"big")}
@@ -138,6 +140,84 @@ def test_expired_values_keep_no_artifacts(store: Store) -> None:
     values = store.values(number, [0, 1])
     assert all(value.inline is None and value.digest for value in values.values())
     assert len(store.steps(number)) == 2
+
+
+def seen_of(store: Store, run_id: str) -> EndedRun:
+    """The run as a collector sees it."""
+    [found] = [run for run in store.ended_runs(1e12, 0, 100) if run.id == run_id]
+    return found
+
+
+def test_ended_runs_come_in_order_and_without_those_that_are_kept(store: Store) -> None:
+    """By number, page by page; not what is under way, waits, is paused, pinned, or was begun too late."""
+    numbers = [ended(store, name) for name in ("aa", "bb", "cc")]
+    begin(store, "live")
+    store.create_run(new_run("queued"), None)
+    recorded(store, begin(store, "paused"), FinishRun(RunState.PAUSED, NOW))
+    recorded(store, begin(store, "failed"), FinishRun(RunState.FAILED, NOW + 5))
+    pin(store, numbers[1], NOW, "ada", "")
+    found = store.ended_runs(NOW + 1, 0, 100)
+    assert [run.id for run in found] == ["aa", "cc", "failed"]
+    assert found[0] == EndedRun(numbers[0], "aa", RunState.SUCCEEDED, 1, NOW, NOW, 2)
+    assert found[2].finished_at == NOW + 5
+    assert [run.id for run in store.ended_runs(NOW + 1, numbers[0], 1)] == ["cc"]
+    assert store.ended_runs(NOW, 0, 100) == []
+
+
+def test_what_changed_since_it_was_seen_is_kept(store: Store) -> None:
+    """A run that was resumed, or pinned, between being looked at and being collected loses nothing."""
+    for name in ("claimed", "pinned"):
+        recorded(store, begin(store, name), FinishRun(RunState.FAILED, NOW))
+    claimed, pinned = seen_of(store, "claimed"), seen_of(store, "pinned")
+    recorded(store, store.claim("claimed", ME, dead), FinishRun(RunState.FAILED, NOW))
+    pin(store, pinned.number, NOW, "ada", "")
+    for seen in (claimed, pinned):
+        assert store.expire_values(seen, NOW) is False
+        with pytest.raises(RunConflict, match="it is kept"):
+            store.remove_run(seen.id, dead, NOW, seen)
+    assert store.expired_runs() == {}
+    assert {run.id for run in store.runs(RunFilter())} == {"claimed", "pinned"}
+
+
+def test_a_run_whose_values_have_expired_is_not_claimed(store: Store) -> None:
+    """It could not go on; one line says what can be done instead. Nor is it one of many that are claimed at once."""
+    recorded(store, begin(store, "old"), FinishRun(RunState.FAILED, NOW))
+    recorded(store, begin(store, "new"), FinishRun(RunState.INTERRUPTED, NOW))
+    assert store.expire_values(seen_of(store, "old"), NOW)
+    with pytest.raises(RunConflict, match="dagengine rerun old"):
+        store.claim("old", ME, dead)
+    claims = store.claim_all(["old", "new"], ME, lambda run, owner: False)
+    assert isinstance(claims["old"], RunConflict)
+    assert isinstance(claims["new"], Claim)
+    assert store.find_run("old").state is RunState.FAILED
+
+
+def test_the_artifacts_of_a_run_are_listed(store: Store) -> None:
+    """Of steps, calls and saved states, with their sizes."""
+    number = ended(store)
+    found = dict(store.artifacts_of(number))
+    assert found == {digest_of(b"big"): 1_000_000, digest_of(b"large"): 1 << 20, digest_of(b"state"): 50_000}
+    assert list(store.artifacts_of(number + 1)) == []
+
+
+def test_runs_are_found_by_their_tags(store: Store) -> None:
+    """With a text, or with any; several have to fit; they go with the run."""
+    for name, tags in (("one", {"env": "prod", "team": "data"}), ("two", {"env": "test"}), ("three", {})):
+        store.create_run(replace(new_run(name), facts={"tags": tags}), None)
+
+    def found(*tags: tuple[str, str | None]) -> set[str]:
+        return {run.id for run in store.runs(RunFilter(tags=tags))}
+
+    assert found() == {"one", "two", "three"}
+    assert found(("env", None)) == {"one", "two"}
+    assert found(("env", "prod")) == found(("env", "prod"), ("team", None)) == {"one"}
+    assert found(("env", "test"), ("team", None)) == found(("colour", None)) == set()
+    assert {run.id for run in store.runs(RunFilter((RunState.PENDING,), "nightly", tags=(("env", "test"),)))} == {"two"}
+    number = store.find_run("one").number
+    assert tags_between(store, 1, 99)[number] == {"env": "prod", "team": "data"}
+    store.remove_run("one", dead, NOW)
+    clear(store)
+    assert number not in tags_between(store, 1, 99)
 
 
 def test_processes_that_own_nothing_are_forgotten(store: Store) -> None:

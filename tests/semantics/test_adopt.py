@@ -14,21 +14,41 @@ from dagengine.engine import Engine
 from dagengine.errors import RunFailed, RunMismatch
 from dagengine.model import RunState, StepState
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.storage.interface import Store
+from dagengine.storage.memory import MemoryStore
+from dagengine.storage.sqlite import SqliteStore
+from dagengine.testing.crashes import RUN_ID, _Case, _Lives
+from dagengine.testing.mortal import Fate
+from tests.semantics.conftest import emptied_postgres
 
 SEEN: list[Any] = []
 FLAGS: dict[str, Any] = {}
 
 
-@pytest.fixture(autouse=True)
-def clean() -> None:
+def clear() -> None:
     SEEN.clear()
     FLAGS.clear()
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    clear()
 
 
 @contextmanager
 def opened(folder: Path) -> Iterator[Engine]:
     with Engine(folder / "store.db", home=folder, runtime=InlineRuntime()) as engine:
         yield engine
+
+
+@contextmanager
+def kept_open(store: Store) -> Iterator[None]:
+    """An engine does not close it."""
+    close, store.close = store.close, lambda: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        store.close = close  # type: ignore[method-assign]
 
 
 @task
@@ -186,3 +206,52 @@ def test_a_changed_state_can_not_be_taken_back(tmp_path: Path) -> None:
         ):
             engine.resume(run_id, adopt=True)
         assert engine.store.find_run(run_id).state is RunState.MISMATCH
+
+
+class Adopting(_Lives):
+    """What a process does that goes on with a failed run, and adopts what its body calls by now."""
+
+    def _work(self, engine: Engine) -> None:
+        if self.store.find_run(RUN_ID).state is RunState.SUCCEEDED:
+            return
+        run = engine.resume(RUN_ID, adopt=True)
+        assert run.wait(30)
+        if run._driver.error is not None:
+            raise run._driver.error
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+def test_an_adoption_that_dies_at_any_write_is_gone_on_with(kind: str, tmp_path: Path) -> None:
+    """It comes to the same end; what came before the first other call stays, and nothing is superseded twice."""
+    empty = emptied_postgres() if kind == "postgres" else None
+    case = _Case(changing, (), {}, "memory:", None, None, None, None, 30.0, None, {})
+    plain: tuple[Any, set[str]] | None = None
+    for at in range(200):
+        for after in (False, True):
+            folder = tmp_path / f"{at}-{after}"
+            folder.mkdir()
+            store: Store = (
+                empty() if empty else MemoryStore() if kind == "memory" else SqliteStore(f"{folder}/store.db")
+            )
+            with kept_open(store), Engine(store, home=folder, runtime=InlineRuntime()) as engine:
+                FLAGS["fail"] = "last"
+                engine.begin(changing, (), {}, RUN_ID).wait(30)
+            clear()
+            FLAGS["second"] = 20
+            lives = Adopting(case, store, folder)
+            fate = Fate(at or None, after)
+            lives.live(fate)
+            if fate.doomed:
+                lives.live(Fate())
+            found = (lives.end().value, {step.key for step in store.steps(store.find_run(RUN_ID).number)})
+            plain = plain or found
+            assert found == plain
+            assert "first" not in SEEN
+            clear()
+            store.close()
+        if at and not fate.doomed:
+            break
+    assert plain is not None
+    assert plain[0] == (1, 20, [1, 1], 1)
+    assert "changing/grows[0]~1" in plain[1]
+    assert at > 5
