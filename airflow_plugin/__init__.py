@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dagengine.airflow_plugin.hook import DagengineHook
     from dagengine.airflow_plugin.operators import DagengineOperator
+    from dagengine.airflow_plugin.sensors import DagengineSensor
+    from dagengine.airflow_plugin.triggers import DagengineTrigger
 
 _HOME = {
     "DagengineHook": "hook",
     "DagengineOperator": "operators",
+    "DagengineSensor": "sensors",
+    "DagengineTrigger": "triggers",
 }
 """Public name -> the module that defines it."""
 
-__all__ = ["DagengineHook", "DagengineOperator"]
+__all__ = ["DagengineHook", "DagengineOperator", "DagengineSensor", "DagengineTrigger"]
 
 
 def __getattr__(name: str) -> object:

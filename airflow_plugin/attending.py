@@ -20,7 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from dagengine.airflow_plugin.decisions import (
     Where,
     decide,
 )
+from dagengine.airflow_plugin.identity import FACT, TaskKey
 from dagengine.airflow_plugin.outcomes import (
     XCOM_LIMIT,
     Kind,
@@ -64,6 +65,10 @@ PAUSED_TURN = 2.0
 DECISIONS = 20
 """Times that a try looks anew at what there is, because somebody else was quicker: two that take a run from each other end."""
 
+CLOCKS_DIFFER = 300.0
+"""Seconds by which the clocks of Airflow's database and of the machines that run tasks may differ, for a run to be taken for
+its task's own: a run that is taken for another one's is begun twice."""
+
 READ_LIMIT = 1024 * 1024
 """Encoded bytes of a result above which nobody looks whether it is small as JSON."""
 
@@ -76,9 +81,10 @@ class Work:
     store, artifacts, home: as of `Client`; conn_id: the Airflow connection that they come from
     machine: of an engine in this process, as of `Engine`; queue, priority: where a server's runs wait
     defer_after: seconds after which a try does not wait any longer for a server's run; None: waits
+    instance: Airflow's own id of this try; not_before: when its DAG run was begun, in seconds since the epoch
     """
 
-    key: Any  # identity.TaskKey
+    key: TaskKey
     try_number: int
     workflow: Workflow[..., Any] | str
     args: tuple[Any, ...] = ()
@@ -96,6 +102,8 @@ class Work:
     wait: bool = True
     defer_after: float | None = None
     xcom_limit: int = XCOM_LIMIT
+    instance: str | None = None
+    not_before: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +119,7 @@ class Attendant:
         self.run_id: str | None = None
         self.left_waiting = False
         self.cause: BaseException | None = None
+        self._key = work.key  # of the run that is to be begun, or was found
         self._say = say
         self._asked: OnKill | None = None
         self._times_asked = 0
@@ -183,13 +192,21 @@ class Attendant:
 
     def _decide(self, client: Client) -> Decision:
         work = self.work
-        own = [key.engine_id for key in work.key.same_generation(work.try_number)]
-        before = [] if work.on_clear == "new" else [key.engine_id for key in work.key.earlier_generations()]
+        own = {key.engine_id: key for key in work.key.same_generation(work.try_number)}
+        # At the first try nothing was cleared yet.
+        looks_back = work.on_clear != "new" and work.try_number > 1
+        before = [key.engine_id for key in work.key.earlier_generations()] if looks_back else []
         states = client.states([*own, *before])
         current = next((run_id for run_id in own if run_id in states), None)
+        if current is not None and self._is_of_another(client.find(current)):
+            self._say(
+                logging.WARNING, f"run {current[:12]} is of another DAG run of this id, which is gone: it is left alone"
+            )
+            self._key, current = own[current].next_edition(), None
+        elif current is not None:
+            self._key = own[current]
         former = next((run_id for run_id in before if run_id in states), None)
-        today = work.on_retry == "restart"
-        found = self._found(client, current, states, today) if current is not None else None
+        found = None if current is None else self._found(client, current, states, work.on_retry == "restart")
         previous = None
         if found is None and former is not None:
             previous = self._found(client, former, states, work.on_clear != "reuse")
@@ -199,10 +216,20 @@ class Attendant:
             self.run_id = self._new_id(decision)
         return decision
 
+    def _is_of_another(self, record: RunRecord) -> bool:
+        """Whether the run was begun for a DAG run of the same id that was deleted since, or that another Airflow has.
+
+        At its first try a task can only have begun a run itself. Later its run is at least as young as its DAG run.
+        """
+        begun_by = record.facts.get(FACT, {}).get("instance")
+        if self.work.try_number == 1 and begun_by is not None and self.work.instance is not None:
+            return bool(begun_by != self.work.instance)
+        return self.work.not_before is not None and record.created_at < self.work.not_before - CLOCKS_DIFFER
+
     def _new_id(self, decision: Decision) -> str:
         anew = isinstance(decision, Begin) and decision.anew
-        key = self.work.key.restarted(self.work.try_number) if anew else self.work.key
-        return str(key.engine_id)
+        self._key = self._key.restarted(self.work.try_number) if anew else replace(self._key, restart=0)
+        return self._key.engine_id
 
     def _found(self, client: Client, run_id: str, states: Mapping[str, RunState], today: bool) -> Found:
         from dagengine.serving.submission import is_expected
@@ -264,8 +291,7 @@ class Attendant:
 
     def run_facts(self) -> dict[str, Any]:
         """What is recorded of the task with a new run."""
-        found: dict[str, Any] = self.work.key.facts(self.work.try_number, **self.work.facts)
-        return found
+        return self._key.facts(self.work.try_number, instance=self.work.instance, **self.work.facts)
 
     # ---- the end ------------------------------------------------------------------------------
 

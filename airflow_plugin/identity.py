@@ -24,6 +24,9 @@ NOT_MAPPED = -1
 LOOKED_BACK = 500
 """Generations and restarts that are looked through for the last run of a task: more tries than anybody grants."""
 
+EDITIONS = 20
+"""Times that a DAG run of one id can be deleted and made again, and its tasks still have runs of their own."""
+
 _DOMAIN = "dagengine/airflow/1"
 _BARE = frozenset("-_.~:+@=, ")
 
@@ -35,6 +38,7 @@ class TaskKey:
     generation: how many tries Airflow has granted in all. It stays the same from try to try, also when somebody edits
         `retries=` in the DAG meanwhile, and grows each time that the task is cleared
     restart: the number of the try that began it from the start (`on_retry="restart"`); 0: the first of its generation
+    edition: counts DAG runs that were deleted and made again under the same id
     """
 
     dag_id: str
@@ -43,6 +47,7 @@ class TaskKey:
     map_index: int = NOT_MAPPED
     generation: int = 0
     restart: int = 0
+    edition: int = 0
 
     @classmethod
     def of(cls, ti: Any) -> TaskKey:
@@ -54,13 +59,14 @@ class TaskKey:
     def text(self) -> str:
         """For people. Odd characters are escaped, so that it says exactly one task, too."""
         names = "/".join(_escaped(name) for name in (self.dag_id, self.run_id, self.task_id))
-        restart = f".{self.restart}" if self.restart else ""
-        return f"airflow/{names}/{self.map_index}/{self.generation}{restart}"
+        more = (f".r{self.restart}" if self.restart else "") + (f".e{self.edition}" if self.edition else "")
+        return f"airflow/{names}/{self.map_index}/{self.generation}{more}"
 
     @property
     def engine_id(self) -> str:
         """The run's id: 128 bits in hex, as the engine's own are."""
-        parts = [_DOMAIN, self.dag_id, self.run_id, self.task_id, self.map_index, self.generation, self.restart]
+        names = [_DOMAIN, self.dag_id, self.run_id, self.task_id]
+        parts = [*names, self.map_index, self.generation, self.restart, self.edition]
         return sha256(json.dumps(parts, ensure_ascii=True).encode("ascii")).hexdigest()[:32]
 
     def restarted(self, try_number: int) -> TaskKey:
@@ -68,14 +74,19 @@ class TaskKey:
 
     def same_generation(self, try_number: int) -> Iterator[TaskKey]:
         """The keys that runs of this generation may have up to this try, the latest first."""
-        for number in range(try_number, max(0, try_number - LOOKED_BACK), -1):
-            yield self.restarted(number)
-        yield self.restarted(0)
+        for edition in range(EDITIONS - 1, -1, -1):
+            key = replace(self, edition=edition)
+            for number in range(try_number, max(0, try_number - LOOKED_BACK), -1):
+                yield key.restarted(number)
+            yield key.restarted(0)
+
+    def next_edition(self) -> TaskKey:
+        return replace(self, edition=self.edition + 1, restart=0)
 
     def earlier_generations(self) -> Iterator[TaskKey]:
         """The keys of the runs that the task may have had before it was cleared, the latest first; without restarts."""
         for generation in range(self.generation - 1, max(-1, self.generation - 1 - LOOKED_BACK), -1):
-            yield replace(self, generation=generation, restart=0)
+            yield replace(self, generation=generation, restart=0, edition=0)
 
     def facts(self, try_number: int, **more: Any) -> dict[str, Any]:
         """What the run's record says of the task. JSON."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
@@ -24,12 +24,12 @@ from dagengine.airflow_plugin.decisions import ON_CLEAR, ON_KILL, ON_RETRY, WHER
 from dagengine.airflow_plugin.identity import TaskKey
 from dagengine.airflow_plugin.links import RUN_KEY, URL_KEY, run_links, run_url
 from dagengine.airflow_plugin.outcomes import XCOM_LIMIT, Kind, Outcome, is_reference, outcome_of_error, raise_for
+from dagengine.airflow_plugin.places import Place, open_client, place_of
 from dagengine.errors import BadArguments, BadOption, DagengineError
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.context import Context
 
-    from dagengine.airflow_plugin.addresses import Address
     from dagengine.airflow_plugin.attending import Attendant, Work
     from dagengine.workflows import Workflow
 
@@ -245,7 +245,7 @@ class DagengineOperator(BaseOperator):
         trigger = triggers.DagengineTrigger(
             run_id,
             conn_id=place.conn_id,
-            store=None if place.conn_id is not None else place.store,
+            store=place.store,
             deadline=deadline,
             poll_interval=self.poll_interval,
             on_kill=self.kill_policy,
@@ -253,11 +253,8 @@ class DagengineOperator(BaseOperator):
         return self.defer(trigger=trigger, method_name="execute_complete")
 
     def _cancel(self, run_id: str) -> None:
-        triggers: Any = import_module("dagengine.airflow_plugin.triggers")
-
         if self.kill_policy != "leave":
-            place = self._place()
-            with triggers.open_client(place.conn_id, None if place.conn_id is not None else place.store) as client:
+            with open_client(self.conn_id, self.store) as client:
                 client.cancel(run_id, self.kill_policy == "compensate")
 
     def _say(self, level: int, text: str) -> None:
@@ -292,6 +289,7 @@ class DagengineOperator(BaseOperator):
         from dagengine.airflow_plugin.attending import Work
 
         ti, place = context["ti"], self._place()
+        begun = getattr(context.get("dag_run"), "start_date", None)
         machine = {name: value for name, value in self.machine.items() if value is not None}
         return Work(
             TaskKey.of(ti),
@@ -310,25 +308,13 @@ class DagengineOperator(BaseOperator):
             wait=self.wait,
             defer_after=self.defer_after if self.deferrable else None,
             xcom_limit=self.xcom_limit,
+            instance=str(ti.id),
+            not_before=None if begun is None else begun.timestamp(),
             facts={"log_url": getattr(ti, "log_url", None)},
         )
 
     def _place(self) -> Place:
-        """Where the runs are. Raises BadOption; what Airflow raises for a connection that there is not."""
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
-        from dagengine.airflow_plugin.addresses import Address
-        from dagengine.airflow_plugin.hook import DagengineHook
-
-        if self.store is not None:
-            return Place(None, Address(_checked(self.store)))
-        hook = DagengineHook(self.conn_id or DagengineHook.default_conn_name)
-        try:
-            return Place(hook.get_conn_id(), hook.address)
-        except AirflowNotFoundException:
-            if self.conn_id is not None:
-                raise
-            return Place(None, Address())
+        return place_of(self.conn_id, self.store)
 
     def _resolved(self, value: Any) -> Any:
         """The value, with those of other runs in the places of references to them."""
@@ -358,40 +344,6 @@ class DagengineOperator(BaseOperator):
     def _python(self) -> str | None:
         """The interpreter of the environment in which the run goes on, if that is another one."""
         return self.python or self._place().address.python
-
-
-class Place(NamedTuple):
-    """Where a task's runs are: a connection, or an address that is none."""
-
-    conn_id: str | None
-    address: Address
-
-    @property
-    def store(self) -> str:
-        """Of an address that is no connection."""
-        from dagengine.config import load
-
-        return self.address.store or load().store.value
-
-
-def _checked(store: str) -> str:
-    """Raises BadOption."""
-    if "://" not in store:
-        path = Path(store).expanduser()
-        if not path.is_absolute():
-            raise BadOption(
-                f"store={store!r} is relative, and Airflow runs its tasks in any folder. Give the whole path, a URL, or a"
-                " connection (conn_id)."
-            )
-        return str(path)
-    from dagengine.config import without_password
-
-    if without_password(store) != store:
-        raise BadOption(
-            f"store={without_password(store)!r} has a password in it, which Airflow would show. Add a connection of type"
-            " dagengine, and name it: conn_id=…"
-        )
-    return store
 
 
 _NOWHERE = "/"

@@ -22,6 +22,8 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [{"integration-name": NAME, "external-doc-url": "", "tags": ["software"]}],
         "hooks": [{"integration-name": NAME, "python-modules": [f"{HERE}.hook"]}],
         "operators": [{"integration-name": NAME, "python-modules": [f"{HERE}.operators"]}],
+        "sensors": [{"integration-name": NAME, "python-modules": [f"{HERE}.sensors"]}],
+        "triggers": [{"integration-name": NAME, "python-modules": [f"{HERE}.triggers"]}],
         "connection-types": [
             {
                 "connection-type": "dagengine",

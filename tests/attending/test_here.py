@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +104,22 @@ def test_a_retry_may_begin_anew(site: Site) -> None:
     assert site.attend("adds", 3).value == 7
     assert site.state(site.key.restarted(2)) is RunState.SUCCEEDED
     assert site.ledger() == {"first-3": 2, "second-6": 3}
+
+
+def test_a_dag_run_that_was_deleted_and_made_again_has_runs_of_its_own(site: Site) -> None:
+    """Airflow names it as before: neither its first try nor a later one is given what the deleted one had returned."""
+    (site.folder / "ok").touch()
+    assert site.attend("adds", instance="first").value == 7
+    assert site.attend("adds", instance="first").value == 7
+    assert site.ledger()["first-3"] == 1
+    assert site.attend("adds", instance="second").value == 7
+    assert site.ledger()["first-3"] == 2
+    assert site.attend("adds", 2, instance="third", not_before=time.time() - 60).value == 7
+    assert site.ledger()["first-3"] == 2
+    assert site.attend("adds", 2, instance="fourth", not_before=time.time() + 3600).value == 7
+    assert site.ledger()["first-3"] == 3
+    assert any("is of another DAG run of this id, which is gone" in line for line in site.said)
+    assert site.record(site.key.next_edition()).facts["airflow"]["instance"] == "second"
 
 
 def test_ending_the_task_cancels_the_run_and_a_retry_goes_on_with_it(site: Site) -> None:

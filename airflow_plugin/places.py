@@ -1,0 +1,78 @@
+"""Where a task's runs are: what `conn_id` and `store` of an operator or a sensor say, or leave to be said elsewhere.
+
+    store       a path or URL, without a password: what a DAG says, Airflow shows
+    conn_id     a connection of type `dagengine`
+    neither     the connection "dagengine_default", if there is one; else the store that dagengine is set to where the task,
+                or the triggerer, runs
+
+Imports nothing of Airflow and nothing heavy until a task runs. Of ours it may import errors, addresses, config and the hook.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from dagengine.errors import BadOption
+
+if TYPE_CHECKING:
+    from dagengine.airflow_plugin.addresses import Address
+    from dagengine.client import Client
+
+
+class Place(NamedTuple):
+    """`conn_id`, `store`: what another process has to be told to find the same place; without secrets. Neither: nothing."""
+
+    conn_id: str | None
+    store: str | None
+    address: Address
+
+
+def place_of(conn_id: str | None, store: str | None) -> Place:
+    """Raises BadOption; what Airflow raises for a connection that there is not."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from dagengine.airflow_plugin.addresses import Address
+    from dagengine.airflow_plugin.hook import DagengineHook
+
+    if store is not None:
+        return Place(None, checked := _checked(store), Address(checked))
+    hook = DagengineHook(conn_id or DagengineHook.default_conn_name)
+    try:
+        return Place(hook.get_conn_id(), None, hook.address)
+    except AirflowNotFoundException:
+        if conn_id is not None:
+            raise
+        return Place(None, None, Address())
+
+
+def open_client(conn_id: str | None, store: str | None) -> Client:
+    """A client of that place, for the caller to close. It does not wait for a database that is gone: who asks again waits."""
+    from dagengine.airflow_plugin.hook import DagengineHook
+    from dagengine.client import Client
+
+    place = place_of(conn_id, store)
+    client = Client(**place.address.options) if place.conn_id is None else DagengineHook(place.conn_id).client()
+    if isinstance(client, Client):
+        client.store.hurry()
+    return client
+
+
+def _checked(store: str) -> str:
+    """Raises BadOption."""
+    if "://" not in store:
+        path = Path(store).expanduser()
+        if not path.is_absolute():
+            raise BadOption(
+                f"store={store!r} is relative, and Airflow runs its tasks in any folder. Give the whole path, a URL, or a"
+                " connection (conn_id)."
+            )
+        return str(path)
+    from dagengine.config import without_password
+
+    if without_password(store) != store:
+        raise BadOption(
+            f"store={without_password(store)!r} has a password in it, which Airflow would show. Add a connection of type"
+            " dagengine, and name it: conn_id=…"
+        )
+    return store

@@ -1,0 +1,235 @@
+"""`DagengineSensor`: a task that waits for a run, or for a step or group of steps of one, whoever began it.
+
+Which run: an id, or the task of the same DAG run that begins it. That task's XCom is believed only while the task is at
+work or has ended: after it was cleared, and before it begins again, what stands there is the run before.
+
+May import Airflow, and our thin modules; the engine only when a store is asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.sdk import BaseSensorOperator, conf, timezone
+from airflow.sdk.bases.sensor import PokeReturnValue
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+)
+
+from dagengine.airflow_plugin.links import RUN_KEY
+from dagengine.airflow_plugin.outcomes import failure_of, raise_for, reference
+from dagengine.airflow_plugin.places import open_client, place_of
+from dagengine.airflow_plugin.triggers import MISSING, REFUSED, DagengineTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from dagengine.client import Client
+
+_BEGUN = frozenset({"running", "deferred", "success", "failed", "up_for_retry", "up_for_reschedule"})
+"""States of a task in which its XCom is of its last try."""
+
+_OVER = frozenset({"failed", "upstream_failed", "skipped", "removed"})
+"""States in which a task won't begin a run any more, nor go on with one, unless somebody clears it."""
+
+
+class _Look(NamedTuple):
+    """What there was to see. `ended`: the run, or step, has ended, though it may be opened again; `done`: as of `poke`."""
+
+    run_id: str | None = None
+    ended: bool = False
+    done: bool | PokeReturnValue = False
+
+
+class DagengineSensor(BaseSensorOperator):
+    """Succeeds when the run, or the step, has; fails or is skipped as it did.
+
+    run_id: the run's id, or its beginning; or run_of: the id of the task of this DAG run that begins it, which is waited
+        for as well: while that task may still be retried, the run may go on, and its failure is not this task's
+    step: the step's key, `nightly/extract[0]`; all calls of a function, `nightly/extract[*]`; all that is in a scope,
+        `nightly/child[0]/*`. None: the run itself. A step that was skipped, cancelled or never made skips this task
+    count: as many steps of the group are enough; else the group is whole when the workflow's body has returned
+    conn_id, store: where the run is, as of `DagengineOperator`
+    deferrable: wait in the triggerer, with all others that wait for this store. mode="reschedule" holds no worker, either
+
+    Returns a reference to the run's result, which `DagengineHook.read` reads, and an operator's arguments may have in them;
+    of steps what was waited for: {"run", "step", "state"}.
+    """
+
+    template_fields: Sequence[str] = ("run_id", "run_of", "step", "conn_id", "store")
+    ui_color = "#dfe8f7"
+
+    def __init__(
+        self,
+        *,
+        run_id: str | None = None,
+        run_of: str | None = None,
+        step: str | None = None,
+        count: int | None = None,
+        conn_id: str | None = None,
+        store: str | None = None,
+        deferrable: bool | None = None,
+        poke_interval: float | timedelta = 5.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+        if deferrable is None:
+            deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        self.run_id = run_id
+        self.run_of = run_of
+        self.step = step
+        self.count = count
+        self.conn_id = conn_id
+        self.store = store
+        self.deferrable = deferrable
+
+    # ---- waiting ------------------------------------------------------------------------------
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        return self._look(context).done
+
+    def execute(self, context: Context) -> Any:
+        self._check()
+        if not self.deferrable:
+            return super().execute(context)
+        ti: Any = context["ti"]
+        first = ti.get_first_reschedule_date(context)
+        until = self.timeout + (time.time() if first is None else first.timestamp())
+        return self.resume_execution("_go_on", {"until": until}, context)  # what soft_fail means is said there
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on after the trigger has fired: what the store says is what counts."""
+        if event["state"] == REFUSED:
+            raise AirflowFailException(f"{self._what(event['run_id'])} can't be waited for: {event['message']}")
+        return self._go_on(context, event["deadline"])
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSkipException as skipped:
+            # soft_fail takes every exception of Airflow's for a failure, also the one that asks to be called again.
+            if isinstance(skipped.__cause__, AirflowRescheduleException):
+                raise skipped.__cause__ from None
+            raise
+
+    def _go_on(self, context: Context, until: float) -> Any:
+        """Return, if the wait is over; else give the worker back. `until`: in seconds since the epoch."""
+        look = self._look(context)
+        if isinstance(look.done, PokeReturnValue):
+            return look.done.xcom_value
+        if time.time() >= until:
+            raise AirflowSensorTimeout(f"{self._what(look.run_id)} has not ended within {self.timeout:g} s")
+        if look.run_id is None or look.ended:
+            raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=self.poke_interval))
+        place = place_of(self.conn_id, self.store)
+        trigger = DagengineTrigger(
+            look.run_id,
+            conn_id=place.conn_id,
+            store=place.store,
+            step=self.step,
+            count=self.count,
+            deadline=until,
+            poll_interval=self.poke_interval,
+            on_kill="leave",
+        )
+        return self.defer(trigger=trigger, method_name="execute_complete")
+
+    def _look(self, context: Context) -> _Look:
+        """Raises what is a failure to Airflow."""
+        from dagengine.airflow_plugin.outcomes import outcome_of_error
+        from dagengine.awaited import Awaited
+        from dagengine.errors import DagengineError
+
+        try:
+            with open_client(self.conn_id, self.store) as client:
+                run_id = self._run(context, client)
+                if run_id is None:
+                    return _Look()
+                found = client.ends([asked := Awaited(run_id, self.step, self.count)])
+                state = found.get(asked, MISSING)
+                return _Look(run_id, state is not None, self._over(context, client, run_id, state))
+        except DagengineError as error:
+            raise_for(outcome_of_error(error, self.run_id or ""), error)
+
+    # ---- which run ----------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if (self.run_id is None) == (self.run_of is None):
+            raise AirflowFailException("say which run: run_id, or run_of, the task that begins it. One of them.")
+        if not (self.run_id or self.run_of):
+            raise AirflowFailException(
+                f"{'run_id' if self.run_of is None else 'run_of'} is empty: what it was templated from names no run."
+            )
+        if self.conn_id is not None and self.store is not None:
+            raise AirflowFailException("say where the run is recorded: conn_id, or store. One of them.")
+
+    def _run(self, context: Context, client: Client) -> str | None:
+        """The run's whole id; None while there is none. Raises AirflowException if there won't be one, RunNotFound."""
+        if self.run_of is None:
+            return client.find(str(self.run_id)).id
+        state = self._task_state(context)
+        if state in _BEGUN:
+            ti: Any = context["ti"]
+            for index in dict.fromkeys((ti.map_index, -1)):
+                found = ti.xcom_pull(task_ids=self.run_of, key=RUN_KEY, map_indexes=index)
+                if found is not None:
+                    return str(found)
+        if state == "skipped":
+            raise AirflowSkipException(f"task {self.run_of} was skipped: it has no run")
+        if state in _OVER:
+            raise AirflowException(f"task {self.run_of} ended as {state} before it had a run: see its log")
+        return None
+
+    def _task_state(self, context: Context) -> str | None:
+        """Of the task that begins the run: the one of this map index, if it is mapped."""
+        ti: Any = context["ti"]
+        found = ti.get_task_states(dag_id=ti.dag_id, task_ids=[self.run_of], run_ids=[ti.run_id]).get(ti.run_id, {})
+        if not found and self.run_of not in self.dag.task_ids:
+            raise AirflowFailException(f"there is no task {self.run_of} in DAG {ti.dag_id}: correct run_of.")
+        states = [found[name] for name in (f"{self.run_of}_{ti.map_index}", self.run_of) if name in found]
+        return None if not states or states[0] is None else str(states[0])
+
+    # ---- the end ------------------------------------------------------------------------------
+
+    def _over(self, context: Context, client: Client, run_id: str, state: str | None) -> bool | PokeReturnValue:
+        """What a wait that has ended in this state is to Airflow; False: it goes on."""
+        if state == "succeeded":
+            return PokeReturnValue(True, self._value(client, run_id))
+        waits = state is None or (state == MISSING and self.run_of is not None)  # its id is said before it is recorded
+        if waits or (self.run_of is not None and self._task_state(context) not in {*_OVER, "success"}):
+            return False  # the task may be retried, and the run with it
+        if self.step is not None:
+            self._raise_for_step(client, run_id, str(state))
+        record = client.find(run_id)
+        return raise_for(failure_of(record.id, record.workflow, client.state(run_id), record.failure))
+
+    def _value(self, client: Client, run_id: str) -> dict[str, Any]:
+        if self.step is not None:
+            return {"run": run_id, "step": self.step, "state": "succeeded"}
+        conn_id = place_of(self.conn_id, self.store).conn_id
+        return reference(run_id, conn_id=conn_id, store=None if conn_id is not None else client.store.url)
+
+    def _raise_for_step(self, client: Client, run_id: str, state: str) -> None:
+        look = f"To see it: dagengine steps {run_id[:12]}"
+        if state == "none":
+            raise AirflowSkipException(f"{self._what(run_id)} was never made. {look}")
+        if state in ("skipped", "cancelled"):
+            raise AirflowSkipException(f"{self._what(run_id)} was {state}. {look}")
+        if state != "failed":
+            raise AirflowException(f"{self._what(run_id)} was not run to its end: the run is {state}. {look}")
+        why = ""
+        if "*" not in str(self.step):
+            failure = client.step(run_id, str(self.step)).failure
+            why = "" if failure is None else f": {failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0]}"
+        raise AirflowException(f"{self._what(run_id)} failed{why}. {look}")
+
+    def _what(self, run_id: str | None = None) -> str:
+        run = f"run {(run_id or self.run_id or '')[:12]}" if run_id or self.run_id else f"the run of task {self.run_of}"
+        return run if self.step is None else f"{self.step} of {run}"
