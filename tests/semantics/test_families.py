@@ -53,13 +53,13 @@ def going_on(round_: int) -> Any:
 
 @workflow
 def middle() -> Any:
-    return get(leaf.start(1)) + get(leaf.start(2))
+    return get(leaf.run(1)) + get(leaf.run(2))
 
 
 @workflow
 def top() -> Any:
     leaf.detach(9)
-    sizes = get(middle.start()), get(going_on.start(0))
+    sizes = get(middle.run()), get(going_on.run(0))
     return last(sum(sizes))
 
 
