@@ -110,7 +110,7 @@ class Work:
 class Attendant:
     """Sees to the run of one try. `start` it once; `stop` may be called from a signal's handler, and more than once.
 
-    run_id: of the run, as soon as it is known, before anything is waited for
+    run_id: of the run, as soon as it is recorded, before anything is waited for
     left_waiting: the try was not to wait any longer: the run goes on without it
     """
 
@@ -212,8 +212,6 @@ class Attendant:
             previous = self._found(client, former, states, work.on_clear != "reuse")
         decision = decide(found, previous, where=work.where, on_retry=work.on_retry, on_clear=work.on_clear)
         self.run_id = getattr(decision, "run_id", None)
-        if self.run_id is None and not isinstance(decision, Refuse):
-            self.run_id = self._new_id(decision)
         return decision
 
     def _is_of_another(self, record: RunRecord) -> bool:

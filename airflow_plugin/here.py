@@ -94,6 +94,7 @@ class Here(Attendant):
         engine = Engine(work.store, artifacts=work.artifacts, home=work.home, **work.machine)
         try:
             run = begin(engine)
+            self.run_id = run.id
             self._say(logging.INFO, self._begun(client, run))
             self._follow(engine, run)
             error = run.error

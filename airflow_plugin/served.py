@@ -33,7 +33,7 @@ class Served(Attendant):
     _asked_before = False  # to cancel it: by a former try of this task, whose process was ended
 
     def _carry_out(self, client: Client, decision: Decision) -> str:
-        run_id = self._leave(client, decision)
+        run_id = self.run_id = self._leave(client, decision)
         hint = self.store_hint(client)
         see = f"dagengine show {run_id[:12]}{f' --store {hint}' if hint else ''}"
         self._say(logging.INFO, f"run {run_id} {_LEFT[type(decision)]}, queue {self.work.queue}. To see it: {see}")

@@ -8,6 +8,7 @@ the run has failed again:
     somebody said no                             fork --from it: what was answered is recorded
     the body has handled the failure             fork --from it
     the run was compensated                      rerun
+    the bytes of a value are gone or damaged     recompute, then resume
 
 May import model, compensating, continuing, forks' words and storage's interface.
 """
@@ -110,6 +111,9 @@ def _stuck(run: RunRecord, key: str, failure: Failure) -> list[Advice]:
     again = ("fork", _short(run), "--from", key)
     if kind == "EventTimeout":
         return [Advice("its time is over, also for a resume; to wait again, in a new run", again)]
+    if kind in ("ArtifactMissing", "ArtifactDamaged"):
+        bytes_again = Advice("to have its task make these bytes again", ("recompute", _short(run)))
+        return [bytes_again, Advice("then", ("resume", _short(run)))]
     if kind == "Rejected":
         return [Advice("the answer is recorded, also for a resume; to ask again, in a new run", again)]
     return []

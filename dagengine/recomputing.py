@@ -88,6 +88,7 @@ def _large(place: Place, run: RunRecord) -> Iterator[StepRecord]:
 
 def _state(artifacts: ArtifactStore, digest: str, size: int) -> str:
     """ "" if the bytes are there and right, else "missing" or "damaged"."""
+    artifacts.forget_copy(digest)
     try:
         path = artifacts.local_path(digest, size)
     except ArtifactMissing:

@@ -71,8 +71,13 @@ class Supply:
                 try:
                     found[seq] = self._given(seq, values[seq])
                 except (ArtifactMissing, ArtifactDamaged) as error:
-                    found[seq] = error
+                    found[seq] = self._of_step(seq, error)
         return found
+
+    def _of_step(self, seq: int, error: ArtifactMissing | ArtifactDamaged) -> DagengineError:
+        """The error, saying whose value it is."""
+        [step] = self._store.steps(self._run_number, seqs=[seq])
+        return type(error)(f"{error} (it is the value of {step.key})", **vars(error))
 
     def of_call(self, inputs: tuple[Input, ...], found: Found) -> tuple[TaskInput, ...]:
         """The inputs of one call, of whose steps the values were `found`. Raises what stands in the place of one."""

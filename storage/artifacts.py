@@ -82,6 +82,9 @@ class LocalArtifacts:
         self._sync_folders(place)  # whoever wrote it may not have synced the folder yet, and may be dead by now
         return True
 
+    def forget_copy(self, digest: str) -> None:
+        """There are none."""
+
     def local_path(self, digest: str, size: int) -> str:
         place = self._place(digest)
         with _translated(place):

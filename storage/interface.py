@@ -493,6 +493,9 @@ class ArtifactStore(Protocol):
         """Make the bytes durable (temporary name, fsync, rename, fsync of the folder). `source`: bytes, or an open
         file descriptor that is read from `offset`. Raises StoreFull or StoreUnavailable."""
 
+    def forget_copy(self, digest: str) -> None:
+        """Let the next look be at what all machines have, not at a copy that this one keeps."""
+
     def local_path(self, digest: str, size: int) -> str:
         """The path of a local file with the bytes, to be mapped; fetched first where the artifacts are elsewhere.
 

@@ -9,15 +9,17 @@ May import nothing of ours but errors and the local artifacts. fsspec is importe
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from dagengine.errors import InternalError, StoreError, StoreUnavailable
+from dagengine.errors import ArtifactDamaged, InternalError, StoreError, StoreUnavailable
 from dagengine.storage.artifacts import (
     CHUNK,
     LocalArtifacts,
@@ -73,15 +75,33 @@ class FsspecArtifacts:
                     self._files.rm_file(temporary)
                 raise
 
+    def forget_copy(self, digest: str) -> None:
+        self._cache.drop(digest)
+
     def local_path(self, digest: str, size: int) -> str:
         if not self._cache.exists(digest):
-            with self._translated():
-                check_size(digest, size, self._size_of(self._place(digest)), self.url)
-                with self._files.open(self._place(digest), "rb") as source:
-                    data = b"".join(iter(lambda: source.read(CHUNK), b""))
-            check_size(digest, size, len(data), self.url)
-            self._cache.put(digest, size, data)
+            self._fetch(digest, size)
         return self._cache.local_path(digest, size)
+
+    def _fetch(self, digest: str, size: int) -> None:
+        """Into the cache, if it is what it should be: what is damaged there may be mended there."""
+        known = hashlib.sha256()
+        with tempfile.TemporaryFile(dir=self._cache.url) as copy, self._translated():
+            check_size(digest, size, self._size_of(self._place(digest)), self.url)
+            with self._files.open(self._place(digest), "rb") as source:
+                while chunk := source.read(CHUNK):
+                    known.update(chunk)
+                    copy.write(chunk)
+            copy.flush()
+            check_size(digest, size, copy.tell(), self.url)
+            if known.hexdigest() != digest:
+                raise ArtifactDamaged(
+                    f"the value {digest[:12]} in {self.url} is damaged: its bytes are not what was recorded. Bring the"
+                    " file back",
+                    digest=digest,
+                    store=self.url,
+                )
+            self._cache.put(digest, size, copy.fileno())
 
     def exists(self, digest: str) -> bool:
         with self._translated():
