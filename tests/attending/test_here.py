@@ -158,6 +158,11 @@ def test_what_the_run_did_may_be_undone_when_the_task_is_ended(site: Site) -> No
     assert site.end(attendant).kind is Kind.FAILED
     assert site.ledger()["undo-3"] == 1
     assert site.state() is RunState.CANCELLED
+    attendant = site.start(site.work("undoable", 2))  # of what is undone nothing goes on
+    site.await_started()
+    site.let_go()
+    assert site.end(attendant).value == 7
+    assert site.ledger()["first-3"] == 2
 
 
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the process", "its group"])
