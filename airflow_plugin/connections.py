@@ -26,7 +26,7 @@ _QUIET.setLevel(logging.WARNING)
 def described(conn_id: str) -> str:
     """The connection as Airflow's JSON, with its password. Raises BadArguments if Airflow has none of that id."""
     try:
-        return cast(str, BaseHook.get_connection(conn_id).as_json())
+        return BaseHook.get_connection(conn_id).as_json()
     except AirflowNotFoundException:
         raise BadArguments(
             f"there is no connection {conn_id} in Airflow, nor in DAGENGINE_CONNECTION_…:"
