@@ -26,12 +26,13 @@ _QUIET.setLevel(logging.WARNING)
 def described(conn_id: str) -> str:
     """The connection as Airflow's JSON, with its password. Raises BadArguments if Airflow has none of that id."""
     try:
-        return BaseHook.get_connection(conn_id).as_json()
+        found: str = BaseHook.get_connection(conn_id).as_json()
     except AirflowNotFoundException:
         raise BadArguments(
             f"there is no connection {conn_id} in Airflow, nor in DAGENGINE_CONNECTION_…:"
             f" add it in Airflow, or set AIRFLOW_CONN_{conn_id.upper()}."
         ) from None
+    return found
 
 
 def engine_maker(conn_id: str, described_as: str) -> Callable[[], Any]:

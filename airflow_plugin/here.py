@@ -15,6 +15,7 @@ Of ours it may import the workflow layer.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
 
 FORCE_AFTER = 3.0
 """Seconds after which a run that was told to stop is stopped by force. Airflow kills a task's process after 5."""
+
+_NO_DATABASE = "airflow-db-not-allowed:"
+"""How the URL of Airflow's database begins in the environment of its tasks."""
+
+
+def let_workers_import_airflow() -> None:
+    """Airflow forbids its tasks its database by a URL that no driver knows. A task's process has imported Airflow before
+    that; a worker, which has the same environment, could not, unless it says that Airflow is a library to it."""
+    if os.environ.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "").startswith(_NO_DATABASE):
+        os.environ.setdefault("_AIRFLOW__AS_LIBRARY", "1")
 
 
 class Here(Attendant):
@@ -91,6 +102,7 @@ class Here(Attendant):
         from dagengine.engine import Engine
 
         work = self.work
+        let_workers_import_airflow()
         engine = Engine(work.store, artifacts=work.artifacts, home=work.home, **work.machine)
         try:
             run = begin(engine)

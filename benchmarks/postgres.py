@@ -27,7 +27,8 @@ def commit_rate(server: Server) -> float:
     """Commits a second of one connection that inserts one row in each."""
     import psycopg
 
-    with psycopg.connect(host=str(server.folder), user="tester", dbname="postgres", autocommit=True) as connection:
+    where = f"host={server.folder} port={server.port} user=tester dbname=postgres"
+    with psycopg.connect(where, autocommit=True) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS bench (number serial PRIMARY KEY, text text)")
         began = time.perf_counter()
         for _ in range(COMMITS):

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from queue import SimpleQueue
 
-from dagengine.children import cancel_below
+from dagengine.below import cancel_below
 from dagengine.control import NoAnswer, ask
 from dagengine.identity import is_alive, this_process
 from dagengine.model import RunRecord, RunState
@@ -25,7 +25,7 @@ def cancel_run(store: Store, control: Path, run: RunRecord) -> RunState:
     control: the folder of the control sockets. Raises RunOwned if somebody takes it up in this moment.
     """
     state = _cancel_one(store, control, run)
-    if state is RunState.CANCELLED and run.state is not RunState.CANCELLED:  # else its owner sees to its children
+    if state is RunState.CANCELLED:  # else its owner sees to its children; also what a cancel has left that was cut off
         for child in cancel_below(store, run, time.time()):
             _cancel_one(store, control, child)
     return state

@@ -14,15 +14,14 @@ May import everything of the workflow layer.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from dagengine.afterwards import OVER
 from dagengine.continuing import find, last_of
-from dagengine.core.events import CancelRequested, Event, OutsideEnded
+from dagengine.core.events import Event, OutsideEnded
 from dagengine.core.step import Step
 from dagengine.errors import DagengineError, DefinitionError, RunExists, RunOwned, RuntimeStopped, StoreError
 from dagengine.functions import Reference, resolve
@@ -33,14 +32,12 @@ from dagengine.model import (
     RunState,
     StepInput,
     StepKind,
-    StepRecord,
     StepState,
     Value,
 )
 from dagengine.reading import Reader
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, outside
-from dagengine.storage.interface import Store
 from dagengine.tags import tags_of
 from dagengine.values import Encoded, Placeholder, encode
 from dagengine.workflows import Workflow
@@ -104,12 +101,14 @@ def seen_to(driver: Driver, new: Iterable[Step], steps: Iterable[Step]) -> list[
 
 
 def begin(driver: Driver, steps: Iterable[Step]) -> list[Event]:
-    """See to it that the runs of these steps are there, and under way; the ends of steps for which that can't be."""
+    """See to it that the runs of these steps are there, and under way; the ends of steps for which that can't be.
+
+    Those of a run that is over are not begun any more."""
     failed: list[Event] = []
     for step in steps:
         if step.call is not None:
             try:
-                _begin_one(driver, step, step.call)
+                driver.below.begin(partial(_begin_one, driver, step, step.call))
             except (RuntimeStopped, RunOwned):
                 pass  # this engine is being closed; or another process works on the child
             except StoreError:
@@ -220,58 +219,3 @@ def _value(engine: Engine, encoded: Encoded) -> Value:
 
 def is_detached(driver: Driver, step: Step) -> bool:
     return bool(driver.definitions[step.definition].options.get("detached"))
-
-
-# ---- ends ---------------------------------------------------------------------------------------
-
-
-def stop_with(driver: Driver, steps: Iterable[Step], timed_out: bool) -> None:
-    """The run is being stopped. If that ends it, its attached children are cancelled. On the engine's thread."""
-    ends = (StepState.CANCELLED, None) if timed_out else (StepState.CANCELLED,)
-    runs = [
-        child_id(driver.run_id, step.seq)
-        for step in steps
-        if step.kind is StepKind.CHILD and step.end in ends and not is_detached(driver, step)
-    ]
-    for run_id in runs:
-        child = driver.engine.driver_of(run_id)
-        if child is not None:  # told before anything that comes after this run's end
-            driver.engine.tell(child, [CancelRequested()])
-    if runs:
-        driver.engine.helpers.submit(_cancel, driver.engine, runs)
-
-
-def _cancel(engine: Engine, runs: list[str]) -> None:
-    for run_id in runs:
-        child = find(engine.store, run_id)
-        if child is not None:
-            with contextlib.suppress(DagengineError):
-                engine.cancel(last_of(engine.store, child).id)
-
-
-def forsake(engine: Engine, run: RunRecord, superseded: Iterable[tuple[StepRecord, str]]) -> None:
-    """Cancel the child runs of steps in whose places others were adopted: nobody waits for them any more."""
-    for step, _ in superseded:
-        child = find(engine.store, child_id(run.id, step.seq)) if step.kind is StepKind.CHILD else None
-        if child is not None and child.state not in OVER:
-            engine.cancel(child.id)
-
-
-def cancel_below(store: Store, parent: RunRecord, at: float) -> Iterator[RunRecord]:
-    """Ask the unfinished attached children of a run that nobody works on to stop, and theirs; yields each, as it was."""
-    todo = [parent]
-    while todo:
-        for child in children_of(store, todo.pop()):
-            if child.state not in OVER:
-                store.request_cancel(child.id, at)
-                todo.append(child)
-                yield child
-
-
-def children_of(store: Store, run: RunRecord) -> list[RunRecord]:
-    """The runs that its unfinished or cancelled steps have started, and that are attached to it."""
-    detached = {found.number for found in store.definitions(run.number) if found.options.get("detached")}
-    steps = store.steps(run.number, states=(StepState.WAITING, StepState.CANCELLED))
-    seqs = [step.seq for step in steps if step.kind is StepKind.CHILD and step.definition not in detached]
-    found = (find(store, child_id(run.id, seq)) for seq in seqs)
-    return [last_of(store, child) for child in found if child is not None]

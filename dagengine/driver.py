@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from dagengine import compensating
 from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
+from dagengine.below import Below
 from dagengine.body import Body, Waiting
-from dagengine.children import stop_with
 from dagengine.commits import Commits
 from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
@@ -38,7 +38,7 @@ from dagengine.core.events import (
     StepsCalled,
     TimeIsUp,
 )
-from dagengine.core.states import STATE_OF, BodyPhase, Phase, Stop
+from dagengine.core.states import STATE_OF, BodyPhase, Phase
 from dagengine.definitions import Definitions
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
@@ -153,6 +153,7 @@ class Driver:
         )
         self.questions = Questions(self, self._core)
         self.outside = Outside(self, self._core)
+        self.below = Below(self)
         self._compensating: Ending | None = None
         self._flush_due = False
 
@@ -173,7 +174,7 @@ class Driver:
             self._frontier: Frontier | None = frontier
         else:
             self._frontier = None
-        if not self.record.body_closed and self._compensating is None:
+        if not self.record.body_closed and self._compensating is None and not self.was_cancelled:
             recorded = None
             if frontier is not None and frontier.next_seq:
                 if fork_facts(self.record) is not None:
@@ -197,15 +198,23 @@ class Driver:
                     self.record.result_inputs,
                     vanished=vanished,
                     compensating=self._compensating,
+                    cancelled=self.was_cancelled,
                 )
             )
             self._frontier = None
+            if self._compensating is not None:
+                self.below.taken_over()
             self._note("run.resumed", None, {"code": self.record.code} if "changed_code" in self.record.facts else {})
             self.record_beside([AWAKE])
         else:
             self._note("run.started", None, {})
         if self._body is not None:
             self._body.start()
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether somebody had asked the run to stop before this process took it up, and nobody to go on since."""
+        return not self.reopened and self.record.cancel_requested_at is not None
 
     # ---- for the body's thread ----------------------------------------------------------------
 
@@ -374,6 +383,8 @@ class Driver:
             waiter.tell(seq, StepState.SUCCEEDED if step is None else STATE_OF[step.phase])
 
     def _act(self, actions: Actions) -> None:
+        if actions.stop_body:  # before the run's end, which may be among the writes
+            self.below.stop(self._core.steps.values(), self._core.stop)
         if actions.notices:
             actions.writes.extend(self._tell(notice) for notice in actions.notices)
         if actions.writes:
@@ -381,8 +392,6 @@ class Driver:
             self.questions.settle(actions.writes)
             self.liveness.settle(actions.writes)
             self._write(actions.writes)
-        if actions.stop_body:
-            stop_with(self, self._core.steps.values(), self._core.stop is Stop.TIMEOUT)
         if actions.stop_body and self._body is not None:
             self._body.stop()
             with self._room:
@@ -453,6 +462,8 @@ class Driver:
         return self._attempts.kept(event)
 
     def _write(self, writes: list[Write]) -> None:
+        if self._abandoned or self.below.holds(writes, self._write):
+            return
         began = time.monotonic()
         writes.extend((*self._commits.note(writes), *self._tallies.note(writes)))
         tell = self.engine.tell_here if len(writes) <= FEW else self.engine.tell

@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dagengine import compensating, config, taking_up
-from dagengine.afterwards import OVER
 from dagengine.answers import Question, answer
 from dagengine.attempts import run_of, shared_parts
+from dagengine.below import children_of
 from dagengine.changes import Changes
-from dagengine.children import children_of
 from dagengine.clocks import Clock
 from dagengine.code.packing import Shelf
 from dagengine.code.pinning import PINNED
@@ -57,6 +56,7 @@ from dagengine.runtime.protocol import NO_CODE, Asked, Broken, RuntimeEvent, Suc
 from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.taking_over import Hands
 from dagengine.timers import Timers
 from dagengine.turns import Turns
 from dagengine.workflows import Workflow
@@ -126,6 +126,7 @@ class Engine(Changes):
         self._turns: Turns[tuple[Driver | None, Any]] = Turns(self._turn, self._pause, "dagengine")
         self._drivers: dict[int, Driver] = {}
         self._by_id: dict[str, Driver] = {}
+        self.hands = Hands()
         self._indexes = itertools.count()
         self.clock = Clock() if clock is None else clock
         self.timers = Timers(self.clock)
@@ -298,7 +299,7 @@ class Engine(Changes):
             rouse_cancelled(self.store, self._control_folder, record)
         if driver is None:  # else it sees to that itself
             for child in children_of(self.store, record):
-                if child.state not in OVER:
+                if child.state is not RunState.SUCCEEDED:  # also one that was cancelled: its own children may not be
                     self.cancel(child.id)
 
     def driver_of(self, run_id: str) -> Driver | None:
@@ -362,7 +363,8 @@ class Engine(Changes):
 
     def forget(self, driver: Driver) -> None:
         self._drivers.pop(driver.index, None)
-        self._by_id.pop(driver.run_id, None)
+        if self._by_id.get(driver.run_id) is driver:  # else it was fenced by another one of this engine
+            del self._by_id[driver.run_id]
         self.timers.forget(driver)
         if driver.state is not RunState.WAITING:
             self.sleeping.ended(driver.run_id)

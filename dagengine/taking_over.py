@@ -1,14 +1,48 @@
-"""What is asked of the store when a run is taken over, beside its frontier.
+"""Taking runs over: what is asked of the store, beside a run's frontier; and that an engine takes each only once.
 
-May import model, options, the pure core's words and the store's interface.
+May import errors, model, options, the pure core's words and the store's interface.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 from dagengine.core.cautious import UNKNOWN
 from dagengine.core.compensation import Ending
+from dagengine.errors import RunOwned
 from dagengine.model import AttemptRecord, Frontier, StepKind
 from dagengine.storage.interface import Store
+
+
+class Hands:
+    """The runs that an engine is just taking up, on whatever thread.
+
+    The store refuses a run to others while its owner works on it; for the owner itself that is known only when the run
+    is among its own. Without this, two threads between the claim and that moment would both have the run: a server that
+    takes up a crashed child, and the child's parent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._full: set[str] = set()
+
+    @contextmanager
+    def take(self, run_ids: Iterable[str]) -> Iterator[list[str]]:
+        """Those of these runs that nobody else is taking up meanwhile."""
+        with self._lock:
+            taken = [run_id for run_id in dict.fromkeys(run_ids) if run_id not in self._full]
+            self._full.update(taken)
+        try:
+            yield taken
+        finally:
+            with self._lock:
+                self._full.difference_update(taken)
+
+
+def in_other_hands(run_id: str) -> RunOwned:
+    return RunOwned(f"run {run_id[:8]} is being taken up by this process", run_id=run_id, owner="this process")
 
 
 def vanished_attempts(store: Store, run_number: int, frontier: Frontier) -> dict[int, AttemptRecord]:

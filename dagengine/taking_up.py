@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from dagengine import compensating
 from dagengine.adopting import supersede, superseded_by_adoption
+from dagengine.below import forsake
 from dagengine.changes import refuse_paused
-from dagengine.children import forsake
 from dagengine.code.pinning import PINNED, Pin, pin
 from dagengine.continuing import last_of, refuse_early
 from dagengine.core.events import CancelRequested
@@ -28,6 +28,7 @@ from dagengine.driver import Driver
 from dagengine.life import Life
 from dagengine.model import Claim, RunRecord
 from dagengine.signals import left_by, taken_over
+from dagengine.taking_over import in_other_hands
 from dagengine.workflows import Workflow
 
 if TYPE_CHECKING:
@@ -37,8 +38,15 @@ if TYPE_CHECKING:
 
 def resume(engine: Engine, run_id: str, *, takeover: bool, reopen: bool, code: str, adopt: bool) -> Run[Any]:
     """As `Engine.resume`."""
+    record = last_of(engine.store, engine.store.find_run(run_id))
+    with engine.hands.take([record.id]) as taken:
+        if not taken:
+            raise in_other_hands(record.id)
+        return _resume(engine, record, takeover=takeover, reopen=reopen, code=code, adopt=adopt)
+
+
+def _resume(engine: Engine, record: RunRecord, *, takeover: bool, reopen: bool, code: str, adopt: bool) -> Run[Any]:
     store = engine.store
-    record = last_of(store, store.find_run(run_id))
     refuse_paused(record)
     refuse_early(store, record)
     pinned = pin(store, record, code, engine._shelf)
@@ -54,20 +62,33 @@ def resume(engine: Engine, run_id: str, *, takeover: bool, reopen: bool, code: s
         forsake(engine, record, superseded)
     driver = _driver(engine, claim, store.find_run(record.id), _Ready(pinned, workflow, before))
     driver.adopt = adopt
-    return _begin(engine, driver, reopen)
+    run = _begin(engine, driver, reopen)
+    _hear(engine, [driver])
+    return run
 
 
 def wake_up(engine: Engine, record: RunRecord, life: Life) -> None:
     """Go on with a run that this engine let go of. Raises RunOwned, StoreError."""
-    claim = engine.store.claim(record.id, engine.process, partial(engine._works, record.id), reopen=False)
-    record = engine.store.find_run(record.id)
-    if life.code is not None:
-        record = replace(record, facts={**record.facts, "code": life.code})
-    _begin(engine, engine.driver_for(claim, record, life), reopen=False)
+    with engine.hands.take([record.id]) as taken:
+        if not taken:
+            raise in_other_hands(record.id)
+        claim = engine.store.claim(record.id, engine.process, partial(engine._works, record.id), reopen=False)
+        record = engine.store.find_run(record.id)
+        if life.code is not None:
+            record = replace(record, facts={**record.facts, "code": life.code})
+        driver = engine.driver_for(claim, record, life)
+        _begin(engine, driver, reopen=False)
+        _hear(engine, [driver])
 
 
 def take_up_all(engine: Engine, runs: Sequence[RunRecord]) -> dict[str, BaseException | None]:
     """As `resume` of each, by somebody who has not been asked to (`reopen=False`). By the run's id: what it raises."""
+    with engine.hands.take(run.id for run in runs) as taken:
+        told: dict[str, BaseException | None] = {run.id: in_other_hands(run.id) for run in runs if run.id not in taken}
+        return {**told, **_take_up_all(engine, [run for run in runs if run.id not in told])}
+
+
+def _take_up_all(engine: Engine, runs: Sequence[RunRecord]) -> dict[str, BaseException | None]:
     from dagengine.storage.code import used_packs
 
     store = engine.store
@@ -89,6 +110,7 @@ def take_up_all(engine: Engine, runs: Sequence[RunRecord]) -> dict[str, BaseExce
     engine._open()
     claims = store.claim_all(list(ready), engine.process, engine._works) if ready else {}
     records = store.find_runs([run_id for run_id, claim in claims.items() if isinstance(claim, Claim)])
+    drivers = []
     for run_id, claim in claims.items():
         if not isinstance(claim, Claim):
             told[run_id] = claim
@@ -96,9 +118,11 @@ def take_up_all(engine: Engine, runs: Sequence[RunRecord]) -> dict[str, BaseExce
         try:
             driver = _driver(engine, claim, records[run_id], ready[run_id])
             _begin(engine, driver, reopen=False)
+            drivers.append(driver)
             told[run_id] = None
         except Exception as error:
             told[run_id] = error
+    _hear(engine, drivers)
     return told
 
 
@@ -125,11 +149,16 @@ def _driver(engine: Engine, claim: Claim, record: RunRecord, ready: _Ready) -> D
 def _begin(engine: Engine, driver: Driver, reopen: bool) -> Run[Any]:
     number = driver.claim.run_number
     driver.reopened = reopen
-    if driver.claim.token == 1 and driver.record.steps == 0:
+    if driver.claim.token == 1 and driver.record.steps == 0 and not driver.was_cancelled:
         driver.load(None, {})
     else:
         driver.load(engine.store.frontier(number), engine.store.counts(number))
-    run = engine._add(driver)
-    if not reopen and driver.record.cancel_requested_at is not None:
-        engine.tell(driver, [CancelRequested()])
-    return run
+    return engine._add(driver)
+
+
+def _hear(engine: Engine, drivers: Sequence[Driver]) -> None:
+    """What was asked of these runs between their claim and the moment from which this engine knows whom to tell."""
+    found = engine.store.find_runs([driver.run_id for driver in drivers]) if drivers else {}
+    for driver in drivers:
+        if driver.run_id in found and found[driver.run_id].cancel_requested_at is not None and not driver.was_cancelled:
+            engine.tell(driver, [CancelRequested()])

@@ -62,6 +62,7 @@ _INSERT_RUN = """
     INSERT INTO {schema}.run (id, workflow, state, token, owner, next_seq, body_closed, created_at, started_at,
                               entry, facts, inputs, result_inputs, call, batch)
     VALUES (%s, %s, %s, %s, %s, 0, false, %s, %s, %s, %s, %s, '[]', %s, %s)
+    ON CONFLICT (id) DO NOTHING
     RETURNING number
 """
 # An owner that has moved on its lease since it was looked at keeps the run.
@@ -154,27 +155,26 @@ class PostgresStore(PostgresReads, SqlLifetime):
     ) -> Claim | None:
         marks: list[int] = []
 
-        def create(link: Link) -> Claim | None:
-            row = self._execute(link, "SELECT number, batch FROM {schema}.run WHERE id = %s", run.id).fetchone()
-            if row is not None:
-                number, mark = row
-                if mark not in marks:
+        def recorded(link: Link) -> Claim | None:
+            mark = self._connection.next_mark()
+            inserted = self._execute(
+                link,
+                _INSERT_RUN,
+                *(run.id, run.workflow, str(RunState.PENDING if process is None else RunState.RUNNING)),
+                *(0 if process is None else 1, process and process.id),
+                *(run.created_at, None if process is None else run.created_at),
+                *(to_json(run.entry), to_json(run.facts), inputs_text(run.inputs), run.call, mark),
+            ).fetchone()
+            if inserted is None:  # the id is taken: maybe by us, when the answer was lost
+                row = self._execute(link, "SELECT number, batch FROM {schema}.run WHERE id = %s", run.id).fetchone()
+                if row is None or row[1] not in marks:
                     raise run_exists(run.id)
+                number, mark = row
             else:
-                mark = self._connection.next_mark()
                 marks.append(mark)
+                (number,) = inserted
                 if process is not None:
                     self._insert_process(link, process)
-                inserted = self._execute(
-                    link,
-                    _INSERT_RUN,
-                    *(run.id, run.workflow, str(RunState.PENDING if process is None else RunState.RUNNING)),
-                    *(0 if process is None else 1, process and process.id),
-                    *(run.created_at, None if process is None else run.created_at),
-                    *(to_json(run.entry), to_json(run.facts), inputs_text(run.inputs), run.call, mark),
-                ).fetchone()
-                assert inserted is not None
-                (number,) = inserted
                 tags.index(self._readers.asking(link), number, run.facts)
                 if share is not None:
                     from dagengine.storage.shares import share_steps
@@ -185,7 +185,16 @@ class PostgresStore(PostgresReads, SqlLifetime):
             self._groups.marked(number, mark)
             return None if process is None else Claim(number, run.id, 1)
 
-        return self._transaction(create)
+        def create() -> Claim | None:
+            # Not on the writer's connection: nothing that is written there has to do with a run that is not there yet, and
+            # who begins a run would wait for a commit of other runs, and they for his.
+            with self._readers.link() as link:
+                link.begin()
+                claim = recorded(link)
+                link.commit()
+            return claim
+
+        return self._readers.persistently(create)
 
     def claim(
         self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True

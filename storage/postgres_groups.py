@@ -15,6 +15,7 @@ Runs on the store's writer thread only. May import nothing of ours but errors, m
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import struct
 import threading
@@ -74,11 +75,11 @@ class WriteConnection:
         self._commits = 0
         self._link: Link | None = _own(first)
         self._prepared: set[bytes] = set()
-        self._mark = secrets.randbits(62)
+        self._marks = itertools.count(secrets.randbits(62))
 
     def next_mark(self) -> int:
-        self._mark = (self._mark + 1) & (2**63 - 1)
-        return self._mark
+        """From any thread."""
+        return next(self._marks)
 
     def persistently(self, work: Callable[[], T]) -> T:
         """Do `work`, a whole transaction, until the server has answered it. Raises psycopg.Error if it does not."""

@@ -11,6 +11,7 @@ May import nothing of ours but errors.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote
 
@@ -42,6 +43,12 @@ class Target:
     connect_timeout: float
     patience: float
     url: str
+
+    def copied_by(self, file: str) -> str:
+        """The command that copies the store to a file while others work with it. Whoever types it gives the password."""
+        plain = {name: text for name, text in self.libpq.items() if name not in ("password", "sslpassword")}
+        words = " ".join(f"{name}='{text}'" if " " in text else f"{name}={text}" for name, text in plain.items())
+        return shlex.join(["pg_dump", "--format=custom", f"--schema={self.schema}", f"--file={file}", words])
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What one group of batches does to the tables of PostgreSQL, in few statements and one round trip.
 
-Each kind of row is one statement, whose parameters are its columns as arrays. A statement that has to change a number of
+Each kind of row is one statement, whose parameters are its columns as arrays; or, where a group has only one such row, as
+the steps of a chain do, another one, whose parameters are that row. A statement that has to change a number of
 rows divides by zero if it does not (22012), which ends the transaction on the server: nothing has to be asked in between.
 
 May import nothing of ours but modules of storage.
@@ -8,6 +9,7 @@ May import nothing of ours but modules of storage.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +26,9 @@ from dagengine.storage.postgres_wire import (
     Statement,
     Type,
     array,
+    items_of,
     number,
+    scalar,
 )
 
 MISCOUNTED = "22012"
@@ -182,12 +186,11 @@ class Writes:
     ) -> Statement:
         types = _types(kinds)
         names, constants = (f", {part}" if part else "" for part in more)
-        return Statement(
-            f"insert_{table}",
-            f"INSERT INTO {self._schema}.{table} ({columns}{names}) "
-            f"SELECT {columns}{constants} FROM {_unnested(types, columns)} {tail}",
-            types,
-        )
+        into = f"INSERT INTO {self._schema}.{table} ({columns}{names})"
+        values = ", ".join(f"${index + 1}" for index in range(len(types)))
+        single = Statement(f"insert_one_{table}", f"{into} VALUES ({values}{constants}) {tail}", items_of(types))
+        many = f"{into} SELECT {columns}{constants} FROM {_unnested(types, columns)} {tail}"
+        return Statement(f"insert_{table}", many, types, single)
 
     def _change(
         self,
@@ -221,15 +224,23 @@ class Writes:
             sql += f", changed AS ({changed} RETURNING 1) SELECT 1 / (count(*) = {expected})::integer FROM changed"
         else:
             sql += f" {changed}"
-        return Statement(name, sql, types)
+        single = None
+        if verb == "UPDATE":
+            numbers = {column: f"${len(before) + index + 1}" for index, column in enumerate(names.split(", "))}
+            sets, key, fit = (_in_place_of_given(part, numbers) for part in (sets, key, fit.replace("one.", "old.")))
+            place = f"(SELECT one.ctid FROM {whole} AS one WHERE {key})"
+            one = f"UPDATE {whole} AS old {sets} WHERE old.ctid = {place} AND {fit}"
+            if expected:
+                one = f"WITH changed AS ({one} RETURNING 1) SELECT 1 / (count(*) = 1)::integer FROM changed"
+            single = Statement(f"{name}_one", one, (*before, *items_of(_types(kinds))))
+        return Statement(name, sql, types, single)
 
     # ---- what to run --------------------------------------------------------------------
 
     def hold(self, claims: Claims, mark: int) -> Command:
         """Lock the runs until the end of the transaction, check that they are as claimed, and mark them."""
-        numbers, tokens, ids, batches = zip(*claims, strict=True)
-        columns = (array(INT4S, numbers), array(INT4S, tokens), array(TEXTS, ids), array(INT8S, batches))
-        return self._hold, [number(mark), number(len(claims)), *columns]
+        statement, columns = _rows(self._hold, "iitq", claims)
+        return statement, [number(mark), number(len(claims)), *columns]
 
     def of(self, plan: Plan) -> Iterator[Command]:
         """The plan's writes, in their order."""
@@ -301,6 +312,13 @@ def _types(kinds: str) -> tuple[Type, ...]:
     return tuple(_LETTERS[kind] for kind in kinds)
 
 
+def _in_place_of_given(sql: str, parameters: dict[str, str]) -> str:
+    """With a row's columns as parameters instead of columns of `given`."""
+    return re.sub(r"\bgiven\.(\w+)", lambda found: parameters[found[1]], sql)
+
+
 def _rows(statement: Statement, kinds: str, rows: Sequence[Sequence[Any]]) -> Command:
+    if len(rows) == 1 and statement.single is not None:
+        return statement.single, [scalar(_LETTERS[kind], value) for kind, value in zip(kinds, rows[0], strict=True)]
     columns = zip(*rows, strict=True)
     return statement, [array(_LETTERS[kind], column) for kind, column in zip(kinds, columns, strict=True)]

@@ -101,13 +101,21 @@ def _states(store: Store) -> Counter[str]:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_obj
 def backup(invocation: Invocation, file: Path) -> None:
-    """Copy the store of one SQLite file to FILE, while others work with it. Artifacts are not part of it."""
+    """Copy the store of one SQLite file to FILE, while others work with it. Artifacts are not part of it.
+
+    Of a store on a PostgreSQL server it says the command that does.
+    """
     from dagengine.storage.sqlite_files import backup as copy
 
     place = invocation.settings().store.value
     path = store_path(place)
     if path is None:
-        raise StoreUnavailable("only a store in a file is copied like this: use pg_dump for PostgreSQL.", store=place)
+        from dagengine.storage.postgres_url import parse
+
+        raise StoreUnavailable(
+            f"a store on a server is copied by the server's own tools: {parse(place).copied_by(str(file))}",
+            store=without_password(place),
+        )
     if not path.exists():
         raise StoreUnavailable(f"there is no store at {path}. The first run makes it.", store=place)
     if file.exists():

@@ -84,12 +84,14 @@ class RunCore(Cached, Marks):
         *,
         vanished: Mapping[int, AttemptRecord] = MappingProxyType({}),
         compensating: Ending | None = None,
+        cancelled: bool = False,
     ) -> Actions:
         """Take over what is left of a recorded run.
 
         result_inputs: what its body returned, if it has
         vanished: the last attempts of cautious steps, where it is not known how they ended
         compensating: it is being compensated; how it ends after that
+        cancelled: it was asked to stop; of its steps some may have been cancelled, and the others are now
         """
         self.body = BodyPhase.RETURNED if body_closed else BodyPhase.OPEN
         self.ended_before = frontier.ended_inputs
@@ -116,6 +118,8 @@ class RunCore(Cached, Marks):
         self._load_vanished(vanished, now)
         if compensating is not None:
             self._begin_compensation(compensating, now)
+        if cancelled:  # at once: where nothing is unfinished, the run would end as if nobody had asked
+            self._cancel_requested(CancelRequested(), now)
         for step in unfinished:
             self._consider(step, now)
         return self._conclude(now)

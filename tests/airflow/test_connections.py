@@ -13,8 +13,6 @@ import pytest
 from dagengine import Engine, RunFailed, get, sql, stateful, task, workflow
 from dagengine.errors import BadArguments
 
-pytest.importorskip("airflow", reason="Airflow has an environment of its own")
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:

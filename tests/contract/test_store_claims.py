@@ -110,3 +110,25 @@ def test_one_question_says_what_a_server_has_to_do(store: Store) -> None:
     assert due(store, 10.0) == Due(("default",), queued=50.0)
     assert due(store, 60.0) == Due(("default",), queued=70.0)
     assert due(store, 80.0) == Due(("default",))
+
+
+def test_of_many_that_record_the_same_run_at_once_one_does(store: Store) -> None:
+    """The others hear that there is one, and what they would have written with it is not there."""
+    ready = threading.Barrier(4)
+    told: list[object] = []
+
+    def create(number: int) -> None:
+        ready.wait(PATIENCE)
+        try:
+            entry = Entry("twin", priority=number)
+            told.append(store.create_run(new_run("twin"), None, also=partial(_queued, store, entry)))
+        except RunExists as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sorted(map(str, map(type, told))) == sorted(map(str, [type(None), RunExists, RunExists, RunExists]))
+    assert due(store, 1.0).queues == ("default",)

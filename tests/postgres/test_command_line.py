@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from dagengine import config
 from dagengine.cli import checks
+from dagengine.storage.postgres import PostgresStore
 from tests.postgres.conftest import Open
-from tests.postgres.server import Server, fresh_schema, shared
+from tests.postgres.server import Server, binaries, fresh_schema, shared
+from tests.postgres.test_opening import schema_of
 
 FLOW = """
 from dagengine import task, workflow
@@ -53,6 +56,26 @@ def test_a_run_on_a_server_is_run_shown_and_checked(tmp_path: Path, detach: bool
     assert (shown["state"], len(shown["steps"])) == ("succeeded", 2)
     checked = json.loads(dagengine(tmp_path, "db", "check", "--json", *at).stdout)
     assert (checked["sound"], checked["runs"], checked["steps"]) == (True, 1, 2)
+
+
+def test_the_copy_that_is_advised_is_a_whole_store(tmp_path: Path) -> None:
+    """`db backup` says a command, without the password; what that has copied is restored, and is sound."""
+    schema = fresh_schema()
+    url = shared().url(schema, user="tester:s3cret")
+    PostgresStore(url).close()
+    shared().run(f"INSERT INTO {schema}.process VALUES ('p', 'h', 'b', 1, 1, 1, 1)")
+    told = dagengine(tmp_path, "db", "backup", str(tmp_path / "copy"), "--store", url)
+    assert (told.returncode, told.stderr.count("\n")) == (5, 1)
+    assert "s3cret" not in told.stderr
+    command = shlex.split(told.stderr.partition("own tools: ")[2])
+    subprocess.run([binaries() / command[0], *command[1:]], check=True, timeout=60)
+    before = schema_of(schema)
+    shared().run(f"DROP SCHEMA {schema} CASCADE")
+    restore = ["pg_restore", "-h", str(shared().folder), "-U", "tester", "-d", "postgres", str(tmp_path / "copy")]
+    subprocess.run([binaries() / restore[0], *restore[1:]], check=True, timeout=60)
+    assert schema_of(schema) == before
+    assert shared().run(f"SELECT id FROM {schema}.process") == [("p",)]
+    assert json.loads(dagengine(tmp_path, "db", "check", "--json", "--store", url).stdout)["sound"]
 
 
 def test_a_server_that_is_down_is_one_line(tmp_path: Path) -> None:
