@@ -127,7 +127,7 @@ def child(value: int) -> Any:
 def waits() -> Any:
     get(double(1))
     sleep(0.03)
-    return double(child.start(3))
+    return double(child.start(3))  # type: ignore[arg-type]
 
 
 def test_what_waits_for_the_world_is_on_the_path() -> None:
