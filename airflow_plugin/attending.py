@@ -125,7 +125,9 @@ class Attendant:
         self._times_asked = 0
         self._outcome: Outcome | None = None
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name="dagengine-airflow", daemon=True)
+        # No join: Python takes a thread for ended whose join is interrupted by what a signal's handler raises.
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._go, name="dagengine-airflow", daemon=True)
 
     # ---- the main thread ----------------------------------------------------------------------
 
@@ -134,8 +136,7 @@ class Attendant:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Until the try is over, at most so long; whether it is."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        return self._over.wait(seconds)
 
     def stop(self, how: OnKill) -> None:
         """End the try, and with it the run, or not, as `how` says; asked a second time: whatever is still running."""
@@ -151,6 +152,12 @@ class Attendant:
         return self._outcome
 
     # ---- the attendant's thread ---------------------------------------------------------------
+
+    def _go(self) -> None:
+        try:
+            self._main()
+        finally:
+            self._over.set()
 
     def _main(self) -> None:
         from dagengine.client import Client

@@ -211,8 +211,8 @@ def _is_param(value: Any) -> bool:
 
 
 def _docstring(line: str) -> str:
-    """A line that ends no docstring, and has one meaning in it."""
-    return line.replace("\\", "/").replace('"""', "'''")
+    """One line, whatever it is given, that neither ends the docstring nor has escapes in it."""
+    return " ".join(line.split()).replace("\\", "/").replace('"""', "'''")
 
 
 def arguments(parameters: Parameters) -> dict[str, Any]:

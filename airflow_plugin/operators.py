@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -235,14 +234,14 @@ class DagengineOperator(BaseOperator):
         return True
 
     def _defer(self, context: Context, run_id: str) -> Any:
-        triggers: Any = import_module("dagengine.airflow_plugin.triggers")
+        from dagengine.airflow_plugin.triggers import DagengineTrigger
 
         deadline = None
         start = getattr(context["ti"], "start_date", None)
         if self.execution_timeout is not None and start is not None:
             deadline = (start + self.execution_timeout).timestamp()
         place = self._place()
-        trigger = triggers.DagengineTrigger(
+        trigger = DagengineTrigger(
             run_id,
             conn_id=place.conn_id,
             store=place.store,

@@ -46,7 +46,8 @@ CONTINUED = "continue_with"
 
 @dataclass(frozen=True, slots=True)
 class OutlinedStep:
-    """One step. `call`: encoded, its placeholder i stands for inputs[i], a step or a parameter (`Outline.parameters`)."""
+    """One step. `call`: encoded, its placeholder i stands for inputs[i], a step or a parameter (`Outline.parameters`);
+    of a step of a run it is left out, as there may be millions."""
 
     number: int
     key: str
@@ -113,7 +114,7 @@ def outline_of_run(store: Store, run: RunRecord) -> Outline:
         if step.kind in (StepKind.MAP, StepKind.TASK):
             wholes.add(step.key)
         defined = definitions[step.definition]
-        steps.append(OutlinedStep(step.seq, step.key, step.kind, defined, step.call, step.inputs))
+        steps.append(OutlinedStep(step.seq, step.key, step.kind, defined, b"", step.inputs))
     return Outline(run.workflow, (), tuple(steps), "" if run.body_closed else "…")
 
 

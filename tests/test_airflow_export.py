@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from dagengine import continue_with, get, now, sleep, stateful, task, timer, wai
 from dagengine.airflow_plugin.export import export
 from dagengine.airflow_plugin.export_file import Exported, Wanted
 from dagengine.airflow_plugin.export_names import Names
-from dagengine.airflow_plugin.export_text import Code, NoLiteral, literal, written
+from dagengine.airflow_plugin.export_text import Code, NoLiteral, literal, text, written
 from dagengine.errors import BadArguments, DefinitionError
 from dagengine.outline import outline_of_run
 from dagengine.testing import memory_engine
+from tests.airflow.export_flows import double
 
 
 @task
@@ -93,6 +95,11 @@ def by_kind(kind: str, value: Any = None) -> object:
         "many": lambda: extract.map(range(501)),
     }
     return calls[kind]()
+
+
+@workflow
+def elsewhere() -> int:
+    return double(extract(1))  # type: ignore[arg-type]
 
 
 @workflow(compensate=True)
@@ -330,6 +337,31 @@ def test_parameters_without_a_value_are_asked_for_by_airflow() -> None:
         _export(nightly, "mirror", schedule="@daily")
 
 
+@pytest.mark.parametrize("shown", ['x"""\nimport os\n"""', "back\\slash\\N.py", '"', "x\r\ny", "'''"])
+def test_what_people_typed_stays_in_the_docstring(shown: str) -> None:
+    """Whatever a file may be called: the text is one statement, and nothing of it is run."""
+    for mode in ("mirror", "expand"):
+        wanted = Wanted(Code(text(shown)), shown)
+        tree = ast.parse(export(by_kind, {"kind": "value", "value": (1, shown)}, wanted, mode).text)
+        statements = {type(node) for node in tree.body}
+        assert statements == {ast.Expr, ast.ImportFrom, ast.Assign, ast.With}
+        assert {node.module for node in tree.body if isinstance(node, ast.ImportFrom)} <= {
+            "airflow.sdk",
+            "dagengine.airflow_plugin",
+            "functools",
+        }
+        code = tree.body[-2]
+        assert isinstance(code, ast.Assign)
+        assert ast.literal_eval(code.value) == shown
+
+
+def test_the_functions_of_other_modules_are_named_by_themselves() -> None:
+    """Those of the workflow's own module by CODE, a file or a name that can be imported."""
+    made = _export(elsewhere, "expand")
+    assert 'workflow=f"{CODE}:extract"' in made.text
+    assert re.search(r'workflow="(.*/export_flows\.py|tests\.airflow\.export_flows):double"', made.text)
+
+
 @pytest.mark.parametrize("dag_id", ["", "a b", "../x", "x" * 300, 'x"""'])
 def test_an_id_that_airflow_would_not_take_is_refused(dag_id: str) -> None:
     """Before anything is written."""
@@ -360,14 +392,14 @@ def test_an_id_that_airflow_would_not_take_is_refused(dag_id: str) -> None:
 )
 def test_a_literal_is_read_as_the_value_that_it_was(value: Any) -> None:
     """Whatever stands in it, in one line or several; `literal` is what keeps Airflow from taking it for a template."""
-    text = written(literal(value, templated=True))
-    assert eval(text, {"literal": lambda text: text}) == value  # noqa: S307 — of what was just written
+    code = written(literal(value, templated=True))
+    assert eval(code, {"literal": lambda value: value}) == value  # noqa: S307 — of what was just written
 
 
 def test_a_number_that_is_none_has_no_literal_of_its_own() -> None:
     """What `repr` gives for it is no Python."""
-    text = written(literal([math.inf, math.nan]))
-    assert text == '[float("inf"), float("nan")]'
+    code = written(literal([math.inf, math.nan]))
+    assert code == '[float("inf"), float("nan")]'
     with pytest.raises(NoLiteral, match=r"an object of builtins.complex"):
         literal(1j)
 

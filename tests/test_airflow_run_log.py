@@ -33,7 +33,7 @@ def test_a_hundred_thousand_steps_are_a_few_lines() -> None:
     watched.update(progress((100_000, 100_000)), 3_600.0)
     assert 100 < len(said) < 130
     assert said[0] == (logging.INFO, "task0 840 of 100,000 done (30.0 s)")
-    assert said[-1] == (logging.INFO, "task0: 100,000 of 100,000 steps done (60 min 0 s)")
+    assert said[-1] == (logging.INFO, "task0: 100,000 of 100,000 steps done (1 h 0 min)")
 
 
 def test_a_run_in_which_nothing_moves_is_not_said_to_live() -> None:

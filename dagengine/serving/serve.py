@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 10.0
 """Between two looks that nobody has asked for."""
 
+LEASE_LOOK_SECONDS = 2.0
+"""The same while a process of another machine works on a run: of its death only the end of its lease is seen."""
+
 BETWEEN_LOOKS = 0.02
 """At least, however many hints there are: a burst of submissions is a few looks, not one for each."""
 
@@ -262,13 +265,13 @@ class Server:
             self._look_at = now + LOOK_SECONDS
             try:
                 if settles:
-                    self._settle(now)
-                    self._settle_at = time.monotonic() + LOOK_SECONDS
+                    self._settle_at = time.monotonic() + self._settle(now)
                 self._hand_out(now)
             except StoreError as error:
                 self._say(f"the store can't be read: {error}")
                 self._look_at = now + 1.0
-        waits.append(self._look_at - now)
+                self._settle_at = max(self._settle_at, time.monotonic() + 1.0)
+        waits += [self._look_at - now, self._settle_at - time.monotonic()]
         return max(0.0, min(waits))
 
     def _hand_out(self, now: float) -> None:
@@ -319,8 +322,9 @@ class Server:
 
     # ---- settling -----------------------------------------------------------------------------
 
-    def _settle(self, now: float) -> None:
-        """Find what nobody looks after: of servers and processes that are gone, and of ends that nobody was told of."""
+    def _settle(self, now: float) -> float:
+        """Find what nobody looks after: of servers and processes that are gone, and of ends that nobody was told of. The
+        seconds until it is to be looked for again."""
         if self.store.lease is not None:
             self._seen()
         cancel_dropped(self.store, self._clock)
@@ -334,16 +338,19 @@ class Server:
         for first in range(0, len(started), SETTLED_AT_ONCE):
             self._settle_started(started[first : first + SETTLED_AT_ONCE], living)
         others = [server.process for id_, server in living.items() if id_ != self.process.id]
+        elsewhere = False
         for run in self.store.runs(RunFilter((RunState.RUNNING,), limit=CRASHED_LOOKED_AT)):
             if run.id in held:
                 continue
             if run_state(run) is RunState.RUNNING and run.owner is not None:
                 others.append(run.owner)
+                elsewhere = elsewhere or run.owner.host != platform.node()
             elif self._options.takes_over:
                 self._take_over(run)
         if self._options.takes_over:
             self._hosts.assign(left_to_begin(self.store, now - LOOK_SECONDS))
         self._watch.keep(others)
+        return LEASE_LOOK_SECONDS if elsewhere else LOOK_SECONDS
 
     def _settle_started(self, entries: Sequence[queues.Entry], living: Container[str]) -> None:
         runs = self.store.find_runs([entry.id for entry in entries])

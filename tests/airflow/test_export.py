@@ -112,6 +112,16 @@ def test_expanded_a_failure_stops_what_reads_it(dags: Dags, tmp_path: Path) -> N
     assert ran.states() == {"refuse": "failed", "double_0": "upstream_failed", "double_1": "upstream_failed"}
 
 
+def test_a_schedule_and_a_store_of_its_own_are_parsed(dags: Dags, tmp_path: Path) -> None:
+    """As Airflow has them; a DAG by the clock begins with today's run, not with those of all days before."""
+    wanted = Wanted(Code(text(str(FLOWS))), "export_flows.py", "its_id", "runs_of_a_test", "0 2 * * *")
+    for mode in ("mirror", "expand"):
+        made = export(load(f"{FLOWS}:gated"), {"path": str(tmp_path)}, wanted, mode).text
+        dag = dags.load(dags.write(made.replace('"its_id"', "DAG_ID")))
+        assert (dag.catchup, dag.schedule) == (False, "0 2 * * *")
+        assert {task.conn_id for task in dag.tasks} == {"runs_of_a_test"}
+
+
 # ---- what is in the documentation ---------------------------------------------------------------
 
 

@@ -48,6 +48,14 @@ def doubled(x: int):
 def fails_once(x: int):
     return once(double(x))
 
+@task
+def hold(x):
+    (FOLDER / "go").read_text()
+
+@workflow
+def holds(x: int):
+    return hold(double(x))
+
 @workflow
 def skips():
     return skip()
@@ -252,9 +260,37 @@ DagengineOperator(task_id="run", workflow="MODULE:doubled", arguments={"x": 1}, 
     assert "secret" not in ran.output
 
 
+@pytest.mark.parametrize(("on_kill", "state"), [("cancel", "cancelled"), ("leave", "interrupted")])
+def test_a_task_that_runs_out_of_time_ends_its_run(site: Site, on_kill: str, state: str) -> None:
+    """Airflow's execution_timeout raises in the middle of the wait: the run is cancelled, or left as it is."""
+    os.mkfifo(site.folder / "go")
+    ran = site.run(f"""
+from datetime import timedelta
+DagengineOperator(task_id="run", workflow="MODULE:holds", arguments={{"x": 1}}, retries=0, on_kill="{on_kill}",
+    execution_timeout=timedelta(seconds=3))""")
+    assert ran.states() == {"run": "failed"}
+    assert "AirflowTaskTimeout" in ran.output
+    assert [str(found) for found in site.states(ran, "run")] == [state]
+
+
+def test_the_run_may_go_on_in_another_environment(site: Site) -> None:
+    """As the connection says; results of others are read there, what can't be JSON comes back as a reference."""
+    words = f"python={sys.executable!r}"
+    ran = site.run(f"""
+large = DagengineOperator(task_id="large", workflow="{site.file}:large", {words})
+DagengineOperator(task_id="length", workflow="{site.file}:length", arguments={{"value": large.output}}, {words})
+DagengineOperator(task_id="fails", workflow="{site.file}:fails_once", arguments={{"x": 3}}, retries=0, {words})""")
+    assert ran.states() == {"large": "success", "length": "success", "fails": "failed"}
+    assert is_reference(ran.xcom("large"))
+    assert ran.xcom("length") == 100
+    assert "failed in step fails_once/once[0]: ValueError: boom 6" in ran.output
+    assert "begins in this process" in ran.output
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        ("where='serve', deferrable=True, python='/usr/bin/python3'", "a trigger knows no python="),
         ("where='there'", "where='there' is not known"),
         ("on_kill='ignore'", "There is: cancel, leave, compensate"),
         ("deferrable=True", "deferrable=True is of runs that a server works on"),

@@ -309,3 +309,27 @@ def test_a_result_that_xcom_should_not_have_goes_as_a_reference(site: Site, what
     assert is_reference(value)
     with Client(value["store"]) as client:
         assert len(client.result(value["run"])) in (2, 2_000_000)
+
+
+def test_a_wait_that_is_interrupted_by_a_signal_can_be_waited_for_again(site: Site) -> None:
+    """Airflow's time limit raises in the main thread, which then waits until the run is ended: it has to be."""
+
+    class Late(BaseException):
+        pass
+
+    def raise_late(number: int, frame: object) -> None:
+        raise Late
+
+    attendant = site.start(site.work("holds"))
+    site.await_started()
+    before = signal.signal(signal.SIGALRM, raise_late)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Late):
+            attendant.wait()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not attendant.wait(0)
+    attendant.stop("cancel")
+    assert site.end(attendant).kind is Kind.FAILED
+    assert site.state() is RunState.CANCELLED

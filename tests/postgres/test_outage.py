@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from collections import Counter
@@ -103,3 +105,39 @@ def test_a_minute_without_a_server_loses_and_repeats_nothing(
     assert max(minute.waits) <= postgres_connections.LONGEST_WAIT
     later = minute.blocks[len(minute.blocks) // 2 :]  # what was under way when it began has come to rest
     assert max(later) - min(later) < BLOCKS
+
+
+RESTARTS = (100, 400, 700)
+"""Steps at which the server is restarted, while those after them are at work."""
+
+
+@task
+def mark(number: int, folder: str) -> int:
+    descriptor = os.open(f"{folder}/ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{number}\n".encode())
+    os.close(descriptor)
+    if number in RESTARTS:
+        Path(f"{folder}/{number}").write_text("reached")  # a pipe: until somebody reads
+    return number
+
+
+@workflow
+def marked(folder: str) -> int:
+    return total(mark.map(range(STEPS), folder))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["fast", "immediate"])
+def test_a_run_at_work_survives_restarts_of_the_server(server: Server, tmp_path: Path, how: signal.Signals) -> None:
+    """With a worker process that goes on meanwhile: every step is executed and recorded once."""
+    for number in RESTARTS:
+        os.mkfifo(tmp_path / str(number))
+    with Engine(server.url("runs"), home=tmp_path, workers=1) as engine:
+        run = engine.start(marked, str(tmp_path))
+        for number in RESTARTS:
+            assert (tmp_path / str(number)).read_text() == "reached"
+            server.restart(how)
+        assert run.result() == sum(range(STEPS))
+        assert {step.state for step in run.steps()} == {StepState.SUCCEEDED}
+        assert {step.attempts for step in run.steps()} == {1}
+    ledger = Counter((tmp_path / "ledger").read_text().split())
+    assert ledger == Counter(str(number) for number in range(STEPS))

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dagengine.model import NewRun, RunState
+from dagengine.model import NewRun, ProcessRecord, RunState
+from dagengine.recording import record_run
 from dagengine.serving.submission import Submission, place
 from dagengine.storage import queues
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.workflows import load
+from tests.postgres.server import fresh_schema, shared
 from tests.serving.conftest import FLOWS, Site
 
 
@@ -48,8 +50,9 @@ def test_submitted_runs_are_worked_on_and_the_server_stops_when_asked(any_site: 
     assert queues.counts(site.store) == {}
 
 
-def test_the_runs_of_a_killed_host_go_on_in_another_one(site: Site) -> None:
+def test_the_runs_of_a_killed_host_go_on_in_another_one(any_site: Site) -> None:
     """What was recorded is not done again; the step that was running is."""
+    site = any_site
     server = site.serve()
     run = site.submit("held", 4)
     os.kill(site.await_started(), signal.SIGKILL)
@@ -60,8 +63,9 @@ def test_the_runs_of_a_killed_host_go_on_in_another_one(site: Site) -> None:
     assert "a host ended with signal SIGKILL; it had 1 run" in site.stop(server)
 
 
-def test_the_death_of_a_server_costs_no_work(site: Site) -> None:
+def test_the_death_of_a_server_costs_no_work(any_site: Site) -> None:
     """Its host goes on with what it has; the next server begins what had not begun, and hears of the end."""
+    site = any_site
     queues.save_queue(site.store, "q", QueueSettings(concurrency=1))
     server = site.serve()
     run, waits = site.submit("held", 4, queue="q"), site.submit("doubled", 20, queue="q")
@@ -115,6 +119,28 @@ def test_a_run_that_somebody_began_by_hand_goes_on_when_its_process_is_killed(si
     assert site.ended(run.id).state is RunState.SUCCEEDED
     assert "its process died; going on with it" in site.stop(server)
     assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1, "double-30": 1}
+
+
+def test_the_run_of_a_machine_that_is_gone_goes_on_when_its_lease_is_over(tmp_path: Path) -> None:
+    """Nobody here can prove that its owner is dead; until its lease is over it is left alone."""
+    schema = fresh_schema()
+    site = Site(tmp_path, shared().url(schema, lease="3600"))
+    gone = ProcessRecord("gone", "another-machine", "boot", 4711, 1.0, 1.0)
+    try:
+        found = load(f"{FLOWS}:held")
+        run = record_run(site.store, site.artifacts, found, (7,), {})
+        site.store.claim(run, gone, lambda process: True)
+        server = site.serve()
+        assert site.ended(site.submit("doubled", 1)).state is RunState.SUCCEEDED
+        assert site.store.find_run(run).owner == gone
+        shared().run(f"UPDATE {schema}.process SET expires_at = 0 WHERE id = 'gone'")
+        site.await_started()
+        site.let_go()
+        assert site.ended(run).state is RunState.SUCCEEDED
+        assert "its process died; going on with it" in site.stop(server)
+        assert site.ledger() == {"double-1": 1, "double-7": 1, "hold-14": 1, "double-15": 1}
+    finally:
+        site.close()
 
 
 def test_a_run_that_kills_every_host_fails_and_the_others_do_not(site: Site) -> None:
