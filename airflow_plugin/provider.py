@@ -24,6 +24,7 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": NAME, "python-modules": [f"{HERE}.operators"]}],
         "sensors": [{"integration-name": NAME, "python-modules": [f"{HERE}.sensors"]}],
         "triggers": [{"integration-name": NAME, "python-modules": [f"{HERE}.triggers"]}],
+        "task-decorators": [{"name": NAME, "class-name": f"{HERE}.decorators.dagengine_task"}],
         "connection-types": [
             {
                 "connection-type": "dagengine",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dagengine.airflow_plugin.attending import TURN, Attendant, Work
@@ -105,7 +106,9 @@ class Collecting(Served):
     """Hears of the end of a run for which a trigger has waited."""
 
     def __init__(self, work: Work, say: Say, run_id: str) -> None:
-        super().__init__(work, say)
+        # It has ended, as the trigger says: there is nothing to defer for. With a deadline of its own, a first look that comes
+        # late would send the task back to the trigger, which fires at once, and so on without end.
+        super().__init__(replace(work, defer_after=None), say)
         self.run_id = run_id
 
     def _decide(self, client: Client) -> Decision:

@@ -19,6 +19,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +27,7 @@ from dagengine.calls import encode_call
 from dagengine.code.packing import Shelf
 from dagengine.code.pinning import CURRENT, PINNED, code_of, pin
 from dagengine.errors import BadArguments, RunConflict
-from dagengine.functions import Reference, resolve
+from dagengine.functions import Reference, resolve, today
 from dagengine.identity import new_id
 from dagengine.model import (
     INLINE_LIMIT,
@@ -98,6 +99,7 @@ def record_fork(
     for seq in given:
         _check_settable(donor, graph.steps[seq])
     if code == CURRENT:
+        donor = replace(donor, entry=today(Reference.from_json(donor.entry)).to_json())
         anew += changed_steps(store, donor, graph.steps.values())
     values = {seq: keep_value(artifacts, value, graph.steps[seq].key) for seq, value in given.items()}
     unchanged = {seq for seq, value in values.items() if _is_value(graph.steps[seq], value)}

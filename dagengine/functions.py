@@ -140,6 +140,21 @@ def _by_value(function: Callable[..., Any]) -> str:
         raise Unpicklable(what, "its code, or what it closes over", describe(error)) from error
 
 
+_today: dict[tuple[str, str], Callable[..., Any]] = {}
+"""(module, qualified name) -> what this process has of it today, of what travels by value."""
+
+
+def stand_for(function: Callable[..., Any]) -> None:
+    """A function that no name leads to is what its module and qualified name mean today, in this process."""
+    _today[function.__module__, function.__qualname__] = function
+
+
+def today(reference: Reference) -> Reference:
+    """The same function as it is today, of one that travels by value, where this process has said (`stand_for`)."""
+    function = _today.get((reference.module, reference.qualname)) if reference.pickled is not None else None
+    return reference if function is None else refer(function)
+
+
 def named_by_itself(value: Any) -> bool:
     """Whether another process finds this very object by its module and qualified name."""
     found: Any = sys.modules.get(value.__module__ or "")

@@ -1,0 +1,104 @@
+"""Deferred tasks in the whole of Airflow: the triggerer waits, dies, and another one goes on; a person ends the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dagengine import Client, Engine
+from dagengine.model import RunState
+from tests.airflow.stack import DagRun, Stack, wait_until
+
+HELD = """
+from dagengine import get, task, wait_event, workflow
+
+@task
+def note(file, word):
+    with open(file, "a") as notes:
+        notes.write(word + "\\n")
+    return word
+
+@workflow
+def held(file):
+    get(note(file, "before"))
+    wait_event("go")
+    return get(note(file, "after"))
+"""
+
+DAG = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from dagengine.airflow_plugin import DagengineOperator, DagengineSensor
+
+with DAG(DAG_ID, schedule=None, default_args={"retries": 0}):
+    DagengineOperator(
+        task_id="run", workflow="held_by_tests:held", arguments={"file": "{{ dag_run.conf['file'] }}"},
+        where="serve", deferrable=True, defer_after=0, execution_timeout=TIMEOUT,
+    )
+    DagengineSensor(task_id="step", run_of="run", step="held/note[0]", deferrable=True, poke_interval=1)
+    DagengineSensor(task_id="end", run_of="run", deferrable=True, poke_interval=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def dag_id(stack: Stack) -> Iterator[str]:
+    """A DAG with a run that waits for a word, and sensors that wait for it; a server works on the runs."""
+    stack.module("held_by_tests", HELD)
+    with stack.serving():
+        yield stack.deploy(DAG.replace("TIMEOUT", "None"))
+
+
+def begun(stack: Stack, dag_id: str, file: Path) -> tuple[DagRun, str]:
+    """A DAG run all of whose tasks that can be are deferred, and the id of its run."""
+    run = stack.trigger(dag_id, {"file": str(file)})
+    stack.await_task(run, "step", "success")
+    for task_id in ("run", "end"):
+        stack.await_task(run, task_id, "deferred")
+    return run, str(stack.xcom(run, "run", "dagengine_run_id"))
+
+
+def say_go(stack: Stack, run_id: str) -> None:
+    with Engine(stack.store, home=stack.home / "dagengine") as engine:
+        engine.signal(run_id, "go")
+
+
+def run_state(stack: Stack, run_id: str) -> RunState:
+    with Client(stack.store, home=stack.home / "dagengine") as client:
+        return client.state(run_id)
+
+
+def test_a_deferred_task_outlives_its_triggerer(stack: Stack, dag_id: str, tmp_path: Path) -> None:
+    """Killed by SIGKILL while tasks wait in it: another one goes on with the same run. No try is lost, no step is repeated."""
+    run, run_id = begun(stack, dag_id, tmp_path / "notes")
+    stack.restart_triggerer()
+    say_go(stack, run_id)
+    assert stack.await_end(run) == "success"
+    assert (tmp_path / "notes").read_text().split() == ["before", "after"]
+    assert stack.xcom(run, "run") == "after"
+    assert [stack.task(run, task_id)["try_number"] for task_id in ("run", "step", "end")] == [1, 1, 1]
+    with Client(stack.store, home=stack.home / "dagengine") as client:
+        mine = [each for each in client.store.find_runs([run_id]).values() if each.id == run_id]
+        assert [each.facts["airflow"]["run_id"] for each in mine] == [run.run_id]
+
+
+def test_a_person_who_ends_a_deferred_task_ends_its_run(stack: Stack, dag_id: str, tmp_path: Path) -> None:
+    """Marked as failed in the UI: the run is cancelled. Marking a sensor ends nothing but the sensor."""
+    run, run_id = begun(stack, dag_id, tmp_path / "notes")
+    stack.mark(run, "end", "success")
+    stack.await_task(run, "end", "success")
+    assert run_state(stack, run_id) is RunState.WAITING
+    stack.mark(run, "run", "failed")
+    wait_until(lambda: run_state(stack, run_id) is RunState.CANCELLED, "the run is cancelled")
+    assert (tmp_path / "notes").read_text().split() == ["before"]
+
+
+def test_a_deferred_task_that_is_out_of_time_ends_its_run(stack: Stack, dag_id: str, tmp_path: Path) -> None:
+    """`execution_timeout` counts while the task waits in the triggerer, and what is said is said by the task."""
+    late = stack.deploy(DAG.replace("TIMEOUT", "timedelta(seconds=8)"))
+    run, run_id = begun(stack, late, tmp_path / "notes")
+    assert stack.await_end(run) == "failed"
+    assert stack.states(run) == {"run": "failed", "step": "success", "end": "failed"}
+    assert run_state(stack, run_id) is RunState.CANCELLED
+    assert "execution_timeout was over" in stack.log(run, "run")
