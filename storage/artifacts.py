@@ -183,6 +183,15 @@ def make_private_folder(folder: Path) -> None:
         folder.chmod(0o700)  # whatever the umask
 
 
+def make_private_folders(folder: Path) -> None:
+    """The folder, with what is missing above it: one by one, for of parents that `mkdir` makes by itself the mode is the
+    umask's. Raises StoreUnavailable."""
+    with _translated(folder):
+        for missing in reversed([folder, *folder.parents]):
+            if not missing.exists():
+                make_private_folder(missing)
+
+
 def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

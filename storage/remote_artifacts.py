@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from dagengine.errors import ArtifactDamaged, InternalError, StoreError, StoreUnavailable
@@ -26,6 +27,7 @@ from dagengine.storage.artifacts import (
     check_given,
     check_size,
     chunks_of,
+    make_private_folders,
     writer_is_dead,
     writer_mark,
 )
@@ -53,6 +55,7 @@ class FsspecArtifacts:
             self._files, root = fsspec.url_to_fs(url)
             self._root = str(root).rstrip("/")
             self._moves = not _OBJECT_STORES.intersection(_protocols(self._files))
+        make_private_folders(Path(cache).parent)  # whoever only reads may be the first here: there is no home folder yet
         self._cache = LocalArtifacts(cache)
         self._names = itertools.count()
 

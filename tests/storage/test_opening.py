@@ -95,6 +95,9 @@ def test_artifacts_are_in_a_folder_or_at_a_url(tmp_path: Path) -> None:
         assert local.url == f"{tmp_path}/artifacts"
     remote = open_artifacts("memory://artifacts", str(tmp_path / "cache"))
     assert isinstance(remote, FsspecArtifacts)
+    home = tmp_path / "new" / "home"
+    open_artifacts("memory://artifacts", str(home / "cache"))
+    assert {folder.stat().st_mode & 0o777 for folder in (home.parent, home, home / "cache")} == {0o700}
     with pytest.raises(StoreUnavailable, match="as a cache") as caught:
         open_artifacts("s3://key:secret@bucket/artifacts")
     assert "secret" not in str(caught.value)
