@@ -237,6 +237,8 @@ class Attendant:
         return self._key.engine_id
 
     def _found(self, client: Client, run_id: str, states: Mapping[str, RunState], today: bool) -> Found:
+        from dagengine import compensating
+        from dagengine.continuing import last_of
         from dagengine.serving.submission import is_expected
 
         record = client.find(run_id)
@@ -248,6 +250,7 @@ class Attendant:
             same_workflow=same_workflow,
             same_arguments=same_arguments,
             begun=bool(record.steps) or record.state is not RunState.PENDING,
+            undone=compensating.over(client.store, last_of(client.store, record)),
         )
 
     def _compare(self, client: Client, record: RunRecord, today: bool) -> tuple[bool, bool]:

@@ -7,6 +7,7 @@
     succeeded             return what it returned                    begin       on_clear="reuse": return
     failed, cancelled,    resume       on_retry="restart": begin     fork with today's code: what has not changed and has
     interrupted, …                                                   succeeded is shared     "new": begin    "reuse": resume
+    … and undone          begin                                      begin
 
 A run whose own task was killed is cancelled or crashed by then, which is for a retry as good as failed. Refusing is for
 good: the task fails, and its retries with it, because they would find the same.
@@ -40,6 +41,7 @@ class Found:
     expected: it waits in a queue, or is under way there: a server sees to it
     same_workflow, same_arguments: whether it is a run of the call that the task is to make now
     begun: a process has worked on it: there may be steps to share
+    undone: it was compensated to the end: there is nothing left of it to go on with
     """
 
     run_id: str
@@ -48,6 +50,7 @@ class Found:
     same_workflow: bool = True
     same_arguments: bool = True
     begun: bool = True
+    undone: bool = False
 
     @property
     def same_call(self) -> bool:
@@ -133,7 +136,7 @@ def _again(run: Found, where: Where, on_retry: OnRetry) -> Decision:
         return Return(run.run_id)
     if _is_attended(run, where):
         return Attach(run.run_id)
-    if on_retry == "restart" and run.begun:
+    if run.undone or (on_retry == "restart" and run.begun):
         return Begin(anew=True)
     return Resume(run.run_id)
 
@@ -146,7 +149,7 @@ def _cleared(run: Found, where: Where) -> Decision:
         # It was left alone when the task was killed, or somebody else has taken it up. A second one beside it would do
         # the same work twice, and maybe at once.
         return Attach(run.run_id) if run.same_arguments else Refuse(_still_works(run))
-    if not run.begun:
+    if run.undone or not run.begun:
         return Begin()
     return Fork(run.run_id, rebind=not run.same_arguments)
 

@@ -101,7 +101,10 @@ class Client:
         return reading_sql.sqlalchemy_url(self.settings.store.value)
 
     def look(self, seconds: float) -> Found | None:
-        """What store there is; None if the first run is to make it. `seconds`: for a server to answer. Raises StoreError."""
+        """What store there is; None if the first run is to make it. Raises StoreError.
+
+        seconds: for a server that is not there to come up
+        """
         from dagengine.storage import reading_sql
         from dagengine.storage.postgres_url import with_connect_timeout
 

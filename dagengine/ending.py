@@ -2,7 +2,7 @@
 
     owner on this machine    asked over its control socket, which answers when the run ends
     it does not answer       its pidfd, which becomes readable when the process ends
-    owner elsewhere          the store, read again every two seconds: nothing here can hear of the end
+    owner elsewhere          the store, read again ever more rarely, up to two seconds apart: nothing here can hear of the end
     nobody, while it waits   the same: for a timer, a signal or another run
     nobody yet, but queued   a server of this machine, asked as an owner is; or the store, in the same way
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 ASK_AGAIN = 30.0
 """Seconds of one wait at the socket. The owner can't see that a client went away; so its waits end by themselves."""
 
-LOOK_AGAIN = 2.0
-"""Seconds between two looks at a run whose owner can't be heard of."""
+FIRST_LOOK, LOOK_AGAIN = 0.1, 2.0
+"""Seconds between two looks at a run whose owner can't be heard of: the first, doubled up to the last."""
 
 
 def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float | None = None) -> RunRecord:
@@ -45,6 +45,7 @@ def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float |
     """
     until = None if timeout is None else time.monotonic() + timeout
     answered = False
+    look = FIRST_LOOK
     while True:
         run = store.find_run(run_id)
         idle = run_state(run) is not RunState.RUNNING or run.owner is None
@@ -61,7 +62,8 @@ def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float |
         if idle or run.owner is None:
             wait_at_servers(settings.control, run_id, min(left, LOOK_AGAIN))
         elif run.owner.host != platform.node():
-            time.sleep(min(left, LOOK_AGAIN))
+            time.sleep(min(left, look))
+            look = min(2 * look, LOOK_AGAIN)
         elif answered or not _ask(settings, run, left):
             # It answers, and yet the record says that it works on the run: it let go of it without being able to say so.
             _wait_for_process(run, min(left, LOOK_AGAIN) if answered else left)

@@ -104,6 +104,8 @@ def _told(target: Target) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.InsufficientPrivilege as error:
+        if "for database" not in str(error):  # a schema is there, and not for this user
+            raise translate(error, target) from None
         raise StoreUnavailable(
             f"the store {target.url} refuses this user: {one_line(error, target)}. Let an administrator "
             f"CREATE SCHEMA {target.schema} AUTHORIZATION the user, or name another with ?schema=",

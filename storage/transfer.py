@@ -125,7 +125,7 @@ def _all_of_one(store: Store, name: str, run_number: int, first: int) -> list[tu
 
 
 class Arrival:
-    """A run on its way into a store: `add` its rows, then `finish`. What is left undone is cleared away by `gc`."""
+    """A run on its way into a store: `add` its rows, then `finish` it, with others. What is left undone is cleared away by `gc`."""
 
     def __init__(self, store: Store, row: Row, at: float) -> None:
         """Raises RunExists if its id is taken."""
@@ -151,15 +151,21 @@ class Arrival:
 
         self._store.side(write)
 
-    def finish(self) -> None:
-        """The run is there."""
+    def publish(self, connection: Any) -> None:
+        """The run is there when the transaction is done. Raises RunExists if its id has been taken meanwhile."""
+        _refuse_known(connection, self._row["id"])
+        _INSERT_RUN(connection, number=self._number, **self._row)
+        FORGET_REMOVED(connection, run=self._number)
 
-        def publish(connection: Any) -> None:
-            _refuse_known(connection, self._row["id"])
-            _INSERT_RUN(connection, number=self._number, **self._row)
-            FORGET_REMOVED(connection, run=self._number)
 
-        self._store.side(publish)
+def finish(store: Store, arrivals: Sequence[Arrival]) -> None:
+    """The runs are there, all of them or none. Raises RunExists."""
+
+    def publish(connection: Any) -> None:
+        for arrival in arrivals:
+            arrival.publish(connection)
+
+    store.side(publish)
 
 
 def _refuse_known(connection: Any, run_id: str) -> None:

@@ -56,6 +56,13 @@ def test_a_retry_begins_anew_if_that_is_asked_for() -> None:
     assert decide(mine(RunState.PENDING, begun=False), None, on_retry="restart") == Resume(RUN)
 
 
+def test_a_run_that_was_undone_is_begun_anew() -> None:
+    """Nothing in it goes on: a retry that resumed it would fail at once, having done nothing."""
+    for state in (RunState.FAILED, RunState.CANCELLED):
+        assert decide(mine(state, undone=True), None) == Begin(anew=True)
+        assert decide(None, old(state, undone=True)) == Begin()
+
+
 @pytest.mark.parametrize(("where", "on_retry"), list(product(WHERE, ON_RETRY)))
 def test_a_run_that_has_succeeded_is_returned(where: Where, on_retry: Any) -> None:
     """The task's process died between the run's end and Airflow's hearing of it."""
@@ -117,7 +124,7 @@ def test_a_cleared_task_does_not_work_beside_the_run_that_it_left_alone() -> Non
 def test_every_case_has_an_answer_and_only_the_same_call_is_ever_taken_over() -> None:
     """No combination of what is found and asked for is forgotten; and none attaches to, resumes or returns another call."""
     runs = [
-        Found(RUN, state, *said) for state in RunState for said in product((False, True), repeat=4)
+        Found(RUN, state, *said) for state in RunState for said in product((False, True), repeat=5)
     ]  # fmt: skip
     for where, on_retry, on_clear in product(WHERE, ON_RETRY, ON_CLEAR):
         for run in runs:

@@ -97,3 +97,15 @@ def test_a_peer_that_fails_is_named_and_left_out(tmp_path: Path, capsys: pytest.
     script.write_text("import a_library_that_is_not_there")
     assert list(peers.measure(script, sys.executable, [Result("fan", "steps/s", 10, False, [1.0])], 1, 1)) == []
     assert "gone fan: ended with 1: ModuleNotFoundError" in capsys.readouterr().out
+
+
+def test_a_big_store_is_made_and_asked(tmp_path: Path) -> None:
+    """Small, but with more than one block of steps counted as it was recorded; each question is answered in a line."""
+    command = [sys.executable, "-m", "benchmarks.big_store", "sqlite", "--steps", "145000", "--largest", "140000"]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    assert "145,000 steps" in done.stdout
+    for question in ("list", "show", "resume", "stats", "gc --dry-run"):
+        assert f"  {question} " in done.stdout

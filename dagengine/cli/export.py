@@ -13,10 +13,14 @@ from dagengine.cli.terminal import print_json, size
 @click.command("export", short_help="Write a run with its values to a file.")
 @common
 @run_argument
+@click.option("--alone", is_flag=True, help="Without its child runs, and what it goes on in.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.pass_obj
-def command(invocation: Invocation, run: str, file: Path) -> None:
-    """Write a run with its values to FILE, a tar archive that `dagengine import` brings into another store."""
+def command(invocation: Invocation, run: str, file: Path, alone: bool) -> None:
+    """Write a run with its values to FILE, a tar archive that `dagengine import` brings into another store.
+
+    Its child runs, and what it goes on in, are written with it.
+    """
     from dagengine.storage import open_artifacts
     from dagengine.transfer import export_run
 
@@ -25,7 +29,7 @@ def command(invocation: Invocation, run: str, file: Path) -> None:
         record = find_run(store, run)
         artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
         try:
-            written = export_run(store, artifacts, record, file)
+            written = export_run(store, artifacts, record, file, family=not alone)
         finally:
             artifacts.close()
     if invocation.json:

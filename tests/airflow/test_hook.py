@@ -95,6 +95,18 @@ def test_the_test_button_says_in_one_line_what_is_wrong(
     assert said in told
 
 
+def test_a_connection_may_be_a_uri(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the environment and most secrets backends have it."""
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_SERVER", "dagengine://me:p%2Fw@db.example:5433/runs?schema_name=nightly&home=%2Fsrv"
+    )
+    address = DagengineHook("server").address
+    assert address.store == "postgresql://me:p%2Fw@db.example:5433/runs?schema=nightly"
+    assert address.home == "/srv"
+    monkeypatch.setenv("AIRFLOW_CONN_FILE", "dagengine://?store=%2Fsrv%2Fruns.db")
+    assert DagengineHook("file").store_options() == {"store": "/srv/runs.db"}
+
+
 def test_sql_reads_the_stores_tables_and_changes_nothing(connection: dict[str, Any]) -> None:
     """The hook is one of common-sql's; what is recorded is dagengine's alone to change."""
     hook = DagengineHook()
@@ -117,9 +129,18 @@ def test_sql_reads_the_stores_tables_and_changes_nothing(connection: dict[str, A
 
 CHECKS = """
 from airflow.providers.common.sql.operators.sql import SQLCheckOperator, SQLColumnCheckOperator, SQLExecuteQueryOperator
-from airflow.sdk import DAG
+from airflow.providers.common.sql.sensors.sql import SqlSensor
+from airflow.sdk import DAG, task
 
 with DAG(DAG_ID, schedule=None):
+    waited = SqlSensor(
+        task_id="waited", conn_id="dagengine_default", sql="SELECT count(*) FROM run WHERE state = 'succeeded'"
+    )
+
+    @task.sql(conn_id="dagengine_default", split_statements=False)
+    def asked():
+        return "SELECT workflow FROM run"
+
     count = SQLExecuteQueryOperator(
         task_id="count", conn_id="dagengine_default", sql="SELECT state, count(*) FROM run GROUP BY state"
     )
@@ -130,7 +151,7 @@ with DAG(DAG_ID, schedule=None):
     fails = SQLCheckOperator(
         task_id="fails", conn_id="dagengine_default", retries=0, sql="SELECT count(*) FROM run WHERE state = 'failed'"
     )
-    count >> check >> column >> fails
+    waited >> asked() >> count >> check >> column >> fails
 """
 
 
@@ -138,5 +159,8 @@ def test_common_sqls_operators_run_on_the_store(dags: Dags, connection: dict[str
     """So that a DAG can fail because of what yesterday's runs have recorded."""
     succeeds(DagengineHook())
     ran = dags.run(CHECKS)
-    assert ran.states() == {"count": "success", "check": "success", "column": "success", "fails": "failed"}
+    assert ran.states() == {
+        **dict.fromkeys(["waited", "asked", "count", "check", "column"], "success"), "fails": "failed",
+    }  # fmt: skip
+    assert [list(row) for row in ran.xcom("asked")] == [["doubled"]]
     assert [list(row) for row in ran.xcom("count")] == [["succeeded", 1]]

@@ -75,7 +75,16 @@ def length(value):
 
 DAG = """
 from airflow.sdk import dag, task, Param
+from dagengine import task as step, workflow
 from dagengine.airflow_plugin import DagengineOperator
+
+@step
+def quadruple(x):
+    return 4 * x
+
+@workflow
+def here(x):
+    return quadruple(x)
 
 @dag(DAG_ID, schedule=None, params={{"unrelated": 5}}, default_args={{"retry_delay": 0}})
 def made():
@@ -315,6 +324,14 @@ def test_importing_the_operator_imports_no_engine(dags: Dags) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     found = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
-    thin = {"addresses", "decisions", "identity", "links", "operators", "outcomes"}
+    thin = {"addresses", "decisions", "identity", "lineage", "links", "operators", "outcomes", "places"}
     allowed = {"dagengine", "dagengine.airflow_plugin", "dagengine.errors", "dagengine.model"}
     assert set(found) <= allowed | {f"dagengine.airflow_plugin.{name}" for name in thin}
+
+
+def test_a_workflow_may_stand_in_the_dags_own_file(site: Site) -> None:
+    """Airflow gives that file's module a name that nobody else could import: it is found by its path."""
+    ran = site.run("""
+DagengineOperator(task_id="run", workflow=here, arguments={"x": 1})""")
+    assert ran.states() == {"run": "success"}
+    assert ran.xcom("run") == 4

@@ -92,11 +92,11 @@ T = TypeVar("T")
 class Site:
     """One task of Airflow: `key`. `said`: what its tries have logged."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: str | None = None) -> None:
         self.folder = folder
         for pipe in ("started", "go"):
             os.mkfifo(folder / pipe)
-        self.store = str(folder / "home" / "store.db")
+        self.store = store or str(folder / "home" / "store.db")
         self.module = f"attended_{os.getpid()}_{next(_names)}"
         self.file = folder / f"{self.module}.py"
         self.file.write_text(FLOWS.format(folder=str(folder)))

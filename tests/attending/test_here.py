@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from dagengine.client import Client
 from dagengine.model import RunState
 from tests.acceptance.processes import await_end
 from tests.attending.site import Site
+from tests.postgres.server import fresh_schema, shared
 
 CLEARED = TaskKey("etl", "manual__1", "load", -1, 3)
 
@@ -156,11 +158,17 @@ def test_what_the_run_did_may_be_undone_when_the_task_is_ended(site: Site) -> No
     assert site.end(attendant).kind is Kind.FAILED
     assert site.ledger()["undo-3"] == 1
     assert site.state() is RunState.CANCELLED
+    attendant = site.start(site.work("undoable", 2))  # of what is undone nothing goes on
+    site.await_started()
+    site.let_go()
+    assert site.end(attendant).value == 7
+    assert site.ledger()["first-3"] == 2
 
 
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the process", "its group"])
 def test_a_killed_task_leaves_nothing_and_the_next_try_takes_over_at_once(site: Site, whole_group: bool) -> None:
     """After SIGKILL, to the process or to its group as Airflow's supervisor sends it: no worker, no child of a worker."""
+    write_try(site)
     killed = site.process(str(site.folder / "try.py"))
     pids = site.await_started()
     (os.killpg if whole_group else os.kill)(killed.pid, signal.SIGKILL)
@@ -174,9 +182,8 @@ def test_a_killed_task_leaves_nothing_and_the_next_try_takes_over_at_once(site: 
     assert site.ledger() == {"first-3": 1, "hold-6": 2}
 
 
-@pytest.fixture(autouse=True)
-def _script_of_a_try(site: Site) -> None:
-    """A first try in a process that is to be killed."""
+def write_try(site: Site) -> None:
+    """A first try in a process that is to be killed: try.py."""
     (site.folder / "try.py").write_text(
         "from dagengine.airflow_plugin.attending import Work\n"
         "from dagengine.airflow_plugin.here import Here\n"
@@ -188,8 +195,27 @@ def _script_of_a_try(site: Site) -> None:
     )
 
 
+def test_a_killed_tasks_run_in_postgresql_is_taken_over_at_once(tmp_path: Path) -> None:
+    """On the same machine the owner is proved dead: its lease is not waited for."""
+    made = Site(tmp_path, shared().url(fresh_schema(), lease="600"))
+    try:
+        write_try(made)
+        killed = made.process(str(made.folder / "try.py"))
+        made.await_started()
+        killed.kill()
+        killed.wait()
+        attendant = made.start(made.work("holds", 2))
+        made.await_started()
+        made.let_go()
+        assert made.end(attendant).value == 7
+        assert made.ledger() == {"first-3": 1, "hold-6": 2}
+    finally:
+        made.close()
+
+
 def test_a_try_waits_for_another_process_that_works_on_the_run(site: Site) -> None:
     """Airflow has given up a process that lives: its run is not begun twice, and its result is this try's."""
+    write_try(site)
     site.process(str(site.folder / "try.py"))
     site.await_started()
     attendant = site.start(site.work("holds", 2))

@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from dagengine import Engine, task, workflow
+from dagengine import Engine, config, ending, task, workflow
 from dagengine.errors import Fenced, RunOwned
 from dagengine.heartbeat import Heartbeat
 from dagengine.model import RunState
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.storage import queues
+from dagengine.storage.interface import FinishRun
 from dagengine.views import run_state
 from tests.postgres.conftest import Open
 from tests.postgres.server import shared
-from tests.storage.kit import ME, PATIENCE, alive, begin, dead, event, process, recorded, write
+from tests.storage.kit import ME, PATIENCE, alive, begin, dead, event, new_run, process, recorded, write
 
 
 def expire(url: str, process_id: str) -> None:
@@ -65,6 +68,36 @@ def test_a_dead_owner_is_replaced_before_its_lease_is_over(open_store: Open, url
     assert store.claim("7f3a", process("other"), dead).token == 2
 
 
+def test_of_a_hundred_who_claim_or_take_at_once_one_has_the_run(open_store: Open, url: str) -> None:
+    """From ten stores, with a connection for each: the others are told who has it, or find nothing to begin."""
+    stores = [open_store(url) for _ in range(10)]
+    begin(stores[0])
+    stores[0].create_run(new_run("queued"), None, also=lambda at: queues.put(stores[0], at, queues.Entry("queued")))
+    start = threading.Barrier(100)
+    claimed: list[str] = []
+    refused: list[str] = []
+    taken: list[str] = []
+
+    def contend(number: int) -> None:
+        store, me = stores[number % 10], process(f"p{number}", pid=1_000 + number)
+        start.wait(PATIENCE)
+        try:
+            store.claim("7f3a", me, lambda owner: owner.id != "me")
+            claimed.append(f"process {me.pid} on {me.host}")
+        except RunOwned as error:
+            refused.append(str(error.owner))
+        taken.extend(queues.take(store, "default", me.id, 1, 1e10).runs)
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(claimed) == 1
+    assert refused == claimed * 99
+    assert taken == ["queued"]
+
+
 def test_an_owner_that_wakes_after_its_lease_is_refused_and_told_by_whom(open_store: Open, url: str) -> None:
     """Its first write, from a store of its own, changes nothing, and names the process that has the run now."""
     first, second = open_store(url), open_store(url)
@@ -99,6 +132,25 @@ def test_a_request_to_cancel_is_heard_at_once(open_store: Open, url: str) -> Non
         assert asked.wait(PATIENCE)
     finally:
         heartbeat.stop()
+
+
+def test_the_end_of_a_run_of_another_machine_is_waited_for(
+    open_store: Open, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing here can hear of it: the record is looked at soon, then ever more rarely."""
+    owner, here = open_store(f"{url}&lease=3600"), open_store(url)
+    claim = begin(owner)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 7:
+            recorded(owner, claim, FinishRun(RunState.FAILED, 1.0))
+
+    monkeypatch.setattr(ending, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: 0.0))
+    ended = ending.wait_for_end(here, config.load(home=tmp_path), "7f3a", 60.0)
+    assert ended.state is RunState.FAILED
+    assert slept == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
 
 
 release = threading.Event()

@@ -67,6 +67,19 @@ def test_each_way_not_to_get_in_has_its_line(listening: Server) -> None:
     assert len(set(told.values())) == len(told)
 
 
+def test_who_may_not_use_the_tables_is_told_which_right_is_missing(listening: Server) -> None:
+    """Somebody else has made the store: to look into it, or at rows only to read, is not enough."""
+    schema = fresh_schema()
+    open_store(listening.url(schema)).close()
+    url = listening.url(schema, user="nobody_special")
+    for right in ("", f"GRANT USAGE ON SCHEMA {schema} TO nobody_special"):
+        if right:
+            listening.run(right)
+        told = refusal(url)
+        assert "permission denied for " in told
+        assert told.endswith(f"Give it USAGE on schema {schema} and all rights on its tables")
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [

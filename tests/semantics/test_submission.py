@@ -196,3 +196,21 @@ def test_a_server_that_dies_while_it_begins_a_scheduled_run_has_it_begun_once(
     assert find_schedule(real, "daily").next_at == 2 * 86_400.0
     server._close()
     real.close()
+
+
+def test_a_server_whose_store_fails_looks_again_after_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not turn in circles until the store answers."""
+    from dagengine import config
+    from dagengine.errors import StoreUnavailable
+    from dagengine.serving.serve import Server
+
+    said: list[str] = []
+    server = Server(config.load(home=tmp_path), say=said.append, clock=lambda: 1e9)
+
+    def fails(now: float) -> float:
+        raise StoreUnavailable("the disk is gone", store="")
+
+    monkeypatch.setattr(server, "_settle", fails)
+    assert server._look() > 0.9
+    assert said == ["the store can't be read: the disk is gone"]
+    server._close()
