@@ -175,12 +175,18 @@ def module(
     keywords: dict[str, Any] = {"schedule": wanted.schedule}
     if wanted.schedule is not None:
         keywords |= {"start_date": Code("datetime(2024, 1, 1, tzinfo=UTC)"), "catchup": False}
+    if mode == "expand" and workflow.timeout is not None:  # a run of the workflow itself has its timeout
+        keywords["dagrun_timeout"] = Code(f"timedelta(seconds={workflow.timeout:g})")
     if parameters.of_dag:
         keywords["params"] = parameters.of_dag
     keywords |= {"doc_md": Code("__doc__"), "tags": ["dagengine"]}
     opening = called("DAG", [dag_id], keywords, used=len("with  as dag:"))
+    times = [
+        *(["UTC", "datetime"] if wanted.schedule is not None else []),
+        *(["timedelta"] if "dagrun_timeout" in keywords else []),
+    ]
     standard = [
-        *(["from datetime import UTC, datetime"] if wanted.schedule is not None else []),
+        *([f"from datetime import {', '.join(times)}"] if times else []),
         *(["from functools import partial"] if "partial(" in inside else []),
         *(["from pathlib import Path"] if "Path(" in inside else []),
     ]

@@ -47,7 +47,7 @@ def ours(url: str, name: str, n: int) -> float:
         with Engine(store=url, home=home, workers=2) as engine:
 
             def runs(count: int) -> None:
-                for run in [engine.start(serving.one, number) for number in range(count)]:
+                for run in [engine.start(workflows.one) for _ in range(count)]:
                     run.result()
 
             def whole(count: int) -> None:

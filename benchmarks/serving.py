@@ -21,9 +21,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from benchmarks import machine
+from benchmarks import machine, workflows
 from benchmarks.processes import cpu_seconds, tree
-from dagengine import task, workflow
 from dagengine.engine import Engine
 from dagengine.model import RunState
 from dagengine.storage import open_store, queues
@@ -31,18 +30,6 @@ from dagengine.storage.interface import RunFilter, Store
 from tests.postgres.server import Server, fresh_schema
 
 ROLES = ("submitter", "servers", "hosts", "workers", "database")
-
-
-@task
-def add(a: int, b: int) -> int:
-    """Next to nothing."""
-    return a + b
-
-
-@workflow
-def one(a: int) -> int:
-    """A run of one step."""
-    return add(a, 1)
 
 
 def ended(store: Store) -> None:
@@ -82,14 +69,14 @@ def rates(
     try:
         watched = open_store(store)
         with Engine(store=store, home=home, workers=1) as engine:
-            warm = 20 * servers
-            for number in range(warm):
-                engine.submit(one, (number,), {})
+            warm = 100 * servers  # so that each host has all its workers up
+            for _ in range(warm):
+                engine.submit(workflows.one, (), {})
             ended(watched)
             before = cpu(pids, database)
             began = time.perf_counter()
-            for number in range(runs):
-                engine.submit(one, (number,), {})
+            for _ in range(runs):
+                engine.submit(workflows.one, (), {})
             submitted = time.perf_counter()
             ended(watched)
             over = time.perf_counter()

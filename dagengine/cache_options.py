@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import Parameter, Signature
 from typing import Any
 
 from dagengine.errors import BadOption
@@ -95,3 +96,11 @@ def _environment(value: object) -> tuple[tuple[str, EnvironmentValue] | str, ...
 def _said(env: object) -> list[Any]:
     assert isinstance(env, tuple)
     return [part if isinstance(part, str) else list(part) for part in env]
+
+
+def parameters_of(signature: Signature) -> list[str | None]:
+    """Under which names the positional arguments of a call stand in its key: `f(1)` and `f(x=1)` are the same. None for one
+    that can't be given by name."""
+    named, unnamed = Parameter.POSITIONAL_OR_KEYWORD, Parameter.POSITIONAL_ONLY
+    found = [parameter for parameter in signature.parameters.values() if parameter.kind in (named, unnamed)]
+    return [parameter.name if parameter.kind is named else None for parameter in found]

@@ -237,7 +237,7 @@ def _add_keys(store: Store, run_number: int, wanted: list[Wanted], scope_of: Any
             found = [
                 ByDigest(item.digest) if isinstance(item, PayloadInput) else values(item.seq) for item in one.inputs
             ]
-            arguments = argument_digests(one.call, found)
+            arguments = argument_digests(one.call, found, one.definition.options.get("parameters", ()))
         except _Unrecorded:
             one.why_not = "a value that it reads is not recorded (checkpoint=False)"
             continue

@@ -167,11 +167,16 @@ class ByDigest(_StandIn):
         return f"<{self._digest}>"
 
 
-def argument_digests(call: bytes, inputs: Sequence[Any]) -> dict[str, str]:
-    """By "argument 1", "argument x", …: a digest of each argument of an encoded call, whose placeholder i stands for
-    inputs[i]: a value, or one that is known `ByDigest`. Decoding runs the code of the arguments' classes."""
+def argument_digests(call: bytes, inputs: Sequence[Any], parameters: Sequence[str | None] = ()) -> dict[str, str]:
+    """By "argument x", "argument 1", …: a digest of each argument of an encoded call, whose placeholder i stands for
+    inputs[i]: a value, or one that is known `ByDigest`. Decoding runs the code of the arguments' classes.
+
+    parameters: names of the positional ones, as far as they have any
+    """
     args, kwargs = decode(call, inputs)
-    named = {**{str(place): value for place, value in enumerate(args, 1)}, **kwargs}
+    names = [name or str(place) for place, name in enumerate(parameters[: len(args)], 1)]
+    names += [str(place) for place in range(len(names) + 1, len(args) + 1)]
+    named = {**dict(zip(names, args, strict=True)), **kwargs}
     return {f"argument {name}": canonical_digest(value) for name, value in named.items()}
 
 

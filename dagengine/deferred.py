@@ -56,7 +56,7 @@ def defer(task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -
         _known[task.function] = (refer(task).to_json(), fingerprint(task))
     reference, code = _known[task.function]
     encoded = encode((args, kwargs), f"the call {task.name}.defer", "arguments")
-    function = LaterFunction(task.name, reference, task.settings.to_json(), code)
+    function = LaterFunction(task.name, reference, task.options_json(), code)
     return Deferred(current.task.get(), function, encoded, task.settings.key)
 
 

@@ -70,7 +70,8 @@ class Definitions:
 
         referred: Any = getattr(called, "referred", called)  # the step of a child run is a call of the workflow
         reference = refer(referred).to_json()
-        options = called.settings.to_json()
+        whole = getattr(called, "options_json", None)
+        options = called.settings.to_json() if whole is None else whole()
         undo = getattr(called.settings, "undo", None)
         if undo is not None:
             found = {"name": undo.name, "reference": refer(undo).to_json(), "options": undo.settings.to_json()}

@@ -177,7 +177,7 @@ class Options:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Options:
-        return cls(**{name: value for name, value in values.items() if name not in ("undo", "detached")})
+        return cls(**{name: value for name, value in values.items() if name not in ("undo", "detached", "parameters")})
 
     def changed(self, **changes: Any) -> Options:
         """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""

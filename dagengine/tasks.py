@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
-from dagengine.cache_options import Cache
+from dagengine.cache_options import Cache, parameters_of
 from dagengine.errors import BadArguments, BadOption, DefinitionError
 from dagengine.functions import named_by_itself
 from dagengine.options import Options, RetryOn
@@ -141,6 +141,13 @@ class Task(Generic[P, R_co]):
         except TypeError as error:
             raise BadArguments(f"{self.name}{self.signature}: {error}.") from None
         self._fitting.add(shape)
+
+    def options_json(self) -> dict[str, Any]:
+        """The options for the record, without those that have their defaults; what keys of the cache need is with them."""
+        found = self.settings.to_json()
+        if self.settings.cache:
+            found["parameters"] = parameters_of(self.signature)
+        return found
 
     def __reduce__(self) -> Any:
         if named_by_itself(self):

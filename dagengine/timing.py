@@ -6,6 +6,8 @@
 the step waits for its turn; how long a commit took on average is noted by the run's owner (`run.commits`), and tells the one
 from the other. Between two attempts lies the delay of a retry.
 
+A timer, an event, a child run has no attempts: what it took is counted as if it had run for it.
+
 The critical path goes back from the step that ended last: to the input that ended last, or, where the step was called
 after that, to the step whose end the body waited for.
 
@@ -18,12 +20,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dagengine.model import RunRecord, StepState
 from dagengine.storage.interface import Store
 from dagengine.views import StepView, steps_view
+
+OUTSIDE = "outside"
+"""Where timers, events and child runs are, in pictures."""
 
 MICRO = 1_000_000  # a Chrome trace counts in microseconds
 
@@ -111,7 +116,25 @@ def timed_steps(store: Store, run: RunRecord) -> list[Timed]:
     for seq, caller in by.items():
         if caller is not None:
             called[caller].append(seq)
-    return [_timed(view, tuple(called[view.record.seq]), by[view.record.seq]) for view in views]
+    ends = {view.record.seq: view.record.finished_at for view in views}
+    timed = [_timed(view, tuple(called[view.record.seq]), by[view.record.seq]) for view in views]
+    return [
+        replace(one, tries=_in_the_world(one, ends, run.started_at or run.created_at))
+        if view.record.kind.is_outside
+        else one
+        for view, one in zip(views, timed, strict=True)
+    ]
+
+
+def _in_the_world(
+    step: Timed, ends: Mapping[int, float | None], since: float
+) -> tuple[tuple[float, float | None, str | None], ...]:
+    """In the place of attempts, of a timer, an event or a child run: from when nothing was in its way to its end. Of one that
+    is shared with the run that this one was forked from, which has ended before `since`, nothing; nor of one cancelled."""
+    if step.ended_at is None or step.ended_at < since or step.state is StepState.CANCELLED:
+        return ()
+    began = max([step.created_at, *(end for end in map(ends.get, step.reads) if end is not None)])
+    return ((min(began, step.ended_at), step.ended_at, OUTSIDE),)
 
 
 def _caller(view: StepView, seqs: Mapping[str, int]) -> int | None:

@@ -53,6 +53,12 @@ def run_expired(run_id: str) -> RunConflict:
     )
 
 
+def donor_gone() -> RunConflict:
+    return RunConflict(
+        "the run that was to be forked has been removed meanwhile, or its values have expired: begin it anew", run_id=""
+    )
+
+
 def run_changed(run_id: str) -> RunConflict:
     return RunConflict(f"run {run_id} was pinned, or somebody has worked on it, meanwhile: it is kept", run_id=run_id)
 

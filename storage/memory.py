@@ -46,6 +46,7 @@ from dagengine.storage.interface import Figures, RunFilter, SideWrite, Write
 from dagengine.storage.lifetime_notes import is_expired, refuse_expired
 from dagengine.storage.lookup import (
     AMBIGUOUS_SHOWN,
+    donor_gone,
     fenced,
     no_run,
     no_step,
@@ -100,7 +101,10 @@ class MemoryStore(MemoryLifetime, Unleased):
                 self._last_number = number = self._last_number + 1  # never given twice
                 created = Run(new_record(number, run, process))
                 if share is not None:
-                    created.share(self._by_number[share.donor], share)
+                    donor = self._by_number.get(share.donor)
+                    if donor is None or (self._side.used and is_expired(self._side.connection, share.donor)):
+                        raise donor_gone()
+                    created.share(donor, share)
                 if also is not None or run.facts.get("tags"):
                     with self._side.transaction() as connection:
                         tags.index(connection, number, run.facts)

@@ -2,7 +2,7 @@
 
 Rows are copied, and bytes are not: large values are artifacts, which both runs name by their digest. The copies have the
 seqs, keys and places in the order of completion of the donor's, and no attempts. Called in the transaction that records the
-new run. May import nothing of ours but errors, model and modules of storage.
+new run. May import nothing of ours but model and modules of storage.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import Executable
 
-from dagengine.errors import RunConflict
 from dagengine.model import Share
 from dagengine.storage.lifetime_notes import is_expired
+from dagengine.storage.lookup import donor_gone
 from dagengine.storage.schema import DEFINITION, EDGE, RUN, STATE_VERSION, STEP, UNSAVED_CALL
 from dagengine.storage.statements import Query, is_listed
 
@@ -136,10 +136,7 @@ def share_steps(connection: Connection, run: int, share: Share, at: float) -> No
     """Copy what is shared into the new run. Raises RunConflict if the donor is gone, or its values are, since it was looked
     at; from here to the end of the transaction, neither goes."""
     if _HOLD_DONOR(connection, donor=share.donor).fetchone() is None or is_expired(connection, share.donor):
-        raise RunConflict(
-            "the run that is to be forked has been removed meanwhile, or its values have expired: begin it anew",
-            run_id="",
-        )
+        raise donor_gone()
     shared: dict[str, Any] = {"run": run, "donor": share.donor, "at": at}
     _COUNT(connection, run=run, next_seq=share.next_seq, token=share.token)
     _DEFINITIONS(connection, run=run, donor=share.donor)

@@ -102,6 +102,11 @@ def elsewhere() -> int:
     return double(extract(1))  # type: ignore[arg-type]
 
 
+@workflow(timeout=90)
+def hurried() -> int:
+    return merge([])
+
+
 @workflow(compensate=True)
 def undone() -> int:
     return merge([])
@@ -238,6 +243,14 @@ def test_expanded_each_step_is_a_task_that_reads_the_values_of_others() -> None:
     assert made.notes == (
         "months is the same in all runs of the DAG: the steps depend on it, or no parameter can be it.",
     )
+
+
+def test_the_time_that_a_workflow_may_take_is_the_dag_runs() -> None:
+    """Where there is no run of the workflow that would have its timeout itself."""
+    text = _export(hurried, "expand").text
+    assert "dagrun_timeout=timedelta(seconds=90)" in text
+    assert "\nfrom datetime import timedelta\n" in text
+    assert "timedelta" not in _export(hurried, "mirror").text
 
 
 def test_the_same_workflow_gives_the_same_file() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagengine import get, sleep, task, workflow
 from dagengine.model import StepState
-from dagengine.timing import Timed, chrome_trace, gantt, profile
+from dagengine.testing import memory_engine
+from dagengine.timing import Timed, chrome_trace, gantt, profile, timed_steps
 
 
 def step(seq: int, created: float, started: float, ended: float, *reads: int, **more: Any) -> Timed:
@@ -108,3 +110,38 @@ def test_the_path_of_any_run_fits_into_its_time(steps: list[Timed]) -> None:
     parts = sum(leg.body + leg.waited + leg.ran + leg.retried for leg in found.path)
     assert parts <= found.seconds + 1e-9
     assert all(min(leg.body, leg.waited, leg.ran, leg.retried) >= 0 for leg in found.path)
+
+
+@task
+def double(value: int) -> int:
+    return 2 * value
+
+
+@workflow
+def child(value: int) -> Any:
+    sleep(0.02)
+    return double(value)
+
+
+@workflow
+def waits() -> Any:
+    get(double(1))
+    sleep(0.03)
+    return double(child.start(3))  # type: ignore[arg-type]
+
+
+def test_what_waits_for_the_world_is_on_the_path() -> None:
+    """A timer and a child run, for as long as they took; what a fork shares took no time in it."""
+    with memory_engine() as engine:
+        run = engine.start(waits)
+        run.wait()
+        record = engine.store.find_run(run.id)
+        found = profile(timed_steps(engine.store, record))
+        keys = [leg.key for leg in found.path]
+        assert keys == ["waits/double[0]", "waits/sleep[0]", "waits/child[0]", "waits/double[1]"]
+        assert all(leg.ran > 0 for leg in found.path)
+        assert sum(leg.body + leg.waited + leg.ran for leg in found.path) <= found.seconds + 1e-6
+        fork = engine.fork(run.id, from_="waits/double[1]")
+        fork.wait()
+        again = profile(timed_steps(engine.store, engine.store.find_run(fork.id)))
+        assert [leg.key for leg in again.path] == ["waits/double[1]"]

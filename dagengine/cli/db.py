@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -59,8 +59,9 @@ def check(invocation: Invocation) -> int:
 
 @command.command("stats")
 @common
+@click.option("--artifacts", is_flag=True, help="Also count the artifacts, for which all of them are listed.")
 @click.pass_obj
-def stats(invocation: Invocation) -> None:
+def stats(invocation: Invocation, artifacts: bool) -> None:
     """Count what is in the store, by state and workflow, and how much room it takes."""
     from collections import Counter
 
@@ -70,18 +71,37 @@ def stats(invocation: Invocation) -> None:
         found = store.figures()
         states, workflows = _states(store), Counter(store.census()[1])
         pinned, expired = len(pins(store)), len(store.expired_runs())
+    counted = _artifacts(invocation) if artifacts else None
     if invocation.json:
-        facts = {"states": states, "workflows": workflows, "pinned": pinned, "without_values": expired}
+        facts: dict[str, Any] = {"states": states, "workflows": workflows, "pinned": pinned, "without_values": expired}
+        if counted:
+            facts["artifacts"] = {"count": counted[0], "bytes": counted[1]}
         print_json({"store": store.url, **found._asdict(), **facts})
         return
     free = f", {size(found.free_bytes)} of them free" if found.free_bytes else ""
     print(clean(store.url, 500))
     print(f"  schema {found.revision}, {size(found.bytes)}{free}")
     print(f"  {plural(found.runs, 'run')} with {plural(found.steps, 'step')}")
-    for name, counted in (("states", states), ("workflows", workflows)):
-        shown = ", ".join(f"{number(count)} {clean(word, 40)}" for word, count in counted.most_common(12))
+    for name, of in (("states", states), ("workflows", workflows)):
+        shown = ", ".join(f"{number(count)} {clean(word, 40)}" for word, count in of.most_common(12))
         print(f"  {name}: {shown or 'none'}")
     print(f"  {number(pinned)} pinned, {number(expired)} without their values")
+    if counted:
+        print(f"  {plural(counted[0], 'artifact')}: {size(counted[1])}")
+
+
+def _artifacts(invocation: Invocation) -> tuple[int, int]:
+    """How many there are, and their bytes."""
+    from dagengine.collecting import SHARDS
+    from dagengine.storage import open_artifacts
+
+    settings = invocation.settings()
+    opened = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
+    try:
+        sizes = [found.size for shard in SHARDS for found in opened.listed(shard)]
+    finally:
+        opened.close()
+    return len(sizes), sum(sizes)
 
 
 def _states(store: Store) -> Counter[str]:

@@ -106,12 +106,6 @@ def test_expanded_each_step_is_a_run_and_values_travel_between_them(dags: Dags, 
     assert len(runs) == STEPS
 
 
-def test_expanded_a_failure_stops_what_reads_it(dags: Dags, tmp_path: Path) -> None:
-    """As Airflow shows any failure."""
-    ran = dags.run(_source("gated", "expand", path=str(tmp_path / "nowhere"), further=True))
-    assert ran.states() == {"refuse": "failed", "double_0": "upstream_failed", "double_1": "upstream_failed"}
-
-
 def test_a_schedule_and_a_store_of_its_own_are_parsed(dags: Dags, tmp_path: Path) -> None:
     """As Airflow has them; a DAG by the clock begins with today's run, not with those of all days before."""
     wanted = Wanted(Code(text(str(FLOWS))), "export_flows.py", "its_id", "runs_of_a_test", "0 2 * * *")

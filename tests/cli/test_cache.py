@@ -90,7 +90,7 @@ def test_values_are_shared_listed_refreshed_and_removed(cli: Cli, flow: str, tmp
     [entry] = cli("--json", "cache", "ls").json
     assert entry["task"] == "square"
     assert cli("cache", "ls").out.splitlines()[1].startswith(entry["key"][:12])
-    assert "  argument 1: " in cli("cache", "explain", "square").out
+    assert "  argument x: " in cli("cache", "explain", "square").out
     assert "the value of run" in cli("explain", "@last", "squares/square[0]").out
     assert cli(*run, "--refresh", "square").status == 0
     assert calls.read_text() == "called\n" * 2

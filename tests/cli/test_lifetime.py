@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from hashlib import sha256
 from pathlib import Path
 
 from dagengine.model import RunState
+from dagengine.storage.artifacts import LocalArtifacts
 from dagengine.storage.interface import FinishRun, Store
 from tests.cli.conftest import Cli
 from tests.storage.kit import DEFINITION, begin, new_run, record, recorded, step, succeed
@@ -72,12 +74,18 @@ def test_gc_says_what_would_go_and_what_is_no_period(cli: Cli, store: Store) -> 
     assert cli("gc", "--seconds", "0").status == 1
 
 
-def test_a_store_is_counted_and_copied(cli: Cli, store: Store, tmp_path: Path) -> None:
+def test_a_store_is_counted_and_copied(cli: Cli, store: Store, home: Path, tmp_path: Path) -> None:
     """The copy is a store by itself, and is not made over anything."""
     ended(store)
     stats = cli("db", "stats", "--json").json
     assert (stats["runs"], stats["states"], stats["workflows"]) == (1, {"succeeded": 1}, {"nightly": 1})
     assert "1 nightly" in cli("db", "stats").out
+    assert "artifacts" not in stats
+    place = LocalArtifacts(str(home / "artifacts"))
+    for data in (b"one", b"twice as much"):
+        place.put(sha256(data).hexdigest(), len(data), data)
+    assert cli("db", "stats", "--artifacts", "--json").json["artifacts"] == {"count": 2, "bytes": 16}
+    assert "2 artifacts: 16 B" in cli("db", "stats", "--artifacts").out
     copy = tmp_path / "copy.db"
     assert cli("db", "backup", str(copy)).status == 0
     assert cli("--store", str(copy), "ls", "--json").json[0]["id"] == "7f3a"

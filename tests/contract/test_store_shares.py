@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from dagengine.errors import RunExists
+from dagengine.errors import RunConflict, RunExists, RunNotFound
 from dagengine.model import Claim, RunState, Share, StepKind, StepState
-from dagengine.storage.interface import DropSteps, ExpandStep, Store
+from dagengine.storage.interface import DropSteps, ExpandStep, FinishRun, Store
 from tests.storage.kit import (
     DEFINITION,
     ME,
+    NOW,
     attempt,
     begin,
     changed,
@@ -36,6 +37,22 @@ def fork(store: Store, donor: Claim, kept: tuple[int, ...], **shared: Any) -> Cl
     share = Share(donor.run_number, kept, next_seq=20, token=1, **(none | shared))
     assert store.create_run(new_run("fork"), None, share) is None
     return store.claim("fork", ME, dead)
+
+
+@pytest.mark.parametrize("how", ["expired", "removed"])
+def test_nothing_is_shared_of_a_run_that_was_collected_meanwhile(store: Store, how: str) -> None:
+    """Between being looked at and being forked: the fork would have steps without values. It is not recorded at all."""
+    donor = begin(store)
+    recorded(store, donor, record(step(0), definitions=(DEFINITION,)), succeed(0, 5), FinishRun(RunState.FAILED, NOW))
+    [seen] = store.ended_runs(1e12, 0, 10)
+    if how == "expired":
+        assert store.expire_values(seen, NOW)
+    else:
+        store.remove_run(donor.run_id, dead, NOW, seen)
+    with pytest.raises(RunConflict, match="begin it anew"):
+        fork(store, donor, (0,))
+    with pytest.raises(RunNotFound):
+        store.find_run("fork")
 
 
 def test_a_new_run_has_the_steps_that_it_shares(store: Store) -> None:

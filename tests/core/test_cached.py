@@ -19,14 +19,14 @@ from dagengine.core.events import (
 )
 from dagengine.core.invariants import check
 from dagengine.core.states import Phase
-from dagengine.model import Definition, EventRecord, Failure, NewStep, StepInput, StepKind, StepState, Value
+from dagengine.model import Definition, EventRecord, Failure, NewStep, StepInput, StepKind, StepState
 from dagengine.storage.interface import AddEvent, FinishStep, SideWrite
+from tests.core.kit import VALUE
 
 DEFINITIONS = [
     Definition(0, "f", {}, {"cache": {"scope": "project"}, "retries": 1, "retry_delay": 0}),
     Definition(1, "g", {}, {}),
 ]
-VALUE = Value("00", 1, b"x")
 NOTE = AddEvent(EventRecord(0.0, "note", None, {}))
 FAILURE = Failure("error", "ValueError", "no")
 

@@ -19,7 +19,8 @@ from dagengine.core.events import (
 )
 from dagengine.model import AttemptRecord, Definition, Failure, Frontier, PendingStep, RunState, StepKind, StepState
 from dagengine.storage.interface import FinishRun, FinishStep, RecordAttempt, Write
-from tests.core.test_core import ERROR, LOST, VALUE, ends, go, new, returned
+from tests.core.kit import VALUE, ends, go, returned
+from tests.core.test_core import ERROR, LOST, new
 
 ONCE = Definition(0, "f", {}, {"at_most_once": True})
 

@@ -47,6 +47,7 @@ from dagengine.model import (
     Value,
 )
 from dagengine.storage.interface import FinishStep, RecordSteps, StateChange
+from tests.core.kit import VALUE, ends, go
 
 TRAINER, EPOCH, TASK, RARELY = range(4)
 DEFINITIONS = [
@@ -55,7 +56,6 @@ DEFINITIONS = [
     Definition(TASK, "task", {}, {}),
     Definition(RARELY, "Rarely.epoch", {}, {"checkpoint_every": 3}),
 ]
-VALUE = Value("00", 1, b"x")
 STATE = Value("11", 1, b"s")
 NO = Failure("error", "ValueError", "no", retriable=False)
 AGAIN = Failure("error", "ValueError", "no")
@@ -69,12 +69,6 @@ def new(seq: int, kind: StepKind, *reads: int, definition: int | None = None) ->
     default = {C: TRAINER, T: TASK}.get(kind, EPOCH)
     inputs = tuple(StepInput(read) for read in reads)
     return NewStep(seq, f"w/s[{seq}]", kind, default if definition is None else definition, b"", inputs)
-
-
-def go(core: RunCore, *events: Event) -> Actions:
-    actions = core.apply(events, 0.0)
-    check(core)
-    return actions
 
 
 def begun(*steps: NewStep, closed: bool = False) -> tuple[RunCore, Actions]:
@@ -101,10 +95,6 @@ def fail(core: RunCore, seq: int, failure: Failure = NO) -> Actions:
 
 def changes(actions: Actions) -> list[StateChange]:
     return [write.changed for write in actions.writes if isinstance(write, FinishStep) and write.changed is not None]
-
-
-def ends(actions: Actions) -> dict[int, StepState]:
-    return {write.seq: write.state for write in actions.writes if isinstance(write, FinishStep)}
 
 
 def test_calls_that_change_the_state_run_one_after_the_other() -> None:

@@ -28,7 +28,8 @@ from dagengine.model import (
     StepState,
 )
 from dagengine.storage.interface import FinishRun, RecordSteps, SideWrite, Write
-from tests.core.test_core import ERROR, VALUE, ends, go, new, succeed
+from tests.core.kit import VALUE, ends, go
+from tests.core.test_core import ERROR, new, succeed
 
 UNDOABLE = Definition(0, "f", {}, {"undo": {"name": "u", "reference": {}, "options": {}}})
 UNDO = Definition(1, "u", {}, {})

@@ -21,7 +21,6 @@ from dagengine.core.events import (
     AttemptLost,
     AttemptStarted,
     AttemptSucceeded,
-    BodyReturned,
     CancelRequested,
     DelayOver,
     Event,
@@ -48,12 +47,12 @@ from dagengine.model import (
     Value,
 )
 from dagengine.storage.interface import ExpandStep, FinishRun, FinishStep, RecordSteps
+from tests.core.kit import VALUE, ends, go, returned
 
 RETRIES = 1
 DEFINITIONS = [Definition(0, "f", {}, {"retries": RETRIES})]
 ERROR = Failure("error", "ValueError", "no")
 LOST = Failure("lost", "WorkerLost", "gone", facts={"signal": "SIGKILL"})
-VALUE = Value("00", 1, b"x")
 
 
 def new(seq: int, *reads: int, kind: StepKind = StepKind.TASK) -> NewStep:
@@ -62,16 +61,6 @@ def new(seq: int, *reads: int, kind: StepKind = StepKind.TASK) -> NewStep:
 
 def called(*steps: NewStep) -> StepsCalled:
     return StepsCalled(list(DEFINITIONS) if steps[0].seq == 0 else [], list(steps))
-
-
-def go(core: RunCore, *events: Event) -> Actions:
-    actions = core.apply(events, 0.0)
-    check(core)
-    return actions
-
-
-def returned() -> BodyReturned:
-    return BodyReturned(b"", ())
 
 
 def succeed(core: RunCore, seq: int) -> Actions:
@@ -83,10 +72,6 @@ def succeed(core: RunCore, seq: int) -> Actions:
 def fail(core: RunCore, seq: int, *, retriable: bool = False) -> Actions:
     failure = Failure("error", "ValueError", "no", retriable=retriable)
     return go(core, AttemptFailed(seq, core.steps[seq].attempt, 0, 0.0, 1.0, failure))
-
-
-def ends(actions: Actions) -> dict[int, StepState]:
-    return {write.seq: write.state for write in actions.writes if isinstance(write, FinishStep)}
 
 
 def test_a_step_is_submitted_only_when_its_record_is_durable() -> None:

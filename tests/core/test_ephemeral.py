@@ -44,13 +44,13 @@ from dagengine.model import (
     Value,
 )
 from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, FinishStep, KeepValue, RecordSteps
+from tests.core.kit import VALUE, go
 
 RECORDED, EPHEMERAL = 0, 1
 DEFINITIONS = [
     Definition(RECORDED, "f", {}, {"retries": 1}),
     Definition(EPHEMERAL, "g", {}, {"retries": 1, "checkpoint": False}),
 ]
-VALUE = Value("00", 1, b"x")
 NO_BYTES = Value("", 1)
 ERROR = Failure("error", "ValueError", "no", retriable=False)
 LOST = Failure("lost", "WorkerLost", "gone")
@@ -60,12 +60,6 @@ def new(seq: int, *reads: int, ephemeral: bool = True, kind: StepKind = StepKind
     definition = EPHEMERAL if ephemeral else RECORDED
     name = f"w/g.map[{seq}]" if kind is StepKind.MAP else f"w/g[{seq}]"
     return NewStep(seq, name, kind, definition, b"", tuple(StepInput(read) for read in reads))
-
-
-def go(core: RunCore, *events: Event) -> Actions:
-    actions = core.apply(events, 0.0)
-    check(core)
-    return actions
 
 
 def begun(*steps: NewStep) -> RunCore:

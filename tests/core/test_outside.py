@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dagengine.core.actions import Actions
 from dagengine.core.core import RunCore
 from dagengine.core.events import (
     AttemptSucceeded,
     BodyReturned,
     CancelRequested,
-    Event,
     InterruptRequested,
     OutsideEnded,
     Recorded,
@@ -30,23 +28,16 @@ from dagengine.model import (
     StepInput,
     StepKind,
     StepState,
-    Value,
 )
 from dagengine.storage.interface import AddEvent, FinishRun, FinishStep, RecordSteps
+from tests.core.kit import VALUE, go
 
 DEFINITION = Definition(0, "f", {}, {})
-VALUE = Value("00", 1, b"x")
 NOTE = AddEvent(EventRecord(0.0, "note", None, {}))
 
 
 def new(seq: int, *reads: int, kind: StepKind = StepKind.TASK) -> NewStep:
     return NewStep(seq, f"w/f[{seq}]", kind, 0, b"", tuple(StepInput(read) for read in reads))
-
-
-def go(core: RunCore, *events: Event) -> Actions:
-    actions = core.apply(events, 0.0)
-    check(core)
-    return actions
 
 
 def waiting(*kinds: StepKind) -> RunCore:

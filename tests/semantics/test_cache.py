@@ -71,6 +71,18 @@ def squares(x: int) -> int:
     return square(square(x))
 
 
+@task(cache=True)
+def ordered(first: int, /, second: int, *more: int, **named: int) -> list[int]:
+    CALLS.append("ordered")
+    return [first, second, *more, *named.values()]
+
+
+@workflow
+def in_many_ways() -> list[list[int]]:
+    calls = [ordered(1, 2), ordered(1, second=2), ordered(1, 2, first=3), ordered(1, 2, 3), ordered(2, second=1)]
+    return [get(call) for call in calls]
+
+
 @workflow
 def of_a_ref() -> int:
     return square(two())
@@ -240,6 +252,15 @@ def test_arguments_count_by_what_they_are(memory: Engine) -> None:
     assert memory.start(of_sets, upwards).result() == 50
     assert memory.start(of_sets, downwards).result() == 50
     assert CALLS == ["count"]
+
+
+def test_an_argument_counts_however_it_is_given(memory: Engine) -> None:
+    """By its place or by its name; one that has no name but its place is another than one of that name."""
+    run = memory.start(in_many_ways)
+    assert run.result() == [[1, 2], [1, 2], [1, 2, 3], [1, 2, 3], [2, 1]]
+    assert len(CALLS) == 4
+    memory.start(in_many_ways).result()
+    assert len(CALLS) == 4
 
 
 def test_a_value_that_is_too_old_is_computed_again(memory: Engine) -> None:

@@ -19,7 +19,8 @@ from dagengine.model import Definition
 from dagengine.runtime.protocol import Asked, Started
 from dagengine.storage.beats import beats
 from dagengine.views import run_view
-from tests.core.test_core import go, new
+from tests.core.kit import go
+from tests.core.test_core import new
 
 HOUR = 3600.0
 
