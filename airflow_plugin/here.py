@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from dagengine.airflow_plugin.attending import TURN, Attendant
 from dagengine.airflow_plugin.decisions import Attach, Begin, Decision, Fork, Resume
 from dagengine.airflow_plugin.run_log import RunLog
+from dagengine.continuing import last_of
 from dagengine.errors import BadArguments, Fenced, LoadError, RunConflict, RunOwned
 from dagengine.model import RunState
 
@@ -149,7 +150,8 @@ class Here(Attendant):
         if self._asked == "leave":
             engine.interrupt()
         else:
-            engine.cancel(run.id, compensate=self._asked == "compensate")
+            last = last_of(engine.store, engine.store.find_run(run.id))  # a run may have gone on in another
+            engine.cancel(last.id, compensate=self._asked == "compensate")
         return None if self._asked == "compensate" else time.monotonic() + FORCE_AFTER
 
     def _is_mine_now(self, attached: bool, state: RunState) -> bool:

@@ -293,14 +293,15 @@ class Client:
     # ---- changing -----------------------------------------------------------------------------------
 
     def cancel(self, run_id: str, compensate: bool = False) -> RunState:
-        """Ask the run to stop for good, and its children. CANCELLED; RUNNING, if its owner was asked; or how it had ended.
+        """Ask the run to stop for good, or the last of those that it goes on in, and its children. CANCELLED; RUNNING, if its
+        owner was asked; or how it had ended.
 
         compensate: then undo what it did. A run that nobody works on is queued for that. Raises RunNotFound.
         """
         from dagengine.cancelling import cancel_run
         from dagengine.compensating import note
 
-        run = self.find(run_id)
+        run = self._last(run_id)
         if compensate and note(self.store, run, time.time()) and run_state(run) is not RunState.RUNNING:
             self._reopen(run, "default", 0)
             return RunState.RUNNING

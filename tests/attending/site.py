@@ -28,7 +28,7 @@ FOLDER = "DAGENGINE_TEST_FOLDER"
 FLOWS = '''
 import os, subprocess, sys
 from pathlib import Path
-from dagengine import task, workflow
+from dagengine import continue_with, task, workflow
 
 FOLDER = Path({folder!r})
 
@@ -75,6 +75,12 @@ def adds(x: int):
 @workflow
 def holds(x: int):
     return hold(first(x))
+
+@workflow
+def goes_on(x: int):
+    if x < 5:
+        continue_with(x + 1)
+    return hold(x)
 
 @workflow
 def undoable(x: int):

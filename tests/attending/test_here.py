@@ -140,6 +140,20 @@ def test_ending_the_task_cancels_the_run_and_a_retry_goes_on_with_it(site: Site)
     assert site.ledger() == {"first-3": 1, "hold-6": 2}
 
 
+def test_a_run_that_goes_on_in_others_is_ended_and_resumed_where_it_is(site: Site) -> None:
+    """The task's run is the whole chain of `continue_with`."""
+    attendant = site.start(site.work("goes_on"))
+    site.await_started()
+    attendant.stop("cancel")
+    assert site.end(attendant).kind is Kind.FAILED
+    assert site.state() is RunState.CANCELLED
+    attendant = site.start(site.work("goes_on", 2))
+    site.await_started()
+    site.let_go()
+    assert site.end(attendant).value == 6
+    assert site.ledger() == {"hold-5": 2}
+
+
 def test_the_run_may_be_left_when_the_task_is_ended(site: Site) -> None:
     """With on_kill="leave" it can be resumed by whoever wants to."""
     attendant = site.start(site.work("holds"))
@@ -241,9 +255,10 @@ def test_a_try_takes_over_what_another_process_of_its_task_lets_go_of(site: Site
     assert site.ledger() == {"first-3": 1, "hold-6": 2}
 
 
-def test_a_person_who_cancels_the_run_fails_the_task_for_good(site: Site) -> None:
-    """No retry undoes what a person has decided."""
-    attendant = site.start(site.work("holds"))
+@pytest.mark.parametrize("workflow", ["holds", "goes_on"])
+def test_a_person_who_cancels_the_run_fails_the_task_for_good(site: Site, workflow: str) -> None:
+    """No retry undoes what a person has decided; also of a run that has gone on in another one by then."""
+    attendant = site.start(site.work(workflow))
     site.await_started()
     with Client(site.store) as client:
         client.cancel(site.key.engine_id)
