@@ -461,7 +461,7 @@ def test_a_check_says_what_there_is(store: Store) -> None:
     begin(store, "first")
     recorded(store, begin(store, "second"), record(step(0), step(1), definitions=(DEFINITION,)))
     found = store.check()
-    assert found.keys() == {"revision", "integrity", "bytes", "free_bytes", "runs", "steps"}
+    assert found.keys() == {"revision", "integrity", "durability", "bytes", "free_bytes", "runs", "steps"}
     assert (found["integrity"], found["runs"], found["steps"]) == ("ok", 2, 2)
     assert store.figures()._asdict().keys() == found.keys() - {"integrity"}
 
