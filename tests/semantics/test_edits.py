@@ -237,9 +237,11 @@ def test_what_can_not_be_marked_is_refused_in_one_line(
 def test_an_approval_is_given_and_not_marked(engine: Engine) -> None:
     """A value that is no answer would break the body."""
     run = engine.start(careful)
+    while not run.steps():
+        assert not run.wait(0.002)
     with pytest.raises(RunConflict, match=r"dagengine approve\|reject .* release"):
-        engine.mark(run.id, "release.approval", "success", True)
-    engine.mark(run.id, "release.approval", "failed", why="nobody is there")
+        engine.mark(run.id, "careful/release.approval[0]", "succeeded", True)
+    engine.mark(run.id, "careful/release.approval[0]", "failed", why="nobody is there")
     assert run.wait(30)
     assert run.state is RunState.FAILED
 
