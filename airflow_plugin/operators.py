@@ -21,6 +21,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from dagengine.airflow_plugin.decisions import ON_CLEAR, ON_KILL, ON_RETRY, WHERE, OnClear, OnKill, OnRetry, Where
 from dagengine.airflow_plugin.identity import TaskKey
+from dagengine.airflow_plugin.lineage import Traced, note_run
 from dagengine.airflow_plugin.links import RUN_KEY, URL_KEY, run_links, run_url
 from dagengine.airflow_plugin.outcomes import XCOM_LIMIT, Kind, Outcome, is_reference, outcome_of_error, raise_for
 from dagengine.airflow_plugin.places import Place, open_client, place_of
@@ -45,7 +46,7 @@ _ENDING_SECONDS = 30.0
 """For a run to be ended after Airflow has raised its time limit in the main thread."""
 
 
-class DagengineOperator(BaseOperator):
+class DagengineOperator(Traced, BaseOperator):
     """A run of a workflow, as an Airflow task. A retry, a restarted worker and a cleared task find the task's run again.
 
     workflow: "package.module:NAME" or "FILE.py:NAME", the file beside the DAG's file or by its whole path; or the workflow
@@ -220,6 +221,8 @@ class DagengineOperator(BaseOperator):
                 return attendant.run_id
             return self._defer(context, str(attendant.run_id))
         if outcome.kind is Kind.SUCCEEDED:
+            if self.outlets and attendant.run_id is not None:
+                note_run(self.outlets, context["outlet_events"], attendant.run_id)
             return outcome.value
         cause = attendant.cause
         return raise_for(outcome, cause if cause is None or cause.__cause__ is None else cause.__cause__)
@@ -227,6 +230,7 @@ class DagengineOperator(BaseOperator):
     def _push(self, context: Context, run_id: str | None) -> bool:
         if run_id is None:
             return False
+        self.traced_run = run_id
         context["ti"].xcom_push(key=RUN_KEY, value=run_id)
         url = run_url(run_id)
         if url is not None:

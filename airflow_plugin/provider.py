@@ -24,6 +24,14 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": NAME, "python-modules": [f"{HERE}.operators"]}],
         "sensors": [{"integration-name": NAME, "python-modules": [f"{HERE}.sensors"]}],
         "triggers": [{"integration-name": NAME, "python-modules": [f"{HERE}.triggers"]}],
+        "asset-uris": [
+            {
+                "schemes": ["dagengine"],
+                "handler": f"{HERE}.lineage.sanitize_uri",
+                "factory": f"{HERE}.lineage.create_asset",
+                "to_openlineage_converter": f"{HERE}.lineage.convert_asset_to_openlineage",
+            }
+        ],
         "task-decorators": [{"name": NAME, "class-name": f"{HERE}.decorators.dagengine_task"}],
         "connection-types": [
             {

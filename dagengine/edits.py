@@ -147,6 +147,13 @@ def mark(
     if (value is not None) is not (state is StepState.SUCCEEDED):
         says = "needs a value" if value is None else "has no value"
         raise RunConflict(f"a step that is marked {state} {says}. Say --value JSON with success only.", run_id=run.id)
+    asked = _approval_asked(step)
+    if asked is not None and state is StepState.SUCCEEDED:
+        raise RunConflict(
+            f"{step.key} asks somebody for approval, and needs an answer. Say yes or no: dagengine approve|reject"
+            f" {run.id[:8]} {asked}",
+            run_id=run.id,
+        )
     if run_state(run) is RunState.RUNNING:
         given = None if value is None else _value_json(value)
         _ask_owner(
@@ -168,6 +175,12 @@ def mark(
 
     _change(store, run, writes, _changed(run), process)
     return step
+
+
+def _approval_asked(step: StepRecord) -> str | None:
+    """The name of what the step asks approval for, if that is what it does."""
+    name, _, kind = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")
+    return name if step.kind is StepKind.EVENT and kind == "approval" else None
 
 
 def _unmarkable(store: Store, run: RunRecord, step: StepRecord) -> str | None:

@@ -152,14 +152,15 @@ class Engine(Changes):
                 raise RuntimeStopped("this engine is closed. Open a new one.")
             if self._opened:
                 return
-            self._opened = True
+            # First what may fail, and can be tried again: a folder, a bucket that can't be reached for a moment.
             sweep_sockets(self._control_folder)
             self.artifacts.sweep()
+            self._control.start()
+            self._opened = True
             if gc.get_threshold() == PYTHONS_GC:
                 gc.set_threshold(*ENGINES_GC)
             self.runtime.open(self._from_runtime)
             self._turns.start()
-            self._control.start()
             self._heartbeat.start()
             atexit.register(self.close)
 

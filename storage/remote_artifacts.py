@@ -55,7 +55,7 @@ class FsspecArtifacts:
             self._files, root = fsspec.url_to_fs(url)
             self._root = str(root).rstrip("/")
             self._moves = not _OBJECT_STORES.intersection(_protocols(self._files))
-        make_private_folders(Path(cache).parent)  # whoever only reads may be the first here: there is no home folder yet
+        make_private_folders(Path(cache).parent)  # who only reads may be the first here: without a home folder
         self._cache = LocalArtifacts(cache)
         self._names = itertools.count()
 

@@ -324,7 +324,7 @@ def test_importing_the_operator_imports_no_engine(dags: Dags) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     found = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
-    thin = {"addresses", "decisions", "identity", "links", "operators", "outcomes", "places"}
+    thin = {"addresses", "decisions", "identity", "lineage", "links", "operators", "outcomes", "places"}
     allowed = {"dagengine", "dagengine.airflow_plugin", "dagengine.errors", "dagengine.model"}
     assert set(found) <= allowed | {f"dagengine.airflow_plugin.{name}" for name in thin}
 

@@ -102,3 +102,35 @@ def test_a_deferred_task_that_is_out_of_time_ends_its_run(stack: Stack, dag_id: 
     assert stack.states(run) == {"run": "failed", "step": "success", "end": "failed"}
     assert run_state(stack, run_id) is RunState.CANCELLED
     assert "execution_timeout was over" in stack.log(run, "run")
+
+
+DECORATED = """
+from airflow.sdk import dag, task
+import dagengine
+
+@dagengine.task
+def double(x):
+    return 2 * x
+
+@dag(DAG_ID, schedule=None)
+def made():
+    @task.dagengine(workers=1)
+    def here(x: int):
+        return double(x)
+
+    @task.dagengine(where="serve", deferrable=True, defer_after=0)
+    def there(x: int):
+        if dagengine.get(double(x)) > 10:
+            return double(double(x))
+
+    there(here(3))
+
+made()
+"""
+
+
+def test_a_taskflow_function_is_a_workflow_here_and_on_a_server(stack: Stack, dag_id: str) -> None:
+    """By value, out of the function of a DAG; its steps are in the DAG's own file, which workers and hosts are given with it."""
+    run = stack.trigger(stack.deploy(DECORATED))
+    assert stack.await_end(run) == "success", stack.log(run, "here") + stack.log(run, "there")
+    assert (stack.xcom(run, "here"), stack.xcom(run, "there")) == (6, 24)

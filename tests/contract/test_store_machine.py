@@ -182,8 +182,13 @@ class AllStoresAgree(RuleBasedStateMachine):
 
     @rule(run_id=st.sampled_from(["run-a", "other"]), owned=st.booleans())
     def create(self, run_id: str, owned: bool) -> None:
-        """Begin another run, or one that is there."""
-        self.all(lambda store: store.create_run(new_run(run_id), ME if owned else None))
+        """Begin another run, or one that is there. Which number it gets is each store's affair."""
+
+        def created(store: Store) -> int | None:
+            claim = store.create_run(new_run(run_id), ME if owned else None)
+            return None if claim is None else claim.token
+
+        self.all(created)
 
     @rule(run_id=st.sampled_from(RUNS), name=st.sampled_from("pq"), lives=st.booleans(), reopen=st.booleans())
     def claim(self, run_id: str, name: str, lives: bool, reopen: bool) -> None:

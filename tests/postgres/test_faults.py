@@ -250,8 +250,11 @@ def test_a_server_that_may_lose_what_it_acknowledges_is_named_once(
     assert said.startswith(f"the store {store.url} is not safe: its server runs with fsync = off")
 
 
-def test_a_server_that_is_down_at_the_start_is_waited_for(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """As long as was asked for; without that, it is an error at once."""
+def test_a_server_that_is_down_at_the_start_is_waited_for(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as was asked for, and it is said; without that, it is an error at once."""
+    monkeypatch.setattr(postgres_connections, "NOTICE_AFTER", 0.0)
     server.stop()
     with pytest.raises(StoreUnavailable, match="--connect-timeout"):
         PostgresStore(server.url())
@@ -263,6 +266,19 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(server: Server, caplog
     [store] = opened
     assert begin(store).token == 1
     store.close()
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith(f"the store {store.url} does not answer: there is no server's socket")
+    assert "waiting for up to" in said[0]
+    assert "answers again" in said[-1]
+
+
+def test_what_is_told_to_be_recorded_is_on_the_server_s_disk(server: Server, open_store: Open) -> None:
+    """Also where the server's default is to tell before it is; renewing a lease is not worth that wait."""
+    server.restart(synchronous_commit="off")
+    store = open_store(server.url())
+    begin(store)
+    for link in (store._connection.link, *store._readers._idle):
+        assert link.raw.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 
 def test_closing_does_not_wait_for_a_server_that_is_gone(server: Server) -> None:

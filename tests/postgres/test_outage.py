@@ -102,6 +102,7 @@ def test_a_minute_without_a_server_loses_and_repeats_nothing(
     assert len(executed) == STEPS
     assert in_vain <= STEPS // 10 + engine.window
     assert len(minute.waits) < 80
+    assert len(set(minute.waits)) == len(minute.waits), "many who wait come back at the same moments"
     assert max(minute.waits) <= postgres_connections.LONGEST_WAIT
     later = minute.blocks[len(minute.blocks) // 2 :]  # what was under way when it began has come to rest
     assert max(later) - min(later) < BLOCKS

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dagengine import get, stateful, task, wait_event, workflow
+from dagengine import get, stateful, task, wait_approval, wait_event, workflow
 from dagengine.edits import mark, pause
 from dagengine.engine import Engine
 from dagengine.errors import RunConflict, RunFailed, RunInterrupted, RunNotFound, RunOwned
@@ -93,6 +93,11 @@ class Thing:
 @workflow
 def touched() -> int:
     return Thing().touch()
+
+
+@workflow
+def careful() -> str:
+    return wait_approval("release").by
 
 
 def failed(engine: Engine, flow: Any, *names: str) -> Any:
@@ -227,6 +232,18 @@ def test_what_can_not_be_marked_is_refused_in_one_line(
         engine.mark(run.id, name, state, 1)
     assert "\n" not in str(raised.value)
     assert engine.store.find_run(run.id).state is RunState.FAILED
+
+
+def test_an_approval_is_given_and_not_marked(engine: Engine) -> None:
+    """A value that is no answer would break the body."""
+    run = engine.start(careful)
+    while not run.steps():
+        assert not run.wait(0.002)
+    with pytest.raises(RunConflict, match=r"dagengine approve\|reject .* release"):
+        engine.mark(run.id, "careful/release.approval[0]", "succeeded", True)
+    engine.mark(run.id, "careful/release.approval[0]", "failed", why="nobody is there")
+    assert run.wait(30)
+    assert run.state is RunState.FAILED
 
 
 def test_a_step_of_a_live_run_is_marked_by_its_owner(engine: Engine) -> None:

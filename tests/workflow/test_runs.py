@@ -13,6 +13,7 @@ import pytest
 
 from dagengine import aio, as_completed, context, first, gather, get, task, workflow
 from dagengine.contexts import Context
+from dagengine.control import ask
 from dagengine.engine import Engine
 from dagengine.errors import (
     BadArguments,
@@ -21,6 +22,7 @@ from dagengine.errors import (
     RunExists,
     RunFailed,
     StepSkipped,
+    StoreUnavailable,
     Unpicklable,
 )
 from dagengine.model import RunState, StepState
@@ -587,3 +589,23 @@ def test_a_timeout_has_to_be_a_time() -> None:
     """When the workflow is defined, not when it is late."""
     with pytest.raises(DefinitionError, match="above 0"):
         workflow(timeout=0)(lambda: None)
+
+
+@pytest.mark.parametrize("what", ["the artifacts", "the control socket"])
+def test_an_engine_that_could_not_begin_begins_later(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A bucket that can't be reached for a moment, a folder that is gone: the next run finds all of the engine at work."""
+
+    def fails() -> int:
+        raise StoreUnavailable("not now", store="")
+
+    with monkeypatch.context() as broken:
+        if what == "the artifacts":
+            broken.setattr(engine.artifacts, "sweep", fails)
+        else:
+            broken.setattr(engine._control, "start", fails)
+        with pytest.raises(StoreUnavailable, match="not now"):
+            run(engine, only(lambda: increment(1)))
+    assert run(engine, only(lambda: increment(1))) == 2
+    assert ask(engine._control_folder, engine.process.id, {"verb": "nothing"}, 10.0) is not None
