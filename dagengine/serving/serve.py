@@ -362,8 +362,8 @@ class Server:
             if entry.id in over or run_state(runs[entry.id]) not in _NOBODYS:
                 continue
             ours = entry.server == self.process.id
-            if not ours and entry.server in living:
-                continue  # it is that one's to begin
+            if not ours and entry.server in living and not runs[entry.id].lease_expired:
+                continue  # it is that one's to begin, or to begin again
             if ours or queues.hand_over(self.store, entry.id, entry.server, self.process.id):
                 self._hosts.assign([runs[entry.id]])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from dagengine.model import NewRun, ProcessRecord, RunState
 from dagengine.recording import record_run
 from dagengine.serving.submission import Submission, place
-from dagengine.storage import queues
+from dagengine.storage import queues, servers
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.workflows import load
@@ -139,6 +140,25 @@ def test_the_run_of_a_machine_that_is_gone_goes_on_when_its_lease_is_over(tmp_pa
         assert site.ended(run).state is RunState.SUCCEEDED
         assert "its process died; going on with it" in site.stop(server)
         assert site.ledger() == {"double-1": 1, "double-7": 1, "hold-14": 1, "double-15": 1}
+    finally:
+        site.close()
+
+
+def test_the_run_of_a_silent_host_goes_on_elsewhere_although_its_server_lives(tmp_path: Path) -> None:
+    """The host of another machine's server is stopped, or hangs: its server can't know, its lease does."""
+    schema = fresh_schema()
+    site = Site(tmp_path, shared().url(schema, lease="3600"))
+    there, host = (ProcessRecord(name, "another-machine", "boot", 4711, 1.0, 1.0) for name in ("there", "host"))
+    try:
+        run = site.submit("doubled", 1)
+        servers.seen(site.store, there, {}, time.time())
+        assert queues.take(site.store, "default", there.id, 1, 1e10).runs == (run,)
+        site.store.claim(run, host, lambda process: True)
+        shared().run(f"UPDATE {schema}.process SET expires_at = 0 WHERE id = 'host'")
+        server = site.serve()
+        assert site.ended(run).state is RunState.SUCCEEDED
+        site.stop(server)
+        assert queues.counts(site.store) == {}
     finally:
         site.close()
 
