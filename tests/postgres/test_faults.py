@@ -178,7 +178,7 @@ def test_what_takes_too_long_is_tried_again(
     open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """The server ends our statement, because another transaction holds the run: recorded when that one is over."""
-    monkeypatch.setitem(postgres_connections._SETTINGS, limit, "20ms")
+    monkeypatch.setitem(postgres_connections._SETTINGS, limit, "500ms")
     ended = threading.Event()
     wait = Waiting.wait
 

@@ -216,7 +216,7 @@ def test_an_event_that_does_not_come_in_time_can_be_handled(opened: Callable[[Ju
     with pytest.raises(RunFailed, match="nobody sent paid in time") as caught:
         failed.result()
     assert isinstance(caught.value.__cause__, EventTimeout)
-    with pytest.raises(RunExists, match="dagengine resume"):
+    with pytest.raises(RunExists, match="dagengine fork"):
         engine.signal(failed.id, "paid")
 
 
