@@ -68,6 +68,10 @@ class Side:
                     self._tell({"answer": _ANSWERS[request["do"]](self._client(request["place"]), request)})
             except DagengineError as error:
                 self._tell({"error": {"type": type(error).__name__, "text": str(error)}})
+            except ImportError as error:  # of ours: what a workflow can't import is a LoadError
+                said = f"python={sys.executable!r} has not all that dagengine needs: {error}"
+                what = f"{said}. Install dagengine there, with its dependencies."
+                self._tell({"error": {"type": "BadOption", "text": what}})
             except Exception as error:
                 traceback.print_exc()
                 self._tell({"error": {"type": "", "text": f"{type(error).__name__}: {error}".splitlines()[0]}})

@@ -121,7 +121,7 @@ class Here(Attendant):
     def _begun(self, client: Client, run: Run[Any]) -> str:
         done = sum(task.before for task in run.progress().tasks)
         hint = self.store_hint(client)
-        kept = f", {done:,} steps are done already" if done else ""
+        kept = f", {done:,} {'step is' if done == 1 else 'steps are'} done already" if done else ""
         return (
             f"run {run.id} of {run.progress().workflow} begins in this process{kept}. To see it: dagengine show"
             f" {run.id[:12]}{f' --store {hint}' if hint else ''}"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RETRIES = 2
 """Of a task whose DAG and whose Airflow say nothing: a retry goes on with the run, and repeats nothing that has finished."""
 
-_RETRIES = conf.getint("core", "default_task_retries", fallback=0) or RETRIES
+DEFAULT_RETRIES = conf.getint("core", "default_task_retries", fallback=0) or RETRIES
 
 DEFER_AFTER = 10.0
 """Seconds: going to the triggerer and back takes about 5, and a slot of a worker for as long. Short runs end before."""
@@ -103,7 +103,7 @@ class DagengineOperator(Traced, BaseOperator):
         on_clear: OnClear = "auto",
         python: str | None = None,
         xcom_limit: int = XCOM_LIMIT,
-        retries: int = _RETRIES,
+        retries: int = DEFAULT_RETRIES,
         **kwargs: Any,
     ) -> None:
         super().__init__(retries=retries, **kwargs)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseSensorOperator, conf, timezone
 from airflow.sdk.bases.sensor import PokeReturnValue
 from airflow.sdk.exceptions import (
-    AirflowException,
     AirflowFailException,
     AirflowRescheduleException,
     AirflowSensorTimeout,
@@ -24,7 +24,8 @@ from airflow.sdk.exceptions import (
 )
 
 from dagengine.airflow_plugin.links import RUN_KEY
-from dagengine.airflow_plugin.outcomes import failure_of, raise_for, reference
+from dagengine.airflow_plugin.operators import DEFAULT_RETRIES
+from dagengine.airflow_plugin.outcomes import Kind, failure_of, raise_for, reference
 from dagengine.airflow_plugin.places import open_client, place_of
 from dagengine.airflow_plugin.triggers import MISSING, REFUSED, DagengineTrigger
 
@@ -38,6 +39,13 @@ _BEGUN = frozenset({"running", "deferred", "success", "failed", "up_for_retry", 
 
 _OVER = frozenset({"failed", "upstream_failed", "skipped", "removed"})
 """States in which a task won't begin a run any more, nor go on with one, unless somebody clears it."""
+
+
+_POKE_SECONDS = 5.0
+
+_RESCHEDULE_SECONDS = 20.0
+"""Between two looks of a sensor that gives its worker back. If a task is due again before the scheduler has heard in its
+next round that the last look has ended, it takes the task for lost, and fails it; on a busy machine a round takes seconds."""
 
 
 class _Look(NamedTuple):
@@ -58,6 +66,9 @@ class DagengineSensor(BaseSensorOperator):
     count: as many steps of the group are enough; else the group is whole when the workflow's body has returned
     conn_id, store: where the run is, as of `DagengineOperator`
     deferrable: wait in the triggerer, with all others that wait for this store. mode="reschedule" holds no worker, either
+    poke_interval: seconds between two looks: 5; 20 where each is a try that the scheduler begins (mode="reschedule", and a
+        deferrable one while there is no run yet), which must not come due before the scheduler knows of the last one's end
+    retries: of a sensor whose worker died, or whose store was away. That the run or step has failed is not tried again
 
     Returns a reference to the run's result, which `DagengineHook.read` reads, and an operator's arguments may have in them;
     of steps what was waited for: {"run", "step", "state"}.
@@ -76,12 +87,17 @@ class DagengineSensor(BaseSensorOperator):
         conn_id: str | None = None,
         store: str | None = None,
         deferrable: bool | None = None,
-        poke_interval: float | timedelta = 5.0,
+        poke_interval: float | timedelta | None = None,
+        retries: int = DEFAULT_RETRIES,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, **kwargs)
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        said = poke_interval.total_seconds() if isinstance(poke_interval, timedelta) else poke_interval
+        self.reschedule_interval = _RESCHEDULE_SECONDS if said is None else float(said)
+        if said is None:
+            said = _RESCHEDULE_SECONDS if kwargs.get("mode") == "reschedule" and not deferrable else _POKE_SECONDS
+        super().__init__(poke_interval=said, retries=retries, **kwargs)
         self.run_id = run_id
         self.run_of = run_of
         self.step = step
@@ -127,7 +143,7 @@ class DagengineSensor(BaseSensorOperator):
         if time.time() >= until:
             raise AirflowSensorTimeout(f"{self._what(look.run_id)} has not ended within {self.timeout:g} s")
         if look.run_id is None or look.ended:
-            raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=self.poke_interval))
+            raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=self.reschedule_interval))
         place = place_of(self.conn_id, self.store)
         trigger = DagengineTrigger(
             look.run_id,
@@ -171,7 +187,7 @@ class DagengineSensor(BaseSensorOperator):
             raise AirflowFailException("say where the run is recorded: conn_id, or store. One of them.")
 
     def _run(self, context: Context, client: Client) -> str | None:
-        """The run's whole id; None while there is none. Raises AirflowException if there won't be one, RunNotFound."""
+        """The run's whole id; None while there is none. Raises AirflowFailException if there won't be one, RunNotFound."""
         if self.run_of is None:
             return client.find(str(self.run_id)).id
         state = self._task_state(context)
@@ -184,7 +200,7 @@ class DagengineSensor(BaseSensorOperator):
         if state == "skipped":
             raise AirflowSkipException(f"task {self.run_of} was skipped: it has no run")
         if state in _OVER:
-            raise AirflowException(f"task {self.run_of} ended as {state} before it had a run: see its log")
+            raise AirflowFailException(f"task {self.run_of} ended as {state} before it had a run: see its log")
         return None
 
     def _task_state(self, context: Context) -> str | None:
@@ -208,7 +224,8 @@ class DagengineSensor(BaseSensorOperator):
         if self.step is not None:
             self._raise_for_step(client, run_id, str(state))
         record = client.find(run_id)
-        return raise_for(failure_of(record.id, record.workflow, client.state(run_id), record.failure))
+        outcome = failure_of(record.id, record.workflow, client.state(run_id), record.failure)
+        return raise_for(replace(outcome, kind=Kind.FAILED_FOR_GOOD) if outcome.kind is Kind.FAILED else outcome)
 
     def _value(self, client: Client, run_id: str) -> dict[str, Any]:
         if self.step is not None:
@@ -223,12 +240,12 @@ class DagengineSensor(BaseSensorOperator):
         if state in ("skipped", "cancelled"):
             raise AirflowSkipException(f"{self._what(run_id)} was {state}. {look}")
         if state != "failed":
-            raise AirflowException(f"{self._what(run_id)} was not run to its end: the run is {state}. {look}")
+            raise AirflowFailException(f"{self._what(run_id)} was not run to its end: the run is {state}. {look}")
         why = ""
         if "*" not in str(self.step):
             failure = client.step(run_id, str(self.step)).failure
             why = "" if failure is None else f": {failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0]}"
-        raise AirflowException(f"{self._what(run_id)} failed{why}. {look}")
+        raise AirflowFailException(f"{self._what(run_id)} failed{why}. {look}")
 
     def _what(self, run_id: str | None = None) -> str:
         run = f"run {(run_id or self.run_id or '')[:12]}" if run_id or self.run_id else f"the run of task {self.run_of}"

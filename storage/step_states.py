@@ -69,11 +69,15 @@ _SCOPE = _group(flat=False)
 
 
 def check_pattern(name: str) -> None:
-    """Raises BadArguments for a `*` that stands elsewhere than in `[*]` or `/*` at the end."""
+    """Raises BadArguments for a `*` that stands elsewhere than in `[*]` or `/*` at the end, and for what can't be a key."""
     if "*" in name and not (name.count("*") == 1 and name.endswith(("[*]", "]/*"))):
         raise BadArguments(
             f"{name!r} names no steps: a * stands for the calls of a function, SCOPE/FUNCTION[*], or for all that is in"
             " a scope, SCOPE/WORKFLOW[0]/*."
+        )
+    if not name.endswith(("]", "]/*")):
+        raise BadArguments(
+            f"{name!r} names no step: a key ends in which call it is, {name}[0]. {name}[*] are all calls of a function."
         )
 
 

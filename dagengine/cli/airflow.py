@@ -126,6 +126,10 @@ def _write(output: Path, whole: str, force: bool) -> None:
 
     if output.exists() and not force and MARK not in output.read_text("utf-8", errors="replace"):
         raise BadArguments(f"{output} is there, and was not written by {MARK}. Name another file, or say --force.")
+    if not output.parent.is_dir():
+        raise BadArguments(
+            f"there is no folder {output.parent} to write {output.name} to. Make it, or name another file."
+        )
     scratch = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         scratch.write_text(whole, "utf-8")

@@ -108,6 +108,33 @@ def test_a_sensor_ends_as_its_run_or_step_has(dags: Dags, runs: Runs) -> None:
         assert text is None or text in ran.output
 
 
+def test_a_sensor_is_tried_again_but_not_for_the_failure_that_it_has_seen(dags: Dags, runs: Runs) -> None:
+    """It has retries if nobody says otherwise, for a worker that died; a run's or step's end is the same in each of them."""
+    cases = {"run": "", "step": ", step='nightly/extract[1]'", "group": ", step='nightly/extract[*]'"}
+    sensors = "\n".join(f"DagengineSensor(task_id={name!r}, run_id={runs.bad!r}{said})" for name, said in cases.items())
+    ran = dags.run(dag_of(imports=sensors))
+    assert ran.states() == dict.fromkeys(cases, "failed")
+    assert {ran.task(name).try_number for name in cases} == {1}
+    assert {ran.task(name).max_tries for name in cases} == {2}
+
+
+def test_a_sensor_that_the_scheduler_begins_again_waits_longer() -> None:
+    """Else it comes due before a busy scheduler knows of its last look's end, and is failed as lost; what is said counts."""
+    from datetime import timedelta
+
+    from dagengine.airflow_plugin import DagengineSensor
+
+    def intervals(**said: Any) -> tuple[float, float]:
+        made = DagengineSensor(task_id="s", run_id="0", **said)
+        return made.poke_interval, made.reschedule_interval
+
+    assert intervals() == (5, 20)
+    assert intervals(mode="reschedule") == (20, 20)
+    assert intervals(mode="reschedule", deferrable=True) == (5, 20)
+    assert intervals(mode="reschedule", poke_interval=1) == (1, 1)
+    assert intervals(deferrable=True, poke_interval=timedelta(seconds=2)) == (2, 2)
+
+
 def test_what_a_sensor_returns_leads_to_the_result(dags: Dags, runs: Runs) -> None:
     """A task downstream is given a reference, which the hook reads; of steps, which they were."""
     ran = dags.run(
@@ -192,6 +219,7 @@ def test_a_sensor_that_can_never_succeed_says_so_at_once(dags: Dags, runs: Runs,
         "both": (f"run_id={runs.good!r}, conn_id='a', store='b'", "conn_id, or store"),
         "foreign": (f"run_id={runs.good!r}, store={str(foreign)!r}", "notes.db"),
         "pattern": (f"run_id={runs.good!r}, step='nightly/*/load'", "names no steps"),
+        "no_index": (f"run_id={runs.good!r}, step='nightly/load'", "'nightly/load' names no step"),
         "no_connection": (f"run_id={runs.good!r}, conn_id='nowhere'", "nowhere"),
         "no_task": ("run_of='nobody'", "there is no task nobody"),
     }

@@ -100,7 +100,7 @@ def test_the_steps_of_a_run_are_followed_where_the_body_does_not_tell(cli: Cli, 
         (["summed", "cuont=2"], "Did you mean count?", 2),
         (["summed", "count=2", "--mode", "mirrored"], "is not one of 'mirror', 'expand'", 2),
         (["summed", "count=2", "--dag-id", "a b"], "is no id for a DAG", 2),
-        (["summed", "count=2", "-o", "nosuch/dag.py"], "No such file or directory", 5),
+        (["summed", "count=2", "-o", "nosuch/dag.py"], "there is no folder nosuch", 2),
         (["nosuch"], "has no workflow nosuch", 2),
     ],
 )
