@@ -41,6 +41,13 @@ _OVER = frozenset({"failed", "upstream_failed", "skipped", "removed"})
 """States in which a task won't begin a run any more, nor go on with one, unless somebody clears it."""
 
 
+_POKE_SECONDS = 5.0
+
+_RESCHEDULE_SECONDS = 20.0
+"""Between two looks of a sensor that gives its worker back. If a task is due again before the scheduler has heard in its
+next round that the last look has ended, it takes the task for lost, and fails it; on a busy machine a round takes seconds."""
+
+
 class _Look(NamedTuple):
     """What there was to see. `ended`: the run, or step, has ended, though it may be opened again; `done`: as of `poke`."""
 
@@ -59,6 +66,8 @@ class DagengineSensor(BaseSensorOperator):
     count: as many steps of the group are enough; else the group is whole when the workflow's body has returned
     conn_id, store: where the run is, as of `DagengineOperator`
     deferrable: wait in the triggerer, with all others that wait for this store. mode="reschedule" holds no worker, either
+    poke_interval: seconds between two looks: 5; 20 where each is a try that the scheduler begins (mode="reschedule", and a
+        deferrable one while there is no run yet), which must not come due before the scheduler knows of the last one's end
     retries: of a sensor whose worker died, or whose store was away. That the run or step has failed is not tried again
 
     Returns a reference to the run's result, which `DagengineHook.read` reads, and an operator's arguments may have in them;
@@ -78,13 +87,17 @@ class DagengineSensor(BaseSensorOperator):
         conn_id: str | None = None,
         store: str | None = None,
         deferrable: bool | None = None,
-        poke_interval: float | timedelta = 5.0,
+        poke_interval: float | timedelta | None = None,
         retries: int = DEFAULT_RETRIES,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, retries=retries, **kwargs)
         if deferrable is None:
             deferrable = conf.getboolean("operators", "default_deferrable", fallback=False)
+        said = poke_interval.total_seconds() if isinstance(poke_interval, timedelta) else poke_interval
+        self.reschedule_interval = _RESCHEDULE_SECONDS if said is None else float(said)
+        if said is None:
+            said = _RESCHEDULE_SECONDS if kwargs.get("mode") == "reschedule" and not deferrable else _POKE_SECONDS
+        super().__init__(poke_interval=said, retries=retries, **kwargs)
         self.run_id = run_id
         self.run_of = run_of
         self.step = step
@@ -130,7 +143,7 @@ class DagengineSensor(BaseSensorOperator):
         if time.time() >= until:
             raise AirflowSensorTimeout(f"{self._what(look.run_id)} has not ended within {self.timeout:g} s")
         if look.run_id is None or look.ended:
-            raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=self.poke_interval))
+            raise AirflowRescheduleException(timezone.utcnow() + timedelta(seconds=self.reschedule_interval))
         place = place_of(self.conn_id, self.store)
         trigger = DagengineTrigger(
             look.run_id,

@@ -12,6 +12,7 @@ from dagengine.cli.summary import command as typed
 from dagengine.cli.summary import failure_lines, go_on
 from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, paint, print_json, state_text, table
 from dagengine.continuing import continued_as
+from dagengine.identity import is_alive
 from dagengine.liveness import shown
 from dagengine.model import RunRecord, RunState, StepState
 from dagengine.serving.queues import place_view
@@ -108,7 +109,9 @@ def _left(seconds: float) -> str:
 def _owner(run: RunRecord, state: RunState) -> str:
     if run.owner is None or state not in (RunState.RUNNING, RunState.CRASHED):
         return ""
-    dead = ", which is dead" if state is RunState.CRASHED else ""
+    dead = ""
+    if state is RunState.CRASHED:  # of another machine's process only the end of its lease is seen
+        dead = ", which is silent" if is_alive(run.owner) else ", which is dead"
     return f"process {run.owner.pid} on {clean(run.owner.host)}{dead}"
 
 

@@ -118,6 +118,23 @@ def test_a_sensor_is_tried_again_but_not_for_the_failure_that_it_has_seen(dags: 
     assert {ran.task(name).max_tries for name in cases} == {2}
 
 
+def test_a_sensor_that_the_scheduler_begins_again_waits_longer() -> None:
+    """Else it comes due before a busy scheduler knows of its last look's end, and is failed as lost; what is said counts."""
+    from datetime import timedelta
+
+    from dagengine.airflow_plugin import DagengineSensor
+
+    def intervals(**said: Any) -> tuple[float, float]:
+        made = DagengineSensor(task_id="s", run_id="0", **said)
+        return made.poke_interval, made.reschedule_interval
+
+    assert intervals() == (5, 20)
+    assert intervals(mode="reschedule") == (20, 20)
+    assert intervals(mode="reschedule", deferrable=True) == (5, 20)
+    assert intervals(mode="reschedule", poke_interval=1) == (1, 1)
+    assert intervals(deferrable=True, poke_interval=timedelta(seconds=2)) == (2, 2)
+
+
 def test_what_a_sensor_returns_leads_to_the_result(dags: Dags, runs: Runs) -> None:
     """A task downstream is given a reference, which the hook reads; of steps, which they were."""
     ran = dags.run(

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 from dagengine import Engine, config, ending, task, workflow
+from dagengine.cli.app import app
 from dagengine.errors import Fenced, RunOwned
 from dagengine.heartbeat import Heartbeat
 from dagengine.model import RunState
@@ -59,6 +61,8 @@ def test_a_run_whose_owner_is_silent_looks_crashed(open_store: Open, url: str) -
     assert run_state(store.find_run("7f3a"), alive) is RunState.RUNNING
     expire(url, "me")
     assert run_state(store.find_run("7f3a"), alive) is RunState.CRASHED
+    shown = CliRunner().invoke(app, ["show", "7f3a", "--store", url], catch_exceptions=False)
+    assert "process 100 on host-a, which is silent" in shown.output
 
 
 def test_a_dead_owner_is_replaced_before_its_lease_is_over(open_store: Open, url: str) -> None:
