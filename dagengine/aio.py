@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Literal, TypeVar, overload
 
-from dagengine.approvals import Approval, answered, start_approval
+from dagengine.approvals import DEFAULT_NAME, Approval, answered, start_approval
 from dagengine.errors import BadArguments
 from dagengine.moments import MISSING, Duration, event, start_sleep
 from dagengine.refs import Ref, body_of
@@ -93,7 +93,7 @@ async def wait_event(name: str, timeout: Duration | None = None, default: Any = 
     return await _value(event(name, timeout, default))
 
 
-async def wait_approval(name: str = "approval", timeout: Duration | None = None) -> Approval:  # noqa: ASYNC109
+async def wait_approval(name: str = DEFAULT_NAME, timeout: Duration | None = None) -> Approval:  # noqa: ASYNC109
     """Somebody's yes, as `dagengine.wait_approval`, while other branches go on."""
     ref = start_approval(name, timeout)
     return answered(name, ref._key, await _value(ref))

@@ -1,7 +1,7 @@
 """Asking a person: a run waits until somebody says yes, or no, and records who it was and why.
 
 Approvals are events under a prefix of their own: what is sent with `signal` is never taken for one.
-May import errors, moments, refs and signals.
+May import errors, model, moments, refs and signals.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dagengine.errors import Rejected
+from dagengine.model import RunRecord, StepKind, StepRecord, StepState
 from dagengine.moments import Duration, check_name, start_event
 from dagengine.refs import Ref, body_of
 
 if TYPE_CHECKING:
     from dagengine.signals import Post
+    from dagengine.storage.interface import Store
 
 PREFIX = "approval:"
+
+DEFAULT_NAME = "approval"
+
+LOOKED_THROUGH = 10_000
+"""Unfinished steps of a run that are looked through for those that ask for approval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +37,25 @@ class Approval:
     at: float
 
 
-def wait_approval(name: str = "approval", timeout: Duration | None = None) -> Approval:
+def wait_approval(name: str = DEFAULT_NAME, timeout: Duration | None = None) -> Approval:
     """Wait for somebody's yes: `dagengine approve RUN [NAME]`. Raises Rejected for a no, and EventTimeout.
 
     In an async body: `aio.wait_approval`.
     """
     ref = start_approval(name, timeout)
     return answered(name, ref._key, body_of(ref).wait([ref])[0].value())
+
+
+def asked_by(step: StepRecord) -> str | None:
+    """The name of what the step asks approval for, if that is what it does. Its key says so."""
+    name, _, kind = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")
+    return name if step.kind is StepKind.EVENT and kind == "approval" else None
+
+
+def asked_for(store: Store, run: RunRecord) -> list[str]:
+    """The names of what the run asks approval for now, each once, in the order in which it asked."""
+    names = map(asked_by, store.steps(run.number, states=[StepState.WAITING], limit=LOOKED_THROUGH))
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def start_approval(name: str, timeout: Duration | None) -> Ref:
@@ -52,12 +71,12 @@ def answered(name: str, key: str, answer: Approval) -> Approval:
     raise Rejected(f"{answer.by} rejected {name}{why}", key=key, by=answer.by, why=answer.why, at=answer.at)
 
 
-def approve(run_id: str, name: str = "approval", *, by: str | None = None, why: str = "") -> None:
+def approve(run_id: str, name: str = DEFAULT_NAME, *, by: str | None = None, why: str = "") -> None:
     """Say yes to what the run waits for. `by`: the user, if nobody else is named. Raises as `dagengine.signal`."""
     _answer(run_id, name, answer_of(True, by, why))
 
 
-def reject(run_id: str, name: str = "approval", *, by: str | None = None, why: str = "") -> None:
+def reject(run_id: str, name: str = DEFAULT_NAME, *, by: str | None = None, why: str = "") -> None:
     """Say no: `wait_approval` raises Rejected. Otherwise as `approve`."""
     _answer(run_id, name, answer_of(False, by, why))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from dagengine.approvals import asked_by
 from dagengine.compensating import refuse_over
 from dagengine.control import NoAnswer, ask
 from dagengine.errors import RunConflict, RunOwned, StoreUnavailable
@@ -147,7 +148,7 @@ def mark(
     if (value is not None) is not (state is StepState.SUCCEEDED):
         says = "needs a value" if value is None else "has no value"
         raise RunConflict(f"a step that is marked {state} {says}. Say --value JSON with success only.", run_id=run.id)
-    asked = _approval_asked(step)
+    asked = asked_by(step)
     if asked is not None and state is StepState.SUCCEEDED:
         raise RunConflict(
             f"{step.key} asks somebody for approval, and needs an answer. Say yes or no: dagengine approve|reject"
@@ -175,12 +176,6 @@ def mark(
 
     _change(store, run, writes, _changed(run), process)
     return step
-
-
-def _approval_asked(step: StepRecord) -> str | None:
-    """The name of what the step asks approval for, if that is what it does."""
-    name, _, kind = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")
-    return name if step.kind is StepKind.EVENT and kind == "approval" else None
 
 
 def _unmarkable(store: Store, run: RunRecord, step: StepRecord) -> str | None:

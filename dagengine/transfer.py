@@ -71,6 +71,10 @@ def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Pat
             raise RunOwned(f"run {one.id} is being worked on: wait for it, or cancel it", run_id=one.id)
     if file.exists():
         raise StoreUnavailable(f"{file} is there already: name another file, or remove it.", store=str(file))
+    if not file.parent.is_dir():
+        raise StoreUnavailable(
+            f"there is no folder {file.parent} to write {file.name} to. Make it, or name another file.", store=str(file)
+        )
     written: set[str] = set()
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-") as unfinished:
         with tarfile.open(fileobj=unfinished, mode="w", format=tarfile.PAX_FORMAT) as archive:

@@ -1,7 +1,7 @@
 """Waiting for values in a sync body: `get`, `gather`, `as_completed`, `first`. Outside of a run they pass values on.
 
 The order of completion is part of the record, so a replayed body sees the same order. `aio` has the same for async
-bodies. May import refs.
+bodies. May import errors and refs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Literal, TypeVar, overload
 
-from dagengine.errors import BadArguments
+from dagengine.errors import BadArguments, RefMisuse
 from dagengine.refs import Ref, body_of
 
 T = TypeVar("T")
@@ -22,9 +22,14 @@ def get(ref: T) -> T: ...
 def get(ref: Any) -> Any:
     """The value, when the step has ended. Raises the step's own exception; StepSkipped or StepCancelled if it did not run.
 
-    A value that is not a ref is returned as it is. In an async body this blocks the other branches: use `aio.get`.
+    A value that is not a ref is returned as it is. In an async body this blocks the other branches: use `aio.get`. Raises
+    RefMisuse for a list of refs, which is `gather`'s.
     """
-    return body_of(ref).wait([ref])[0].value() if isinstance(ref, Ref) else ref
+    if isinstance(ref, Ref):
+        return body_of(ref).wait([ref])[0].value()
+    if isinstance(ref, (list, tuple)) and any(isinstance(item, Ref) for item in ref):
+        raise RefMisuse("get() takes one ref, and this is a list of them: gather(refs) gives their values.")
+    return ref
 
 
 @overload

@@ -1,6 +1,6 @@
 """What a run that waits without a process waits for, and until when: for people, from the record alone.
 
-May import nothing of ours but model and storage.
+May import nothing of ours but approvals, model and storage.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dagengine.approvals import asked_by
 from dagengine.model import RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.storage.interface import Store
 from dagengine.storage.sleepers import sleeper
@@ -42,6 +43,7 @@ def waiting_view(store: Store, run: RunRecord) -> WaitingView | None:
 def waits_for(step: StepRecord) -> str:
     """What an unfinished step that the world ends waits for. The key names the event."""
     if step.kind is StepKind.EVENT:
-        name, _, kind = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")
-        return f"an approval of {name}" if kind == "approval" else f"the signal {name}"
+        asked = asked_by(step)
+        name = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")[0]
+        return f"an approval of {asked}" if asked is not None else f"the signal {name}"
     return _WHAT.get(step.kind, "its inputs")

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import dagengine
+from dagengine import gather
+from dagengine.approvals import start_approval
 from dagengine.engine import Engine
-from dagengine.model import RunState
+from dagengine.model import RunState, StepState
 from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
 from tests.cli.conftest import Cli
@@ -18,6 +20,13 @@ from tests.cli.conftest import Cli
 def orders() -> tuple[object, str]:
     paid = dagengine.wait_event("paid", timeout="2d")
     return paid, dagengine.wait_approval("release").why
+
+
+@dagengine.workflow
+def two_questions() -> tuple[str, str]:
+    first, second = start_approval("tests", None), start_approval("legal", None)
+    answers = gather([first, second])
+    return answers[0].by, answers[1].by
 
 
 def waiting(engine: Engine) -> Run[tuple[object, str]]:
@@ -41,6 +50,22 @@ def test_what_is_typed_reaches_the_run_and_wakes_it(cli: Cli, home: Path) -> Non
         assert late.status != 0
         assert late.err.count("\n") == 1
         assert "has succeeded" in late.err
+
+
+def test_an_approval_needs_no_name_where_one_is_asked_for(cli: Cli, home: Path) -> None:
+    """Where several are, one has to be named."""
+    with Engine(home=home, runtime=InlineRuntime()) as engine:
+        run = engine.start(two_questions)
+        while run.state is not RunState.WAITING:
+            assert not run.wait(0.002)
+        said = cli("approve", run.id[:8])
+        assert said.status == 2
+        assert "asks for tests, legal. Name one." in said.err
+        assert "tests approved by ada" in cli("approve", run.id[:8], "tests", "--by", "ada").out
+        while len(engine.store.steps(engine.store.find_run(run.id).number, states=[StepState.WAITING])) == 2:
+            assert not run.wait(0.002)
+        assert "legal approved by bob" in cli("approve", run.id[:8], "--by", "bob").out
+        assert run.result() == ("ada", "bob")
 
 
 def test_a_run_that_waits_says_for_what_and_until_when(cli: Cli, home: Path) -> None:

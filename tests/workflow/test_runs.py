@@ -239,6 +239,16 @@ def test_gather_keeps_the_order_and_can_return_exceptions(engine: Engine) -> Non
         run(engine, raises)
 
 
+def test_get_of_a_list_of_refs_says_who_takes_one(engine: Engine) -> None:
+    """Returned as it is, it would fail later and say less."""
+
+    def flow() -> Any:
+        return get([increment(1), increment(2)])
+
+    with pytest.raises(RunFailed, match=r"gather\(refs\) gives their values"):
+        run(engine, flow)
+
+
 def test_as_completed_and_first_give_values(engine: Engine) -> None:
     """Every value once; first the one that ended first."""
 

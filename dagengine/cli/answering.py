@@ -1,0 +1,52 @@
+"""What `dagengine approve` and `dagengine reject` have alike: the answer to what a run asks approval for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dagengine.cli.app import Invocation, run_argument, short
+from dagengine.cli.signal import posting
+from dagengine.cli.terminal import clean, print_json
+
+if TYPE_CHECKING:
+    from dagengine.model import RunRecord
+    from dagengine.storage.interface import Store
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def answer_arguments(function: Function) -> Function:
+    """Arrive as `run`, `name`, `by` and `why`."""
+    function = click.option("--why", metavar="TEXT", default="", help="The reason, for the record.")(function)
+    function = click.option("--by", metavar="WHO", help="Who says so; otherwise the user.")(function)
+    return run_argument(click.argument("name", required=False)(function))
+
+
+def answer(invocation: Invocation, run: str, name: str | None, *, approved: bool, by: str | None, why: str) -> None:
+    """Send the answer, and say so."""
+    from dagengine.approvals import answer_of, send_answer
+
+    given = answer_of(approved, by, why)
+    with posting(invocation, run) as (post, record):
+        name = name or _only_one(post.store, record)
+        send_answer(post, record.id, name, given)
+    if invocation.json:
+        print_json({"id": record.id, "name": name, "approved": approved, "by": given.by, "why": given.why})
+    else:
+        said = "approved" if approved else "rejected"
+        print(f"run {short(record.id)}: {clean(name, 200)} {said} by {clean(given.by, 200)}")
+
+
+def _only_one(store: Store, run: RunRecord) -> str:
+    """The name of what the run asks approval for, if it asks for one thing; the usual name if it asks for nothing yet."""
+    from dagengine.approvals import DEFAULT_NAME, asked_for
+
+    names = asked_for(store, run)
+    if len(names) > 1:
+        raise click.UsageError(
+            f"run {short(run.id)} asks for {', '.join(clean(name, 60) for name in names)}. Name one."
+        )
+    return names[0] if names else DEFAULT_NAME
