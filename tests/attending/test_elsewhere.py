@@ -52,7 +52,7 @@ def test_a_try_goes_on_in_the_other_environment_as_it_does_here(site: Site) -> N
     (site.folder / "ok").touch()
     assert attend(site, "adds", 2).value == 7
     assert site.ledger() == {"first-3": 1, "second-6": 2}
-    assert any("begins in this process, 1 steps are done already" in line for line in site.said)
+    assert any("begins in this process, 1 step is done already" in line for line in site.said)
 
 
 def test_what_goes_there_and_comes_back_is_json(site: Site) -> None:
