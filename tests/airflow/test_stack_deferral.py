@@ -56,6 +56,8 @@ def begun(stack: Stack, dag_id: str, file: Path) -> tuple[DagRun, str]:
     stack.await_task(run, "step", "success")
     for task_id in ("run", "end"):
         stack.await_task(run, task_id, "deferred")
+        # Airflow asks nothing of a trigger that no triggerer has begun yet, also not to end what it waits for.
+        wait_until(lambda task_id=task_id: ") starting" in stack.log(run, task_id), f"the trigger of {task_id} begins")  # type: ignore[misc]
     return run, str(stack.xcom(run, "run", "dagengine_run_id"))
 
 
