@@ -1,4 +1,7 @@
-"""What `dagengine approve` and `dagengine reject` have alike: the answer to what a run asks approval for."""
+"""What `dagengine approve` and `dagengine reject` have alike: the answer to what a run asks approval for.
+
+May import what verbs may: the workflow layer, inside functions.
+"""
 
 from __future__ import annotations
 
