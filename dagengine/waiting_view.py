@@ -43,7 +43,6 @@ def waiting_view(store: Store, run: RunRecord) -> WaitingView | None:
 def waits_for(step: StepRecord) -> str:
     """What an unfinished step that the world ends waits for. The key names the event."""
     if step.kind is StepKind.EVENT:
-        asked = asked_by(step)
         name = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")[0]
-        return f"an approval of {asked}" if asked is not None else f"the signal {name}"
+        return f"the signal {name}" if asked_by(step) is None else f"an approval of {name}"
     return _WHAT.get(step.kind, "its inputs")
