@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dagengine import get, stateful, task, workflow
+from dagengine import gather, get, stateful, task, workflow
 from dagengine.engine import Engine
 from dagengine.errors import RunFailed, RunMismatch
 from dagengine.model import RunState, StepState
@@ -79,7 +79,7 @@ def changing() -> Any:
     first = get(step("first"))
     second = get(grows(FLAGS.get("second", 2)))
     third = step.map([second, FLAGS.get("third", 3)])
-    return first, second, get(third), get(step("last"))
+    return first, second, gather(third), get(step("last"))
 
 
 @workflow
