@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, null, or_, select, update
 
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, choose
 from dagengine.storage.servers import notify
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
 from dagengine.storage.statements import Query, is_listed
+from dagengine.storage.writes import SideWrite
 
 WAITING, STARTED, DROPPED = range(1, 4)
 

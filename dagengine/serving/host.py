@@ -34,8 +34,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dagengine.engine import Engine
 from dagengine.errors import DagengineError, RunExists, RunNotFound, RunOwned, StoreError
 from dagengine.model import Failure, RunState
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.lookup import no_run
+from dagengine.storage.writes import FinishRun
 from dagengine.taking_up import take_up_all
 
 if TYPE_CHECKING:

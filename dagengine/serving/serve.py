@@ -46,7 +46,8 @@ from dagengine.serving.schedules import fire_due
 from dagengine.serving.submission import cancel_dropped, has_ended
 from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.due import due
-from dagengine.storage.interface import FinishRun, RunFilter, Store
+from dagengine.storage.interface import RunFilter, Store
+from dagengine.storage.writes import FinishRun
 from dagengine.views import run_state
 from dagengine.watching import Watch
 
