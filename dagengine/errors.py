@@ -81,6 +81,10 @@ class RefMisuse(DefinitionError, TypeError):
     """A ref (a promise of a step's value) was used as if it were the value."""
 
 
+class AttributeMisuse(RefMisuse, AttributeError):
+    """RefMisuse by asking for an attribute: also an AttributeError, so that `hasattr` answers False."""
+
+
 class BadOption(DefinitionError, ValueError):
     """An option is unknown, of the wrong type, or out of range."""
 

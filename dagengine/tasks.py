@@ -68,6 +68,8 @@ class Task(Generic[P, R_co]):
     def __init__(self, function: Callable[P, R_co], options: Options) -> None:
         if not callable(function):
             raise DefinitionError(f"@task takes a function, not {function!r}.")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise DefinitionError(f"{function.__qualname__} is a generator, and a step has one value: return a list.")
         if options.transactional and inspect.iscoroutinefunction(function):
             raise BadOption(f"transactional= is for plain functions, and {function.__qualname__} is async.")
         functools.update_wrapper(self, function)
@@ -155,7 +157,10 @@ class Task(Generic[P, R_co]):
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise BadArguments(f"{self.name}{self.signature}: {error}.") from None
+            method = (
+                ". A task is no method: pass the object as an argument" if "self" in self.signature.parameters else ""
+            )
+            raise BadArguments(f"{self.name}{self.signature}: {error}{method}.") from None
         self._fitting.add(shape)
 
     def options_json(self) -> dict[str, Any]:
