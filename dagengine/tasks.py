@@ -77,7 +77,7 @@ class Task(Generic[P, R_co]):
         self.settings = options
         if not hasattr(function, "__qualname__"):  # a partial, an object that can be called
             self.__module__, self.__qualname__ = __name__, f"<{type(function).__name__}>"
-        self.name = options.name or getattr(function, "__name__", self.__qualname__)
+        self.name: str = options.name or str(getattr(function, "__name__", self.__qualname__))
         self._fitting: set[tuple[object, ...]] = set()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:

@@ -222,7 +222,7 @@ def of_task(task: Task[P, R_co]) -> Workflow[P, R_co]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return task(*args, **kwargs)
 
-    found = Workflow(call, task.name)
+    found: Workflow[P, R_co] = Workflow(call, task.name)
     found.one_call_of = task
     return found
 

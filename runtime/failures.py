@@ -13,15 +13,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, ObjectLost, ObjectStoreFull, Unpicklable
+from dagengine.errors import (
+    READ_ONLY,
+    ArtifactDamaged,
+    ArtifactMissing,
+    DagengineError,
+    ObjectLost,
+    ObjectStoreFull,
+    Unpicklable,
+)
 from dagengine.model import Failure
 from dagengine.runtime.raising import RemoteTraceback
 
 MESSAGE_LIMIT: Final = 10_000
 TRACEBACK_LIMIT: Final = 100_000
 PICKLE_LIMIT: Final = 64 * 1024
-READ_ONLY: Final = "Values are read in place, where others read them, too: change a copy (x = x.copy())."
-"""A note on what NumPy, and what is built on it, raises for writing into a value."""
 
 _OURS = (str(Path(__file__).parent) + "/", str(Path(pickle.__file__).with_name("asyncio")) + "/")
 """Frames that lead from the worker's loop to the user's function; asyncio's are part of that way for async ones."""

@@ -11,8 +11,8 @@ from dagengine.advice import for_run
 from dagengine.cli.app import short
 from dagengine.cli.results import NoJson, as_json, shown
 from dagengine.cli.terminal import clean, clean_block, duration, mark, note, paint, plural, print_json
+from dagengine.errors import READ_ONLY
 from dagengine.model import Failure, RunRecord, RunState, StepState
-from dagengine.runtime.failures import READ_ONLY
 from dagengine.views import counts_view, failure_view, resumable, run_state, seconds_of
 
 if TYPE_CHECKING:

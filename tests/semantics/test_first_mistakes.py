@@ -11,9 +11,9 @@ import pytest
 
 from dagengine import Engine, RunFailed, gather, get, stateful, task, workflow
 from dagengine.cli.summary import failure_lines
-from dagengine.errors import BadArguments, DefinitionError
+from dagengine.errors import READ_ONLY, BadArguments, DefinitionError
 from dagengine.model import Failure
-from dagengine.runtime.failures import READ_ONLY, describe_failure
+from dagengine.runtime.failures import describe_failure
 
 
 @task

@@ -71,7 +71,7 @@ def inside(x: int) -> int:
 named_otherwise = task(lambda x: -x)
 power = task(functools.partial(pow, 2))
 upper = task(str.upper)
-pairs = task(dict)
+pairs: Any = task(dict)
 
 
 def fails(name: str) -> None:
@@ -90,14 +90,8 @@ def fails_with_values(name: str) -> None:
 
 @workflow
 def all_of_them() -> list[Any]:
-    return gather(
-        [
-            *(old(1), twice(1)),
-            *(each(1) for each in in_a_loop),
-            *(wrapped(1), hidden(1), inside(1)),
-            *(named_otherwise(1), power(3), upper("a"), pairs(a=1)),
-        ]
-    )
+    calls: list[Any] = [old(1), twice(1), *(each(1) for each in in_a_loop), wrapped(1), hidden(1), inside(1)]
+    return gather([*calls, named_otherwise(1), power(3), upper("a"), pairs(a=1)])
 
 
 @workflow
