@@ -143,7 +143,7 @@ def translate(error: psycopg.Error, target: Target) -> StoreError | InternalErro
     if code in ("42501", "3F000"):
         return StoreUnavailable(
             f"the store {url} refuses this user: {one_line(error, target)}. "
-            f"Give it USAGE on schema {target.schema} and all rights on its tables",
+            f"Give it USAGE on schema {target.schema} and all rights on its tables and sequences",
             store=url,
         )
     if code in ("55P03", "40P01", "57014"):

@@ -160,7 +160,7 @@ def upgrade(invocation: Invocation) -> None:
         create_private(settings.home.value)
     before, after = upgrade_store(settings.store.value)
     if invocation.json:
-        print_json({"store": settings.store.value, "before": before, "after": after})
+        print_json({"store": without_password(settings.store.value), "before": before, "after": after})
     elif before == after:
         print(f"the store is up to date: schema {after}")
     else:

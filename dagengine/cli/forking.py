@@ -91,5 +91,8 @@ def begin_new(
         print_json({"id": recorded, "workflow": donor.workflow, "forked_from": donor.id, "state": "running"})
     else:
         print(recorded)
-        print(f"it runs in the background. To see how it goes: dagengine show {short(recorded)}", file=sys.stderr)
+        from dagengine.cli.summary import command as command_line
+
+        shown_by = command_line(settings, "show", short(recorded))
+        print(f"it runs in the background. To see how it goes: {shown_by}", file=sys.stderr)
     return 0

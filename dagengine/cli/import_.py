@@ -37,4 +37,7 @@ def command(invocation: Invocation, file: Path) -> None:
     if invocation.json:
         print_json({"id": run_id})
     else:
-        print(f"run {short(run_id)} imported. To look at it: dagengine show {short(run_id)}")
+        from dagengine.cli.summary import command as command_line
+
+        shown_by = command_line(settings, "show", short(run_id))
+        print(f"run {short(run_id)} imported. To look at it: {shown_by}")

@@ -95,7 +95,10 @@ def command(
             print_json({"id": recorded, "workflow": found.name, "state": "running"})
         else:
             print(recorded)
-            print(f"it runs in the background. To see how it goes: dagengine show {short(recorded)}", file=sys.stderr)
+            from dagengine.cli.summary import command as command_line
+
+            shown_by = command_line(settings, "show", short(recorded))
+            print(f"it runs in the background. To see how it goes: {shown_by}", file=sys.stderr)
         return 0
     return work_on(
         settings,

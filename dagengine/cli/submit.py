@@ -97,7 +97,10 @@ def command(
         return 0
     print(submitted)
     said = f"it waits in queue {queue}" if new else "it was submitted before, and has not ended"
-    print(f"{said}. To see how it goes: dagengine show {short(submitted)}", file=sys.stderr)
+    from dagengine.cli.summary import command as command_line
+
+    shown_by = command_line(settings, "show", short(submitted))
+    print(f"{said}. To see how it goes: {shown_by}", file=sys.stderr)
     return 0
 
 

@@ -11,6 +11,7 @@ from dagengine.advice import for_run
 from dagengine.cli.app import short
 from dagengine.cli.results import NoJson, as_json, shown
 from dagengine.cli.terminal import clean, clean_block, duration, mark, note, paint, plural, print_json
+from dagengine.config import without_password
 from dagengine.errors import READ_ONLY
 from dagengine.model import Failure, RunRecord, RunState, StepState
 from dagengine.views import counts_view, failure_view, resumable, run_state, seconds_of
@@ -24,8 +25,8 @@ TRACE_LINES = 12
 
 
 def command(settings: Settings, *words: str) -> str:
-    """`dagengine …` as it has to be typed here: with the store, where it was given by hand."""
-    given = ["--store", settings.store.value] if settings.store.origin == "argument" else []
+    """`dagengine …` as it has to be typed here: with the store, where it was given by hand, but not with its password."""
+    given = ["--store", without_password(settings.store.value)] if settings.store.origin == "argument" else []
     return shlex.join(["dagengine", *words, *given])
 
 

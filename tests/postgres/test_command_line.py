@@ -58,6 +58,29 @@ def test_a_run_on_a_server_is_run_shown_and_checked(tmp_path: Path, detach: bool
     assert (checked["sound"], checked["runs"], checked["steps"]) == (True, 1, 2)
 
 
+def test_the_password_is_not_shown(tmp_path: Path) -> None:
+    """Where what is to be typed next names the store that was given by hand, and in JSON. The story: it was, in both."""
+    (tmp_path / "flow.py").write_text(FLOW)
+    (tmp_path / "bad.py").write_text(FLOW.replace("return 2 * x", "return 1 // x"))
+    at = ("--store", shared().url(fresh_schema(), user="tester:open-sesame"))
+    said = [
+        dagengine(tmp_path, *words, *at)
+        for words in (
+            ("db", "upgrade", "--json"),
+            ("run", "bad.py", "x=0", "--run-id", "failed"),
+            ("show", "failed"),
+            ("errors", "failed"),
+            ("submit", "flow.py", "x=1", "--run-id", "left"),
+            ("run", "flow.py", "x=1", "--run-id", "detached", "--detach"),
+            ("wait", "detached"),
+            ("doctor",),
+        )
+    ]
+    text = "\n".join(done.stdout + done.stderr for done in said)
+    assert "dagengine resume failed --store 'postgresql://tester:…@/" in text
+    assert "open-sesame" not in text
+
+
 def test_the_copy_that_is_advised_is_a_whole_store(tmp_path: Path) -> None:
     """`db backup` says a command, without the password; what that has copied is restored, and is sound."""
     schema = fresh_schema()

@@ -77,7 +77,7 @@ def test_who_may_not_use_the_tables_is_told_which_right_is_missing(listening: Se
             listening.run(right)
         told = refusal(url)
         assert "permission denied for " in told
-        assert told.endswith(f"Give it USAGE on schema {schema} and all rights on its tables")
+        assert told.endswith(f"Give it USAGE on schema {schema} and all rights on its tables and sequences")
 
 
 @pytest.mark.parametrize(
