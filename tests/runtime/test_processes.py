@@ -552,10 +552,15 @@ def test_arrow_tables_travel(harness: Harness) -> None:
 # ---- many -----------------------------------------------------------------------------------
 
 
-def test_ten_thousand_tasks_leave_nothing_behind(open_harness: Open) -> None:
+def test_ten_thousand_tasks_leave_nothing_behind(open_harness: Open, tmp_path: Path) -> None:
     """And open nothing while they run."""
     harness = open_harness(2)
-    harness.run("same", 0)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    waits = harness.start("touch_and_wait_if", str(tmp_path / "on"), str(gate))
+    harness.run("same", 0)  # by the other worker: both are there
+    gate.write_text("go")
+    harness.result(waits)
     before = open_descriptors()
     specs = [harness.spec("same", number) for number in range(10_000)]
     harness.submit(*specs)
