@@ -29,7 +29,6 @@ from typing import Any, NamedTuple, TypeVar
 import psycopg
 
 from dagengine.errors import InternalError, StoreUnavailable
-from dagengine.storage.interface import ExpandStep, FinishStep
 from dagengine.storage.lookup import fenced
 from dagengine.storage.plan import OutOfOrder, Plan
 from dagengine.storage.postgres_connections import Link, persistently
@@ -39,7 +38,12 @@ from dagengine.storage.postgres_url import Target
 from dagengine.storage.postgres_wire import BEGIN, COMMIT, Command, Statement, receive, run, send
 from dagengine.storage.postgres_writes import Writes
 from dagengine.storage.side import write_side
+<<<<<<< HEAD
 from dagengine.storage.writer import Batch, Finish, Refusal, Refusals
+=======
+from dagengine.storage.writer import Batch, Refusal, Refusals
+from dagengine.storage.writes import ExpandStep, FinishStep
+>>>>>>> main
 
 T = TypeVar("T")
 

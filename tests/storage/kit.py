@@ -25,15 +25,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import (
-    AddEvent,
-    FinishStep,
-    RecordAttempt,
-    RecordSteps,
-    StateChange,
-    Store,
-    Write,
-)
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import AddEvent, FinishStep, RecordAttempt, RecordSteps, StateChange, Write
 
 T = TypeVar("T")
 
