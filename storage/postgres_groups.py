@@ -38,12 +38,8 @@ from dagengine.storage.postgres_url import Target
 from dagengine.storage.postgres_wire import BEGIN, COMMIT, Command, Statement, receive, run, send
 from dagengine.storage.postgres_writes import Writes
 from dagengine.storage.side import write_side
-<<<<<<< HEAD
 from dagengine.storage.writer import Batch, Finish, Refusal, Refusals
-=======
-from dagengine.storage.writer import Batch, Refusal, Refusals
 from dagengine.storage.writes import ExpandStep, FinishStep
->>>>>>> main
 
 T = TypeVar("T")
 
