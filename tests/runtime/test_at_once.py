@@ -105,7 +105,8 @@ def test_the_runtimes_thread_is_told_of_times_that_come_sooner(open_harness: Ope
 def test_tasks_from_many_threads_all_end_once(open_harness: Open) -> None:
     """Some are taken in where they come from, some by the runtime's thread; none is lost or runs twice."""
     harness = open_harness(2, at_once=True)
-    count, wrong = 100, []
+    count = 100
+    wrong: list[int] = []
 
     def submit(first: int) -> None:
         wrong.extend(number for number in range(first, first + count) if harness.run("same", number) != number)
