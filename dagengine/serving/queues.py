@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -109,7 +109,15 @@ def _entry_view(entry: rows.Entry) -> dict[str, Any]:
 
 def place_view(store: Store, run_id: str) -> dict[str, Any] | None:
     """Where a run that waits in a queue stands: `before` is how many go before it. None if it does not wait in one."""
-    entry = rows.entry_of(store, run_id)
-    if entry is None or entry.state != rows.WAITING:
-        return None
-    return {"queue": entry.queue, "before": rows.place_of(store, entry), "not_before": entry.not_before}
+    return place_views(store, [run_id]).get(run_id)
+
+
+def place_views(store: Store, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """As `place_view`, of those of many runs that wait in a queue, by their ids."""
+    found = rows.entries_of(store, run_ids)
+    waiting = [entry for entry in found if entry.state == rows.WAITING]
+    before = rows.places(store, waiting)
+    return {
+        entry.id: {"queue": entry.queue, "before": before[entry.id], "not_before": entry.not_before}
+        for entry in waiting
+    }
