@@ -1,6 +1,6 @@
 """Queues, for people: what they are told, and what goes on in them. Functions take an open store.
 
-May import errors, config, model, units, submission, the store's interface and modules of storage.
+May import errors, model, units, validation, submission, the store's interface and modules of storage.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dagengine.config import did_you_mean
 from dagengine.errors import BadOption
 from dagengine.serving.submission import cancel_dropped, is_over
 from dagengine.storage import queues as rows
 from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.units import parse_duration
+from dagengine.validation import did_you_mean
 
 LIMITS = ("concurrency", "per_worker", "per_key")
 MOST = 1_000_000
@@ -69,9 +69,7 @@ def known_queue(store: Store, name: str) -> QueueSettings:
     """What the queue was told. Raises BadOption, with the nearest there is."""
     known = rows.queues(store)
     if name not in known:
-        raise BadOption(
-            f"there is no queue {name!r}.{did_you_mean(name, list(known))} `dagengine queue set` makes one."
-        )
+        raise BadOption(f"there is no queue {name!r}.{did_you_mean(name, known)} `dagengine queue set` makes one.")
     return known[name]
 
 
