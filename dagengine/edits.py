@@ -277,8 +277,9 @@ def _change(
     state: RunState,
     process: ProcessRecord | None,
 ) -> None:
-    """Claim the run, write, and let go of it in this state, in one batch."""
-    claim = store.claim(run.id, process or this_process(), is_alive, reopen=False)
+    """Claim the run, write, and let go of it in this state, in one batch. Raises RunConflict if it is not any more what the
+    change was decided on."""
+    claim = store.claim(run.id, process or this_process(), is_alive, reopen=False, as_it_was=run)
     errors: SimpleQueue[Exception | None] = SimpleQueue()
     store.write(claim, [*writes(claim), FinishRun(state, time.time())], errors.put)
     error = errors.get()

@@ -100,14 +100,21 @@ class Store(Protocol):
         ...
 
     def claim(
-        self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
+        self,
+        run_id: str,
+        process: ProcessRecord,
+        alive: Callable[[ProcessRecord], bool],
+        reopen: bool = True,
+        *,
+        as_it_was: RunRecord | None = None,
     ) -> Claim:
         """Take the run: token + 1, RUNNING, owned by `process`. `run_id` is the whole id.
 
         With `reopen`, in the same transaction: steps that failed (and whose failure is not handled), were skipped or
         cancelled go back to WAITING, and a request to cancel is forgotten. A handled failure stays, whatever it is of;
         a map keeps its items. A SUCCEEDED run is not changed, and raises RunExists. Raises RunNotFound, or RunOwned if
-        the owner is `alive`, and its lease is not over.
+        the owner is `alive`, and its lease is not over; RunConflict if the run is not `as_it_was` any more: somebody has
+        worked on it, or changed it.
         """
         ...
 

@@ -53,6 +53,16 @@ def run_expired(run_id: str) -> RunConflict:
     )
 
 
+def refuse_altered(run: RunRecord, before: RunRecord | None) -> None:
+    """Raise RunConflict if somebody has worked on the run since it was looked at, or has changed it."""
+    if before is not None and (run.token, run.state) != (before.token, before.state):
+        raise RunConflict(
+            f"run {run.id[:12]} was changed by somebody else at the same moment: look at it again, dagengine show"
+            f" {run.id[:12]}, and repeat what is still wanted",
+            run_id=run.id,
+        )
+
+
 def donor_gone() -> RunConflict:
     return RunConflict(
         "the run that was to be forked has been removed meanwhile, or its values have expired: begin it anew", run_id=""

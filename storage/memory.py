@@ -50,6 +50,7 @@ from dagengine.storage.lookup import (
     fenced,
     no_run,
     no_step,
+    refuse_altered,
     run_exists,
     run_owned,
     run_succeeded,
@@ -117,7 +118,13 @@ class MemoryStore(MemoryLifetime, Unleased):
         return self._writer.call(create)
 
     def claim(
-        self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
+        self,
+        run_id: str,
+        process: ProcessRecord,
+        alive: Callable[[ProcessRecord], bool],
+        reopen: bool = True,
+        *,
+        as_it_was: RunRecord | None = None,
     ) -> Claim:
         while True:
             with self._reading():
@@ -126,6 +133,7 @@ class MemoryStore(MemoryLifetime, Unleased):
                 raise run_succeeded(run_id)
             if seen.owner is not None and alive(seen.owner):
                 raise run_owned(run_id, seen.owner)
+            refuse_altered(seen, as_it_was)
             claim = self._writer.call(lambda seen=seen: self._take(seen, process, reopen))  # type: ignore[misc]
             if claim is not None:
                 return claim

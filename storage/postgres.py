@@ -34,7 +34,7 @@ from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lifetime_notes import refuse_expired
-from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
+from dagengine.storage.lookup import no_run, refuse_altered, run_exists, run_owned, run_succeeded
 from dagengine.storage.postgres_connections import NOT_DURABLE, Link, connect
 from dagengine.storage.postgres_errors import Unsuitable, translate
 from dagengine.storage.postgres_groups import Groups, WriteConnection
@@ -198,7 +198,13 @@ class PostgresStore(PostgresReads, SqlLifetime):
         return self._readers.persistently(create)
 
     def claim(
-        self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
+        self,
+        run_id: str,
+        process: ProcessRecord,
+        alive: Callable[[ProcessRecord], bool],
+        reopen: bool = True,
+        *,
+        as_it_was: RunRecord | None = None,
     ) -> Claim:
         # Whether the owner lives is asked outside of the transaction, and asked again if the owner has changed since.
         while True:
@@ -208,6 +214,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
             lives = before.owner is not None and alive(before.owner)
             if before.owner is not None and lives and not before.lease_expired:
                 raise run_owned(run_id, before.owner)
+            refuse_altered(before, as_it_was)
             claims = self._take([(before, lives)], process, reopen)
             if claims:
                 return claims[run_id]

@@ -29,7 +29,7 @@ from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lifetime_notes import is_expired, refuse_expired
-from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
+from dagengine.storage.lookup import no_run, refuse_altered, run_exists, run_owned, run_succeeded
 from dagengine.storage.reads import Reads
 from dagengine.storage.revisions import CURRENT
 from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
@@ -131,7 +131,13 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
         return self._writer.call(create)
 
     def claim(
-        self, run_id: str, process: ProcessRecord, alive: Callable[[ProcessRecord], bool], reopen: bool = True
+        self,
+        run_id: str,
+        process: ProcessRecord,
+        alive: Callable[[ProcessRecord], bool],
+        reopen: bool = True,
+        *,
+        as_it_was: RunRecord | None = None,
     ) -> Claim:
         # Whether the owner lives is asked outside of the transaction, and asked again if the owner has changed since.
         while True:
@@ -141,6 +147,7 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
                 raise run_succeeded(run_id)
             if before.owner is not None and alive(before.owner):
                 raise run_owned(run_id, before.owner)
+            refuse_altered(before, as_it_was)
             taken = self._writer.call(lambda seen=before: self._take([seen], process, reopen))  # type: ignore[misc]
             if taken:
                 return taken[run_id]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from functools import partial
 
-from dagengine.errors import RunExists, RunNotFound, RunOwned
+import pytest
+
+from dagengine.errors import RunConflict, RunExists, RunNotFound, RunOwned
 from dagengine.model import Claim, ProcessRecord, RunState
 from dagengine.storage.due import Due, due
 from dagengine.storage.interface import Store
@@ -34,6 +36,22 @@ def test_many_runs_are_found_by_their_whole_ids(store: Store) -> None:
         store.create_run(new_run(run_id), None)
     assert store.find_runs(["ab", "a", "gone", "c1"]) == {run_id: store.find_run(run_id) for run_id in ("a", "ab")}
     assert store.find_runs([]) == {}
+
+
+def test_a_run_is_claimed_only_as_it_was(store: Store) -> None:
+    """Where somebody decided on what he saw: not if somebody else has worked on it since, or has cancelled it."""
+    for run_id in ("same", "worked", "cancelled"):
+        store.create_run(new_run(run_id), None)
+    seen = {run_id: store.find_run(run_id) for run_id in ("same", "worked", "cancelled")}
+    claim = store.claim("worked", ME, lambda owner: False)
+    recorded(store, claim, FinishRun(RunState.INTERRUPTED, NOW))
+    store.request_cancel("cancelled", NOW)
+    assert store.claim("same", OTHER, lambda owner: False, as_it_was=seen["same"]).token == 1
+    for run_id, token, state in (("worked", 1, RunState.INTERRUPTED), ("cancelled", 0, RunState.CANCELLED)):
+        with pytest.raises(RunConflict, match="was changed by somebody else at the same moment"):
+            store.claim(run_id, OTHER, lambda owner: False, as_it_was=seen[run_id])
+        run = store.find_run(run_id)
+        assert (run.token, run.state, run.owner) == (token, state, None)
 
 
 def test_many_runs_are_claimed_together_and_each_refusal_is_its_own(store: Store) -> None:

@@ -183,6 +183,20 @@ def test_a_failed_step_is_marked_a_success(engine: Engine) -> None:
     assert SEEN == ["join ('hand', '1')"]
 
 
+def test_of_two_who_decide_at_once_one_is_refused(engine: Engine) -> None:
+    """Both have looked at the run before either has changed it. The story: the second one's claim was granted, its write
+    refused as a bug, and the run left as one of a dead process."""
+    FLAGS["a"] = "fail"
+    run = engine.start(two)
+    run.wait()
+    store, seen = engine.store, engine.store.find_run(run.id)
+    mark(store, seen, "part[0]", StepState.FAILED, by="ada")
+    with pytest.raises(RunConflict, match="somebody else at the same moment"):
+        mark(store, seen, "part[0]", StepState.SKIPPED, by="bob")
+    after = store.find_run(run.id)
+    assert (after.state, after.owner, after.token) == (RunState.INTERRUPTED, None, seen.token + 1)
+
+
 def test_a_large_value_can_be_given(engine: Engine) -> None:
     """It is among the artifacts before the step is marked."""
     run = failed(engine, two, "a")
