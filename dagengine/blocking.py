@@ -28,6 +28,7 @@ class Blocking:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocked = False
+        self._then: Callable[[], None] | None = None
 
     @property
     def now(self) -> bool:
@@ -46,6 +47,20 @@ class Blocking:
         """The body's thread waits from here on, if `nothing` was told. It goes on when it is told something."""
         with self._lock:
             self._blocked = nothing()
+            then = None
+            if self._blocked:
+                then, self._then = self._then, None
+        if then is not None:
+            then()
+
+    def when(self, then: Callable[[], None]) -> None:
+        """Call `then` once when the body waits: on its thread, or at once if it does now. It replaces what was said before.
+        For the engine's thread."""
+        with self._lock:
+            if not self._blocked:
+                self._then = then
+                return
+        then()
 
 
 class _Selector(selectors.DefaultSelector):

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dagengine import compensating
@@ -521,6 +522,11 @@ class Driver:
         return not self._posted and (
             self._body is None or self._core.body is not BodyPhase.OPEN or self._body.blocking.now
         )
+
+    def when_blocked(self, then: Callable[[], None]) -> None:
+        """Have the engine's thread do it when the body waits. On the engine's thread."""
+        if self._body is not None and self._core.body is BodyPhase.OPEN:
+            self._body.blocking.when(partial(self.engine.do, then))
 
     def join_body(self, timeout: float) -> bool:
         return self._body is None or self._body.join(timeout)

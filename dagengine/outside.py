@@ -160,13 +160,19 @@ class Outside:
             self.look()
         elif turn == self._turns and self._may_sleep():
             self._sleep()
+        else:
+            self._look_later()  # what was read on a hint may have come in between the last look and sleep
 
     # ---- letting go -----------------------------------------------------------------------------
 
     def turned(self) -> None:
         """Something happened in the run."""
         self._turns += 1
-        if self._core.world and not self._lingering:
+        self._look_later()
+
+    def _look_later(self) -> None:
+        """Whether the run can be let go of; a body that waits from now on may be the last thing that happens in it."""
+        if self._core.world and not self._lingering and not self._driver.ended.is_set():
             self._linger()
 
     def _linger(self) -> None:
@@ -181,6 +187,8 @@ class Outside:
         elif self._may_sleep():
             self._reading = True
             self._read([], [], self._listens, turn)
+        elif not self._driver.is_idle:  # on a busy machine its thread may not even have come to wait yet
+            self._driver.when_blocked(self._look_later)
 
     def _may_sleep(self) -> bool:
         if not self._driver.is_idle or not self._core.quiet():

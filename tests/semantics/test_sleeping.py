@@ -12,9 +12,11 @@ import pytest
 
 import dagengine
 from dagengine import aio
+from dagengine.blocking import Blocking
 from dagengine.engine import Engine
 from dagengine.errors import RunCancelled, RunInterrupted
 from dagengine.model import RunState, StepState
+from dagengine.outside import Outside
 from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage.sleepers import due, next_due, sleeper
@@ -153,6 +155,52 @@ def test_a_body_that_works_is_not_let_go_of(opened: Callable[..., Engine]) -> No
     until(run, RunState.WAITING)
     engine.signal(run.id, "paid", "done")
     assert run.result() == "done"
+
+
+def test_a_body_that_comes_to_wait_late_is_let_go_of(
+    opened: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread was not given a processor while its engine looked. The story: nobody looked again, so on a busy machine
+    256 such runs filled all places of a server, for ever."""
+    looked, given = threading.Event(), threading.Event()
+    until_told, lingered = Blocking.until, Outside._lingered
+
+    def late(self: Blocking, nothing: Callable[[], bool]) -> None:
+        given.wait()
+        until_told(self, nothing)
+
+    def look(self: Outside, turn: int) -> None:
+        lingered(self, turn)
+        if turn == self._turns:
+            looked.set()
+
+    monkeypatch.setattr(Blocking, "until", late)
+    monkeypatch.setattr(Outside, "_lingered", look)
+    engine = opened()
+    run = engine.start(asks, "go")
+    looked.wait()
+    assert run.state is RunState.RUNNING
+    given.set()
+    until(run, RunState.WAITING)
+
+
+def test_a_hint_that_brings_nothing_keeps_no_run_awake(
+    opened: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the store is looked at for the last time before the run is let go of."""
+    hinted, read = threading.Event(), Outside._read
+
+    def look(self: Outside, arranging: list[int], timed: list[int], events: bool, turn: int | None = None) -> None:
+        read(self, arranging, timed, events, turn)
+        if turn is not None and not hinted.is_set():
+            hinted.set()
+            self.hint()
+
+    monkeypatch.setattr(Outside, "_read", look)
+    engine = opened()
+    run = engine.start(asks, "go")
+    hinted.wait()
+    until(run, RunState.WAITING)
 
 
 def test_a_run_that_sleeps_without_a_process_is_cancelled_at_once(opened: Callable[..., Engine]) -> None:
