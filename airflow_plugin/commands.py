@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dagengine import errors
 from dagengine.airflow_plugin.attending import Attendant, Work
 from dagengine.airflow_plugin.elsewhere import PROTOCOL
+from dagengine.airflow_plugin.looks import Seen
 from dagengine.airflow_plugin.outcomes import Kind, Outcome, outcome_of_error
 from dagengine.errors import BadArguments, BadOption, DagengineError, RuntimeStopped
 from dagengine.model import RunState
@@ -177,6 +178,12 @@ class CommandClient:
         asked = list(asked)
         found = self._ask("ends", awaited=[[each.run_id, each.step, each.count] for each in asked])
         return dict(zip(asked, found, strict=True))
+
+    def look(self, asked: Awaited, begun: bool) -> Seen:
+        """As `looks.look_at`."""
+        said = self._ask("look", awaited=[asked.run_id, asked.step, asked.count], begun=begun)
+        outcome = said.pop("outcome")
+        return Seen(**said, outcome=None if outcome is None else Outcome(Kind(outcome["kind"]), outcome["text"]))
 
     def result(self, run_id: str) -> Any:
         return self._ask("result", id=run_id)

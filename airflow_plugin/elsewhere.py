@@ -15,6 +15,7 @@ Of ours it may import the workflow layer.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -194,6 +195,13 @@ def _ends(client: Client, request: dict[str, Any]) -> list[str | None]:
     return [found.get(each) for each in asked]
 
 
+def _look(client: Client, request: dict[str, Any]) -> dict[str, Any]:
+    from dagengine.airflow_plugin.looks import look_at
+    from dagengine.awaited import Awaited
+
+    return dataclasses.asdict(look_at(client, Awaited(*request["awaited"]), request["begun"]))
+
+
 _ANSWERS: dict[str, Callable[[Client, dict[str, Any]], Any]] = {
     "states": lambda client, request: client.states(request["ids"]),
     "state": lambda client, request: client.state(request["id"]),
@@ -202,6 +210,7 @@ _ANSWERS: dict[str, Callable[[Client, dict[str, Any]], Any]] = {
     "resume": lambda client, request: client.resume(request["id"], request["queue"], request["priority"]),
     "submit": _submit,
     "ends": _ends,
+    "look": _look,
 }
 
 if __name__ == "__main__":
