@@ -33,6 +33,10 @@ REFUSED: Final = "refused"
 """What an event's "state" can be besides the state of a run or step: the deadline has passed; there is no such run (any
 more); the store or its connection can't be had, and waiting won't change that."""
 
+SETTLING = 5.0
+"""Seconds for which a trigger fires nothing. A task that is queued again before Airflow's scheduler has read that its worker has
+let it go, which it does once a round, is failed as lost ("finished with state success, but the … state attribute is queued")."""
+
 
 class StoreSource:
     """A store, as the poller asks it: how each wait has ended; "" where it has not."""
@@ -114,11 +118,13 @@ class DagengineTrigger(BaseTrigger):
 
         asked = Awaited(self.run_id, self.step, self.count)
         seconds = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        earliest = asyncio.get_running_loop().time() + SETTLING
         try:
             async with asyncio.timeout(seconds):
                 state, message = await self._end(asked)
         except TimeoutError:
             state, message = TIMEOUT, None
+        await asyncio.sleep(earliest - asyncio.get_running_loop().time())
         said = {"run_id": self.run_id, "step": self.step, "deadline": self.deadline}
         yield TriggerEvent({**said, "state": state, "message": message})
 

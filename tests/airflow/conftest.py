@@ -71,8 +71,9 @@ def airflow_home() -> Path:
 
 
 @pytest.fixture
-def dags(airflow_home: Path) -> Iterator[Dags]:
-    """DAG files of one test, and runs of them in this process."""
+def dags(airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dags]:
+    """DAG files of one test, and runs of them in this process, where no scheduler has to be waited for."""
+    monkeypatch.setattr("dagengine.airflow_plugin.triggers.SETTLING", 0.0)
     made = Dags(airflow_home)
     yield made
     made.clear()

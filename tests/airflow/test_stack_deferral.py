@@ -138,7 +138,7 @@ from dagengine.airflow_plugin import DagengineOperator
 def double(x):
     return 2 * x
 
-@dag(DAG_ID, schedule=None)
+@dag(DAG_ID, schedule=None, default_args={"retries": 20, "retry_delay": 1})
 def made():
     @task.dagengine(workers=1)
     def here(x: int):
