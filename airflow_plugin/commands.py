@@ -61,13 +61,21 @@ class Pipe:
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
         self._left = b""
-        hello = self.receive()
+        hello = self._hello()
         if hello is not None and hello.get("hello") != PROTOCOL:
             self.close()
             raise BadOption(
                 f"dagengine of {python} speaks another version than this one ({hello.get('hello')}, not {PROTOCOL})."
                 " Install the same version in both environments."
             )
+
+    def _hello(self) -> dict[str, Any] | None:
+        try:
+            return self.receive()
+        except RuntimeStopped as error:
+            if self._process.returncode < 0:
+                raise
+            raise BadOption(str(error)) from None  # it ended by itself, before it could speak: it will again
 
     def tell(self, what: Mapping[str, Any]) -> None:
         try:

@@ -43,7 +43,9 @@ def place_of(conn_id: str | None, store: str | None) -> Place:
 
 
 def open_client(conn_id: str | None, store: str | None, python: str | None = None) -> Client | CommandClient:
-    """A client of that place, for the caller to close. It does not wait for a database that is gone: who asks again waits.
+    """A client of that place, for the caller to close, to look at what is there: it makes no store.
+
+    It does not wait for a database that is gone: who asks again waits.
 
     python: the interpreter of the environment that has the engine, if the connection does not say it
     """
@@ -54,7 +56,7 @@ def open_client(conn_id: str | None, store: str | None, python: str | None = Non
         return CommandClient(python or str(address.python), **address.options)
     from dagengine.client import Client
 
-    client = Client(**address.options)
+    client = Client(**address.options, make=False)
     client.store.hurry()
     return client
 

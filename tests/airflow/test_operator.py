@@ -353,12 +353,15 @@ DagengineOperator(task_id="fails", workflow="{site.file}:fails_once", arguments=
 
 
 def test_an_environment_without_what_dagengine_needs_is_one_failure_for_good(site: Site, tmp_path: Path) -> None:
-    """The package is found there, its dependencies are not: no traceback of ours, and no retry."""
+    """The package is found there, its dependencies are not, or nothing at all: no traceback of ours, and no retry."""
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     bare.chmod(0o755)
-    ran = site.run(f'DagengineOperator(task_id="run", workflow="{site.file}:large", python={str(bare)!r})')
-    assert ran.states() == {"run": "failed"}
+    ran = site.run(f"""
+DagengineOperator(task_id="run", workflow="{site.file}:large", python={str(bare)!r})
+DagengineOperator(task_id="none", workflow="{site.file}:large", python="/bin/false")""")
+    assert ran.states() == {"run": "failed", "none": "failed"}
+    assert "ended (exit status 1). Its last words are in the log; is dagengine installed there?" in ran.output
     assert "has not all that dagengine needs: No module named" in ran.output
     assert "elsewhere.py" not in ran.output
 

@@ -243,6 +243,7 @@ def test_a_sensor_that_can_never_succeed_says_so_at_once(dags: Dags, runs: Runs,
         "empty": ("run_id=\"{{ dag_run.conf.get(0) or '' }}\"", "run_id is empty"),
         "neither": ("step='nightly/load[0]'", "say which run: run_id, or run_of"),
         "both": (f"run_id={runs.good!r}, conn_id='a', store='b'", "conn_id, or store"),
+        "no_store": (f"run_id={runs.good!r}, store={str(tmp_path / 'none' / 'runs.db')!r}", "there is no store at"),
         "foreign": (f"run_id={runs.good!r}, store={str(foreign)!r}", "notes.db"),
         "pattern": (f"run_id={runs.good!r}, step='nightly/*/load'", "names no steps"),
         "no_index": (f"run_id={runs.good!r}, step='nightly/load'", "'nightly/load' names no step"),
@@ -252,6 +253,7 @@ def test_a_sensor_that_can_never_succeed_says_so_at_once(dags: Dags, runs: Runs,
     said = [f"task_id='{name}_{way}', {case[0]}, {how}" for name, case in cases.items() for way, how in BOTH.items()]
     ran = dags.run(dag_of(*said))
     assert set(ran.states().values()) == {"failed"}
+    assert not (tmp_path / "none").exists()
     for _, text in cases.values():
         assert text in ran.output
 
