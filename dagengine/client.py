@@ -80,16 +80,14 @@ class Client:
         from dagengine.storage.opening import open_existing
 
         url = self.settings.store.value
-        if self._make:
-            config.create_private(self.settings.folder)
-            return open_store(url)
-        found = open_existing(url)
-        if found is None:
+        found = None if self._make else open_existing(url)
+        if found is None and not self._make:
             place = config.without_password(url)
             raise StoreUnavailable(
                 f"there is no store at {place}. Correct the path or URL, or look where it is gone.", store=place
             )
-        return found
+        config.create_private(self.settings.folder)
+        return open_store(url) if found is None else found
 
     @property
     def artifacts(self) -> ArtifactStore:
