@@ -177,7 +177,7 @@ class Proxy:
 
     def __del__(self) -> None:
         with suppress(Exception):  # also one that was never whole, and one that outlives its engine
-            self.__body.driver.post(InstanceLetGo(self.__seq))
+            self.__body.stage.post(InstanceLetGo(self.__seq))
 
     def __hint(self, what: str, instead: str) -> str:
         return f"{self.__key} lives in a worker, so you can't {what}. {instead}."
