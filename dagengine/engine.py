@@ -266,6 +266,7 @@ class Engine(Changes):
 
     def _add(self, driver: Driver) -> Run[Any]:
         self._by_id[driver.run_id] = driver
+        self.hands.let_go(driver.run_id)
         self._turns.put((driver, _BEGIN))
         return Run(self, driver.life)
 
