@@ -26,26 +26,25 @@ class Hands:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._full: dict[str, object] = {}  # by the run's id: whose hands have it
+        self._full: dict[str, object] = {}  # run id -> who takes it up
 
     @contextmanager
     def take(self, run_ids: Iterable[str]) -> Iterator[list[str]]:
         """Those of these runs that nobody else is taking up meanwhile."""
-        hands = object()
+        who = object()
         with self._lock:
             taken = [run_id for run_id in dict.fromkeys(run_ids) if run_id not in self._full]
-            self._full.update(dict.fromkeys(taken, hands))
+            self._full.update(dict.fromkeys(taken, who))
         try:
             yield taken
         finally:
             with self._lock:
                 for run_id in taken:
-                    if self._full.get(run_id) is hands:
+                    if self._full.get(run_id) is who:
                         del self._full[run_id]
 
-    def let_go(self, run_id: str) -> None:
-        """The run is among the engine's own. To be said before anything becomes of it: it may end, and be taken up again,
-        before whoever took it up has returned."""
+    def taken_up(self, run_id: str) -> None:
+        """The run is among the engine's own. It may end at once, and be taken up again by another thread."""
         with self._lock:
             self._full.pop(run_id, None)
 
