@@ -4,7 +4,7 @@ Bytes are uploaded under a temporary name and then moved, so that a name with a 
 have that by themselves (an object is there whole or not at all, and a move would copy it), so there it is one upload.
 Tasks map values from files, so what is read is fetched into a folder first, which is a local artifact store itself.
 
-May import nothing of ours but errors, the interface and the local artifacts. fsspec is imported when such a store is opened.
+May import nothing of ours but errors and the local artifacts. fsspec is imported when such a store is opened.
 """
 
 from __future__ import annotations
