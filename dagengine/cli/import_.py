@@ -22,7 +22,8 @@ def command(invocation: Invocation, file: Path) -> None:
     """
     from dagengine.transfer import import_run
 
-    with writing_values(invocation.settings()) as (store, artifacts):
+    settings = invocation.settings()
+    with writing_values(settings) as (store, artifacts):
         run_id = import_run(store, artifacts, file)
     if invocation.json:
         print_json({"id": run_id})
