@@ -12,6 +12,7 @@ May import everything but the command line.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import itertools
@@ -39,6 +40,7 @@ from dagengine.driver import Driver
 from dagengine.errors import (
     Fenced,
     InternalError,
+    RunNotFound,
     RuntimeStopped,
     StoreError,
 )
@@ -56,6 +58,7 @@ from dagengine.runtime.protocol import NO_CODE, Asked, Broken, RuntimeEvent, Suc
 from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.lookup import fenced_now
 from dagengine.taking_over import Hands
 from dagengine.timers import Timers
 from dagengine.turns import Turns
@@ -466,12 +469,8 @@ class Engine(Changes):
 
     def _explained(self, driver: Driver, error: BaseException) -> BaseException:
         if isinstance(error, Fenced):
-            owner = self.store.find_run(driver.run_id).owner
-            if owner is not None:
-                return Fenced(
-                    f"run {driver.run_id} was taken over by process {owner.pid} on {owner.host}; this one let go of it",
-                    store=self.store.url,
-                )
+            with contextlib.suppress(StoreError, RunNotFound):
+                return fenced_now(self.store.find_run(driver.run_id), self.store.url)
         return error
 
     def _sort_runtime(self, events: list[RuntimeEvent], turns: dict[Driver, list[Event]]) -> None:

@@ -1,16 +1,16 @@
 """Hearing of the end of other processes of this machine at once, from the kernel: a `pidfd` for each of some.
 
-May import nothing of ours but control and model.
+May import nothing of ours but control, identity and model.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import selectors
 from collections.abc import Iterable
 
 from dagengine.control import process_ends
+from dagengine.identity import is_here
 from dagengine.model import ProcessRecord
 
 MOST = 256
@@ -23,11 +23,10 @@ class Watch:
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
         self._watched: dict[str, int] = {}  # by the process's id
-        self._host = platform.node()
 
     def keep(self, processes: Iterable[ProcessRecord]) -> None:
         """Watch these, and no others."""
-        wanted = {process.id: process for process in processes if process.host == self._host}
+        wanted = {process.id: process for process in processes if is_here(process)}
         for gone in self._watched.keys() - wanted.keys():
             self._drop(gone)
         for id_, process in wanted.items():

@@ -38,7 +38,7 @@ from dagengine.continuing import left_to_begin
 from dagengine.control import ControlServer
 from dagengine.control import sweep as sweep_sockets
 from dagengine.errors import BadOption, DagengineError, Fenced, RunExists, RunNotFound, RunOwned, StoreError
-from dagengine.identity import is_alive, this_process
+from dagengine.identity import is_alive, is_here, proof, this_process
 from dagengine.model import Failure, RunRecord, RunState
 from dagengine.serving.hints import PREFIX
 from dagengine.serving.hosts import Host, Hosts
@@ -344,7 +344,7 @@ class Server:
                 continue
             if run_state(run) is RunState.RUNNING and run.owner is not None:
                 others.append(run.owner)
-                elsewhere = elsewhere or run.owner.host != platform.node()
+                elsewhere = elsewhere or not is_here(run.owner)
             elif self._options.takes_over:
                 self._take_over(run)
         if self._options.takes_over:
@@ -365,17 +365,20 @@ class Server:
             if not ours and entry.server in living and not runs[entry.id].lease_expired:
                 continue  # it is that one's to begin, or to begin again
             if ours or queues.hand_over(self.store, entry.id, entry.server, self.process.id):
-                self._hosts.assign([runs[entry.id]])
+                self._go_on(runs[entry.id])
 
     def _take_over(self, run: RunRecord) -> None:
         if queues.entry_of(self.store, run.id) is None:
-            self._say(f"run {run.id[:12]} of {run.workflow}: its process died; going on with it")
-            self._hosts.assign([run])
+            self._go_on(run)
+
+    def _go_on(self, run: RunRecord) -> None:
+        """With a run that another process, or another server, had."""
+        self._say(f"run {run.id[:12]} of {run.workflow}: {_why_left(run)}; going on with it")
+        self._hosts.assign([run])
 
     def _living(self, now: float) -> dict[str, servers.Server]:
-        host = platform.node()
         known = servers.servers(self.store)
-        living = {id_: server for id_, server in known.items() if server.lives(is_alive, host, now)}
+        living = {id_: server for id_, server in known.items() if server.lives(proof(server.process), now)}
         for id_ in known.keys() - living.keys():
             servers.forget(self.store, id_)
         return living
@@ -440,6 +443,15 @@ class Server:
                 "stopping": bool(self._stops),
             }
         return {"error": "unknown verb"}
+
+
+def _why_left(run: RunRecord) -> str:
+    """Who had it, and why that one has it no more."""
+    owner = run.owner
+    if run.state is not RunState.RUNNING or owner is None:
+        return "the server that had it is gone"
+    how = "is dead" if proof(owner) is False else "is silent, and its lease is over"
+    return f"process {owner.pid} on {owner.host} {how}"
 
 
 def _count(number: int, what: str) -> str:

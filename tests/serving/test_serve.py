@@ -88,7 +88,7 @@ def test_what_a_server_took_and_never_began_is_taken_from_it_when_it_is_dead(sit
     assert queues.take(site.store, "default", "a server that died", 1, 1e10).runs == (run,)
     server = site.serve()
     assert site.ended(run).state is RunState.SUCCEEDED
-    site.stop(server)
+    assert f"run {run[:12]} of doubled: the server that had it is gone; going on with it" in site.stop(server)
 
 
 def test_a_server_that_is_stopped_leaves_its_runs_to_the_next(site: Site) -> None:
@@ -112,13 +112,16 @@ def test_a_run_that_somebody_began_by_hand_goes_on_when_its_process_is_killed(si
     site.await_started()
     server = site.serve()
     site.ended(site.submit("doubled", 30))  # it serves; the run has a living owner, and is left alone
+    (run,) = site.store.runs(RunFilter(name="held"))
+    owner = run.owner
+    assert owner is not None
     by_hand.kill()
     by_hand.wait()
     site.await_started()
     site.let_go()
-    (run,) = site.store.runs(RunFilter(name="held"))
     assert site.ended(run.id).state is RunState.SUCCEEDED
-    assert "its process died; going on with it" in site.stop(server)
+    said = f"run {run.id[:12]} of held: process {owner.pid} on {owner.host} is dead; going on with it"
+    assert said in site.stop(server)
     assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1, "double-30": 1}
 
 
@@ -138,7 +141,8 @@ def test_the_run_of_a_machine_that_is_gone_goes_on_when_its_lease_is_over(tmp_pa
         site.await_started()
         site.let_go()
         assert site.ended(run).state is RunState.SUCCEEDED
-        assert "its process died; going on with it" in site.stop(server)
+        said = f"run {run[:12]} of held: process 4711 on another-machine is silent, and its lease is over; going on"
+        assert said in site.stop(server)
         assert site.ledger() == {"double-1": 1, "double-7": 1, "hold-14": 1, "double-15": 1}
     finally:
         site.close()
@@ -157,7 +161,8 @@ def test_the_run_of_a_silent_host_goes_on_elsewhere_although_its_server_lives(tm
         shared().run(f"UPDATE {schema}.process SET expires_at = 0 WHERE id = 'host'")
         server = site.serve()
         assert site.ended(run).state is RunState.SUCCEEDED
-        site.stop(server)
+        said = f"run {run[:12]} of doubled: process 4711 on another-machine is silent, and its lease is over; going on"
+        assert said in site.stop(server)
         assert queues.counts(site.store) == {}
     finally:
         site.close()
