@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from dagengine.core.events import InterruptRequested, StepMarked
 from dagengine.errors import RunConflict
 from dagengine.model import EventRecord, ProcessRecord, RunRecord, RunState, StepRecord, StepState
-from dagengine.storage.interface import AddEvent, ArtifactStore, Store
+from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.writes import AddEvent
 
 if TYPE_CHECKING:
     from pathlib import Path

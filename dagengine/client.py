@@ -338,7 +338,7 @@ class Client:
         from dagengine.serving.hints import hint
         from dagengine.serving.submission import Submission
         from dagengine.storage import queues
-        from dagengine.storage.interface import FinishRun
+        from dagengine.storage.writes import FinishRun
 
         how, now = Submission(queue, priority), time.time()
         known = queues.queues(self.store)

@@ -67,7 +67,7 @@ from dagengine.runtime.protocol import (
 from dagengine.serving.logical import with_logical_time
 from dagengine.shared_steps import SharedSteps, fork_facts
 from dagengine.storage.blocks import Tallies
-from dagengine.storage.interface import AddEvent, SideWrite, Write
+from dagengine.storage.writes import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
 from dagengine.values import Encoded, decode

@@ -25,7 +25,6 @@ from typing import Any, TypeVar
 import psycopg
 
 from dagengine.errors import InternalError, StoreUnavailable
-from dagengine.storage.interface import ExpandStep, FinishStep
 from dagengine.storage.lookup import fenced
 from dagengine.storage.plan import OutOfOrder, Plan
 from dagengine.storage.postgres_connections import Link, persistently
@@ -36,6 +35,7 @@ from dagengine.storage.postgres_wire import BEGIN, COMMIT, Command, Statement, r
 from dagengine.storage.postgres_writes import Writes
 from dagengine.storage.side import write_side
 from dagengine.storage.writer import Batch, Refusal, Refusals
+from dagengine.storage.writes import ExpandStep, FinishStep
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 A run that is submitted has a row in `queued`, which is written in the transaction that records the run:
 
-    WAITING ──▶ STARTED ──▶ gone: the run has ended
+    WAITING ──▶ STARTED ──▶ gone: the run has ended      (◀── given back, where no host could begin)
        └──────▶ DROPPED ─────┘      purged or replaced: its run is to be cancelled
 
 A row that is STARTED holds its place under the limits until the run has ended, whichever process works on it, or none:
@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, null, or_, select, update
 
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, choose
 from dagengine.storage.servers import notify
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
 from dagengine.storage.statements import Query, is_listed
+from dagengine.storage.writes import SideWrite
 
 WAITING, STARTED, DROPPED = range(1, 4)
 
@@ -141,6 +142,13 @@ _HAND_OVER = Query(
         update(QUEUED)
         .where(_ROW.id == bindparam("id_"), _ROW.state == STARTED, _ROW.server == bindparam("before"))
         .values(server=bindparam("by"))
+    )
+)
+_GIVE_BACK = Query(
+    lambda: (
+        update(QUEUED)
+        .where(is_listed(_ROW.id, "ids"), _ROW.state == STARTED, _ROW.server == bindparam("before"))
+        .values(state=WAITING, started_at=null(), server=null())
     )
 )
 _REMOVE = Query(lambda: delete(QUEUED).where(is_listed(_ROW.id, "ids"), _ROW.state == bindparam("before")))
@@ -387,6 +395,12 @@ def hand_over(store: Store, run: str, before: str | None, to: str) -> bool:
         return True
 
     return store.side(work)
+
+
+def give_back(store: Store, runs: Sequence[str], server: str) -> None:
+    """Those of `runs` that the server had taken, and has not begun, WAIT again, for whoever takes them."""
+    if runs:
+        store.side(lambda connection: _GIVE_BACK(connection, ids=json.dumps(list(runs)), before=server) and None)
 
 
 # ---- looking ----------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ from sqlalchemy import Float, Integer, Text, and_, bindparam, case, func, litera
 from sqlalchemy.dialects.postgresql import insert  # SQLite's compiler says it in the same words
 
 from dagengine.model import RunRecord
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.schema import RUN
 from dagengine.storage.side_schema import SLEEPER
 from dagengine.storage.statements import Query
+from dagengine.storage.writes import SideWrite
 
 _S = SLEEPER.c
 

@@ -9,7 +9,7 @@ Invariants, which hold for each store that writes through this:
 - After a refused batch nothing more is written under the same claim, since what follows may build on it. So what is
   recorded of a run is always a prefix of what was handed over. A new claim starts afresh.
 
-May import nothing of ours but errors, model and the store's interface.
+May import nothing of ours but errors, model and writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, TypeVar, cast
 
 from dagengine.errors import InternalError, StoreError, StoreUnavailable
 from dagengine.model import Claim
-from dagengine.storage.interface import RecordSteps, Write
+from dagengine.storage.writes import RecordSteps, Write
 
 Refusal = StoreError | InternalError
 Refusals = dict[tuple[int, int], Refusal]

@@ -13,10 +13,11 @@ from dagengine.continuing import successor_id
 from dagengine.errors import BadArguments
 from dagengine.model import Claim, RunState, StepState
 from dagengine.runtime.inline import InlineRuntime
-from dagengine.storage.interface import CloseBody, FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.postgres import PostgresStore
 from dagengine.storage.sqlite import SqliteStore
 from dagengine.storage.step_states import StepStates, step_states
+from dagengine.storage.writes import CloseBody, FinishRun
 from tests.postgres.server import fresh_schema, shared
 from tests.storage.kit import DEFINITION, NOW, begin, fail, record, recorded, step, succeed
 

@@ -37,7 +37,8 @@ MAY_IMPORT = {
 
 ONLY_OF_OURS = {
     "dagengine.runtime.protocol": {"dagengine.errors", "dagengine.model", "dagengine.values"},
-    "dagengine.storage.interface": {"dagengine.errors", "dagengine.model"},
+    "dagengine.storage.interface": {"dagengine.errors", "dagengine.model", "dagengine.storage.writes"},
+    "dagengine.storage.writes": {"dagengine.model"},
     "dagengine.errors": set(),
     "dagengine.units": set(),
     "dagengine.model": set(),
@@ -74,7 +75,7 @@ WORLD = {
 
 PURE = {
     # What can be written is the store's vocabulary; the core asks for it in these words.
-    "dagengine.core": ("dagengine.core", "dagengine.options", "dagengine.storage.interface"),
+    "dagengine.core": ("dagengine.core", "dagengine.options", "dagengine.storage.writes"),
     "dagengine.runtime.core": ("dagengine.runtime.core", "dagengine.runtime.protocol"),
     "dagengine.runtime.allocator": (),
     "dagengine.runtime.dispatch": ("dagengine.runtime.dispatch", "dagengine.runtime.protocol"),

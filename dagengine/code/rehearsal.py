@@ -21,7 +21,8 @@ from dagengine.definitions import Definitions
 from dagengine.errors import ArtifactMissing, InternalError
 from dagengine.model import Claim, Definition, Failure, NewRun, NewStep, RecordedCall, RunRecord, RunState, StepState
 from dagengine.reading import Reader
-from dagengine.storage.interface import AddEvent, ArtifactStore, Store, Write
+from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.writes import AddEvent, Write
 from dagengine.values import Encoded
 
 if TYPE_CHECKING:

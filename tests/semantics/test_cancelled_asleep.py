@@ -15,9 +15,10 @@ from dagengine.core.events import CancelRequested
 from dagengine.engine import Engine
 from dagengine.model import Claim, RunRecord, RunState
 from dagengine.storage import sleepers
-from dagengine.storage.interface import FinishRun, RunFilter, Store, Write
+from dagengine.storage.interface import RunFilter, Store
 from dagengine.storage.memory import MemoryStore
 from dagengine.storage.sqlite import SqliteStore
+from dagengine.storage.writes import FinishRun, Write
 from dagengine.taking_up import take_up_all
 from dagengine.testing.crashes import RUN_ID, _Case, _Lives
 from dagengine.testing.mortal import Fate

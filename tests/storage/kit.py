@@ -22,15 +22,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import (
-    AddEvent,
-    FinishStep,
-    RecordAttempt,
-    RecordSteps,
-    StateChange,
-    Store,
-    Write,
-)
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import AddEvent, FinishStep, RecordAttempt, RecordSteps, StateChange, Write
 
 PATIENCE = 60.0
 """Seconds until a test gives up on a callback that never comes."""
