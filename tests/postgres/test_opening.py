@@ -217,7 +217,7 @@ def test_an_attempt_is_given_no_more_time_than_is_left(monkeypatch: pytest.Monke
         raise psycopg.OperationalError("timeout expired")
 
     monkeypatch.setattr(postgres_connections, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(postgres_connections.threading, "Event", lambda: Passing(clock))
+    monkeypatch.setattr(postgres_connections, "threading", SimpleNamespace(Event=lambda: Passing(clock)))
     monkeypatch.setattr(psycopg, "connect", swallowed)
     for seconds, attempts in ((4, [4]), (0, [10]), (15, [10, 5]), (1, [2])):
         clock[0] = 0.0
