@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dagengine import compensating
@@ -540,11 +541,7 @@ class Driver:
         if notice.delay is not None:
             self._tally.retried(notice.seq, self._attempts.task_of(notice.seq))
         failure = notice.failure
-        text = (
-            f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}"
-            if failure
-            else ""
-        )
+        text = replace(failure, type=failure.type.rpartition(".")[2]).line() if failure else ""
         if notice.kind == "step.retried":
             line = f"{notice.key} failed and is tried again in {notice.delay:.1f} s: {text}"
         elif notice.kind == "worker.lost":

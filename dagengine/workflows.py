@@ -39,6 +39,8 @@ class Workflow(Generic[P, R_co]):
 
     __name__: str
     __qualname__: str
+    one_call_of: Task[P, R_co] | None = None
+    """The task whose name it is found by."""
 
     def __init__(
         self,
@@ -220,7 +222,9 @@ def of_task(task: Task[P, R_co]) -> Workflow[P, R_co]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return task(*args, **kwargs)
 
-    return Workflow(call, task.name)
+    found: Workflow[P, R_co] = Workflow(call, task.name)
+    found.one_call_of = task
+    return found
 
 
 def load(entry: str) -> Workflow[..., Any]:
