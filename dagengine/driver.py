@@ -20,7 +20,7 @@ from dagengine import compensating
 from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.below import Below
-from dagengine.body import Body, Waiting
+from dagengine.body import Body
 from dagengine.commits import Commits
 from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
@@ -41,6 +41,7 @@ from dagengine.core.events import (
 )
 from dagengine.core.states import STATE_OF, BodyPhase, Phase
 from dagengine.definitions import Definitions
+from dagengine.ends import Waiting
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
 from dagengine.holding import Holding

@@ -529,4 +529,4 @@ def current_engine() -> Engine:
 def _process_runtime(settings: config.Settings) -> Runtime:
     from dagengine.runtime.processes import ProcessRuntime
 
-    return ProcessRuntime(settings.workers.value, **settings.of_machine())
+    return ProcessRuntime(settings.workers.value, **settings.of_machine(), at_once=True)

@@ -21,7 +21,7 @@ FOLDERS = {
     "dagengine.airflow_plugin": ROOT / "airflow_plugin",
 }
 
-BASE = {"errors", "units", "model", "values", "functions", "identity", "packs"}
+BASE = {"errors", "units", "validation", "model", "values", "functions", "identity", "packs"}
 
 MAY_IMPORT = {
     "base": {"base"},
@@ -41,6 +41,7 @@ ONLY_OF_OURS = {
     "dagengine.storage.writes": {"dagengine.model"},
     "dagengine.errors": set(),
     "dagengine.units": set(),
+    "dagengine.validation": {"dagengine.errors"},
     "dagengine.model": set(),
 }
 """Modules that others build on from outside: what their docstrings promise of them."""

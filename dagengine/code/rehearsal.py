@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from dagengine.body import Body, BodyStopped, Waiting
+from dagengine.body import Body
 from dagengine.clocks import Clock
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, Event, StepKnown
 from dagengine.definitions import Definitions
+from dagengine.ends import BodyStopped, Waiting
 from dagengine.errors import ArtifactMissing, InternalError
 from dagengine.model import Claim, Definition, Failure, NewRun, NewStep, RecordedCall, RunRecord, RunState, StepState
 from dagengine.reading import Reader

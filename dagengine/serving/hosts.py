@@ -116,6 +116,9 @@ class Hosts:
         self._waiting: dict[str, Code] = {}  # runs without a host, in the order in which they came
         self._paused: list[tuple[float, str, Code]] = []  # until when they wait after the death of a host
         self._deaths: dict[str, int] = {}
+        self._let_go: dict[
+            str, int
+        ] = {}  # how often a host had to let go of the run, for want of the store or the artifacts
         self._unfit = 0  # how many hosts could not begin, one after the other
         self._try_at = 0.0  # when the next one is tried, if any could not
         self._tried: Code = ("", "")
@@ -154,7 +157,7 @@ class Hosts:
             if "ready" in message:
                 self._unfit = 0
             host.unfit = message.get("unfit")
-            run = message.get("ended") or message.get("left")
+            run = message.get("ended") or message.get("left") or message.get("again")
             if run is None:
                 continue
             host.runs.discard(run)
@@ -162,9 +165,14 @@ class Hosts:
                 host.idle_since = time.monotonic()
             if "ended" in message:
                 self._deaths.pop(run, None)
+                self._let_go.pop(run, None)
             why = message.get("error") or message.get("why")
             if why and not why.startswith("RunOwned"):
                 self._say(f"run {run[:12]}: {why}")
+            if "again" in message and not self.draining:
+                self._let_go[run] = times = self._let_go.get(run, 0) + 1
+                self._pause(run, host.code, times)
+                continue
             self._ended(run, str(message.get("state", "left")))
         self._place()
 
@@ -286,7 +294,7 @@ class Hosts:
 
     def _is_unfit(self, code: Code, why: str) -> None:
         """No host can begin here: what nobody works on yet is for others, until one can."""
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._unfit)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._unfit, 10))
         self._unfit += 1
         self._try_at = time.monotonic() + pause
         self._tried = code
@@ -305,8 +313,12 @@ class Hosts:
             del self._deaths[run]
             self._gave_up(run, f"its process died {deaths} times, the last time alone in it: {how}")
         else:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (deaths - 1))
-            heapq.heappush(self._paused, (time.monotonic() + pause, run, host.code))
+            self._pause(run, host.code, deaths)
+
+    def _pause(self, run: str, code: Code, times: int) -> None:
+        """Have it taken up again, after a while that doubles each time."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(times - 1, 10))
+        heapq.heappush(self._paused, (time.monotonic() + pause, run, code))
 
 
 def _new_process(folder: str) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -48,6 +48,7 @@ from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.due import due
 from dagengine.storage.interface import RunFilter, Store
 from dagengine.storage.writes import FinishRun
+from dagengine.validation import did_you_mean
 from dagengine.views import run_state
 from dagengine.watching import Watch
 
@@ -233,10 +234,8 @@ class Server:
         known = queues.queues(self.store)
         for name in self._options.queues:
             if name not in known:
-                from dagengine.config import did_you_mean
-
                 raise BadOption(
-                    f"there is no queue {name!r}.{did_you_mean(name, list(known))} `dagengine queue set` makes one."
+                    f"there is no queue {name!r}.{did_you_mean(name, known)} `dagengine queue set` makes one."
                 )
 
     def _listen(self) -> None:

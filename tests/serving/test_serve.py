@@ -214,6 +214,31 @@ def test_a_machine_on_which_no_host_can_begin_costs_no_run(any_site: Site) -> No
     assert site.ledger() == {"double-0": 1, "double-1": 1, "double-2": 1}
 
 
+def test_a_run_whose_artifacts_were_away_goes_on_in_the_host_that_let_go_of_it(any_site: Site) -> None:
+    """The folder is taken away and brought back. The story: the run was still recorded as the host's, which lived for
+    another run, so nobody could take it up, and the host did not know of it any more."""
+    site = any_site
+    pipe = site.folder / "go-large"
+    os.mkfifo(pipe)
+    server = site.serve("--workers", "2")
+    other = site.submit("held", 4)
+    site.await_started()
+    run = site.submit("large", 7)
+    site.await_started()
+    artifacts = Path(site.settings.artifacts.value)
+    away = artifacts.rename(artifacts.with_name("away"))
+    pipe.write_text("go\n")
+    site.await_said("StoreUnavailable: the artifact folder can't be used: no such file or directory")
+    away.rename(artifacts)
+    site.await_started()
+    pipe.write_text("go\n")
+    assert site.ended(run).state is RunState.SUCCEEDED
+    site.let_go()
+    assert site.ended(other).state is RunState.SUCCEEDED
+    assert "a host ended" not in site.stop(server)
+    assert site.ledger() == {"double-4": 1, "hold-8": 1, "double-9": 1, "large-7": 2}
+
+
 def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None:
     """Twelve runs of three keys: each runs once, and never two of one key at a time."""
     site = any_site
