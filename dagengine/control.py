@@ -219,13 +219,18 @@ def sweep(folder: Path, is_dead: Callable[[str], bool] | None = None) -> int:
     return gone
 
 
+def is_left(folder: Path, process_id: str) -> bool:
+    """Whether the socket of a process lies there: of one that has ended, whether it ended without a word."""
+    return (folder / f"{process_id}.sock").exists()
+
+
 def process_ends(pid: int, started: float) -> int | None:
     """A file descriptor that becomes readable when the process ends; None if it has ended, or can't be watched."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:
         watch = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, OverflowError):
         return None
     if start_time(pid) != started:  # the pid was given to another process
         os.close(watch)

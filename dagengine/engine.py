@@ -55,6 +55,7 @@ from dagengine.questions import unanswered
 from dagengine.recording import new_run
 from dagengine.run import Run
 from dagengine.runtime.protocol import NO_CODE, Asked, Broken, RuntimeEvent, Succeeded
+from dagengine.serving.hints import announce
 from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
@@ -159,6 +160,7 @@ class Engine(Changes):
             sweep_sockets(self._control_folder)
             self.artifacts.sweep()
             self._control.start()
+            announce(self._control_folder, self.process)
             self._opened = True
             if gc.get_threshold() == PYTHONS_GC:
                 gc.set_threshold(*ENGINES_GC)

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,7 +157,7 @@ class Network:
         _run(*self._inside, "ip", "link", "set", f"dg{os.getpid()}a{number}", state)
 
     def submit(self, workflow: str, *args: int) -> str:
-        given = (load(f"{FLOWS}:{workflow}"), args, {})
+        given: tuple[Any, ...] = (load(f"{FLOWS}:{workflow}"), args, {})
         return submit(self.store, self.artifacts, self.settings.control, given, Submission())[0]
 
     def ended(self, run_id: str) -> RunRecord:

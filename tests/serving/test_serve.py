@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dagengine.model import NewRun, ProcessRecord, RunState
 from dagengine.recording import record_run
+from dagengine.serving import serve
 from dagengine.serving.submission import Submission, place
 from dagengine.storage import queues, servers
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.workflows import load
 from tests.postgres.server import fresh_schema, shared
-from tests.serving.conftest import FLOWS, Site
+from tests.serving.conftest import FLOWS, FOLDER, SECONDS, Site
 
 
 def _submit_without_code(site: Site) -> str:
@@ -290,3 +296,62 @@ def test_runs_that_wait_without_a_process_are_woken(any_site: Site) -> None:
         assert {site.ended(run.id).state for run in runs} == {RunState.SUCCEEDED}
     site.stop(server)
     assert site.ledger() == {"double-0": 1, "double-5": 1}
+
+
+def until_true(what: Callable[[], bool]) -> None:
+    moment, until = threading.Event(), time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < until
+        moment.wait(0.01)
+
+
+@contextmanager
+def served_here(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[serve.Server]:
+    """By a server of this process, which has looked around and does not do so again by itself."""
+    monkeypatch.setattr(serve, "LOOK_SECONDS", 3_600.0)
+    monkeypatch.setenv(FOLDER, str(site.folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    server = serve.Server(site.settings)
+    thread = threading.Thread(target=server.work)
+    thread.start()
+    try:
+        until_true(lambda: server._settle_at > time.monotonic())
+        yield server
+    finally:
+        server.stop()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+def test_the_death_of_a_process_that_began_after_the_last_look_is_heard(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has said that it is there; and who goes on with its run was ready before."""
+    with served_here(site, monkeypatch) as server:
+        by_hand = site.run("held", "x=4")
+        site.await_started()
+        until_true(lambda: server._hosts._spare is not None)
+        spare = server._hosts._spare
+        assert spare is not None
+        by_hand.kill()
+        by_hand.wait()
+        site.await_started()
+        (run,) = site.store.runs(RunFilter(name="held"))
+        assert run.owner is not None
+        assert run.owner.pid == spare[0].pid
+        site.let_go()
+        assert site.ended(run.id).state is RunState.SUCCEEDED
+    assert spare[0].poll() is not None
+    assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1}
+
+
+def test_a_process_that_ends_in_order_leaves_nothing_to_look_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was told of it is not kept busy by programs that come and go, nor does it stay ready for their deaths."""
+    with served_here(site, monkeypatch) as server:
+        monkeypatch.setattr(server, "_settle", None)  # nobody calls it
+        by_hand = site.run("held", "x=4")
+        site.await_started()
+        until_true(lambda: server._hosts._spare is not None)
+        site.let_go()
+        assert by_hand.wait(SECONDS) == 0
+        until_true(lambda: server._hosts._spare is None)
