@@ -373,6 +373,7 @@ class Engine(Changes):
         if self._by_id.get(driver.run_id) is driver:  # else it was fenced by another one of this engine
             del self._by_id[driver.run_id]
         self.timers.forget(driver)
+        self.neighbours.forget(driver)
         if driver.state is not RunState.WAITING:
             self.sleeping.ended(driver.run_id)
 

@@ -133,7 +133,7 @@ class Link:
 
     @property
     def lost(self) -> bool:
-        return self.raw.closed or self.raw.info.transaction_status == TransactionStatus.UNKNOWN
+        return self.raw.pgconn.transaction_status == TransactionStatus.UNKNOWN  # also when it was closed
 
     def close(self) -> None:
         self.raw.close()
