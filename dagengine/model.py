@@ -106,6 +106,12 @@ class Failure:
         default_factory=dict
     )  # JSON: {"cause": key of the failed step}, {"signal": "SIGSEGV"} …
 
+    def line(self, characters: int = 500) -> str:
+        """The exception's name, and the first line of its text, at most so many characters of it."""
+        text = next(iter(self.message.strip().splitlines()), "")
+        text = text if len(text) <= characters else text[: characters - 1] + "…"
+        return f"{self.type}: {text}" if text else self.type
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
@@ -151,10 +157,13 @@ class ProcessRecord:
 
     id: str
     host: str
-    boot_id: str
+    boot_id: (
+        str  # of its kernel and, in a container, "/" and the pid namespace in which its pid is one (dagengine.identity)
+    )
     pid: int
     start_time: float  # of the process, in clock ticks after boot (Linux) or seconds since the epoch: only compared
     started_at: float
+    leased: bool = field(default=False, compare=False)  # its store has leases, which decide where nothing is proved
 
 
 @dataclass(frozen=True, slots=True)

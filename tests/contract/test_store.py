@@ -17,7 +17,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, RenameSteps, Store, Write
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import CloseBody, ExpandStep, FinishRun, HandleFailures, RenameSteps, Write
 from tests.storage.kit import (
     DEFINITION,
     ME,
@@ -148,6 +149,16 @@ def test_a_replaced_owner_writes_nothing_more(store: Store) -> None:
     assert states_of(store, old) == {0: StepState.WAITING}
     assert store.find_run("7f3a").state is RunState.RUNNING
     recorded(store, new, succeed(0, 0))
+
+
+def test_a_replaced_owner_is_told_how_the_run_has_ended_since(store: Store) -> None:
+    """Nobody owns it any more, so nobody is named as if he did."""
+    old = begin(store)
+    new = store.claim("7f3a", process("other", pid=200), dead)
+    recorded(store, new, FinishRun(RunState.FAILED, NOW))
+    error = write(store, old, event("late"))
+    assert isinstance(error, Fenced)
+    assert "taken over by another process, and has ended since (failed)" in str(error)
 
 
 def test_a_fenced_batch_takes_nobody_with_it(store: Store) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dagengine.model import RunState, Value
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.signals import send, signals, take
 from dagengine.storage.sleepers import awake, due, falls_asleep, next_due, sleeper, wake
+from dagengine.storage.writes import FinishRun
 from tests.storage.kit import ME, begin, recorded
 
 
@@ -67,6 +68,20 @@ def test_a_signal_that_came_before_the_run_fell_asleep_is_not_slept_through(stor
     recorded(store, claim, falls_asleep(claim.run_id, 50.0, number, "me"))
     assert due(store, 49.0) == []
     assert sleeper(store, claim.run_number) == (claim.run_number, claim.run_id, 50.0, "me")
+
+
+def test_a_run_that_was_to_be_cancelled_when_it_fell_asleep_is_due(store: Store) -> None:
+    """Whether it has slept before or not: whoever takes it up hears of the request. Before that, nobody else is due."""
+    other = asleep(store, "other", 50.0)
+    claim = begin(store)
+    for _ in range(2):
+        assert store.request_cancel(claim.run_id, 2.0) is RunState.RUNNING
+        recorded(store, claim, FinishRun(RunState.WAITING, 1.0), falls_asleep(claim.run_id, None, 2**31 - 1, None))
+        assert [found.run for found in due(store, 0.0)] == [claim.run_number]
+        claim = store.claim(claim.run_id, ME, lambda _: False, reopen=False)
+        assert store.find_run(claim.run_id).cancel_requested_at == 2.0
+        recorded(store, claim, awake())
+    assert [found.run for found in due(store, 50.0)] == [other]
 
 
 def test_a_run_that_a_process_has_again_is_not_woken(store: Store) -> None:
