@@ -1,5 +1,5 @@
-"""What can be said of a task or of one call of it, validated when it is said. May import validation
-and what is said of caches only.
+"""What can be said of a task or of one call of it, validated when it is said. May import errors,
+validation and what is said of caches.
 
 Options are recorded with a run's definitions, as JSON without the defaults; a predicate on exceptions is code, and
 stays with the function.
@@ -177,7 +177,9 @@ class Options:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Options:
-        return cls(**{name: value for name, value in values.items() if name not in ("undo", "detached", "parameters")})
+        return cls(
+            **{name: value for name, value in values.items() if name not in ("undo", "detached", "child", "parameters")}
+        )
 
     def changed(self, **changes: Any) -> Options:
         """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""
