@@ -359,8 +359,8 @@ class Driver:
 
     def when_blocked(self, then: Callable[[], None]) -> None:
         """Have the engine's thread do it when the body waits. On the engine's thread."""
-        if self._body is not None and self._core.body is BodyPhase.OPEN:
-            self._body.blocking.when(partial(self.engine.do, then))
+        if self.stage.body is not None and self._core.body is BodyPhase.OPEN:
+            self.stage.body.blocking.when(partial(self.engine.do, then))
 
     def join_body(self, timeout: float) -> bool:
         return self.stage.body is None or self.stage.body.join(timeout)
