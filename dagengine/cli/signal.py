@@ -36,7 +36,6 @@ def command(invocation: Invocation, run: str, name: str, payload: str | None, *,
     dagengine signal 7f3a answer '{"yes": true}' --id mail-77
     """
     from dagengine.signals import send
-
     from dagengine.waiting_view import signals_awaited
 
     with posting(invocation, run) as (post, record):
