@@ -339,7 +339,7 @@ def _validated(value: Any, model: Any) -> Any:
     try:
         return model.model_validate_json(json.dumps(value))
     except ValueError as error:
-        first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
+        first: dict[str, Any] = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         raise Mismatch(first["msg"], path) from None
 
