@@ -130,7 +130,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self._connection = WriteConnection(target, on_commit, first)
         super().__init__(ReadPool(target, self._connection.over), target.url)
         self._groups = Groups(self._connection, Writes(target.schema), self._readers.asking)
-        self._writer = GroupWriter(self._groups.commit, self.url)
+        self._writer = GroupWriter(self._groups.commit, self.url, self._groups.begin)
         self._ear = Ear(target)
 
     def close(self) -> None:

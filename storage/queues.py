@@ -39,6 +39,9 @@ DEFAULT = "default"
 PAGE = 256
 """Rows looked at in one go for those that may begin."""
 
+COUNTED = 50
+"""Rows whose places are counted one by one: more are found by reading all that wait."""
+
 _ROW = QUEUED.c
 
 
@@ -107,6 +110,7 @@ _COLUMNS = (
     *(_ROW.state, _ROW.started_at, _ROW.server),
 )
 _BY_ID = Query(lambda: select(*_COLUMNS).where(_ROW.id == bindparam("id")))
+_BY_IDS = Query(lambda: select(*_COLUMNS).where(is_listed(_ROW.id, "ids")))
 _IN_STATE = Query(
     lambda: select(*_COLUMNS).where(_ROW.state == bindparam("state")).order_by(_ROW.not_before, _ROW.id).limit(100_000)
 )
@@ -198,6 +202,15 @@ _BEFORE = Query(
                 ),
             ),
         ),
+    )
+)
+
+
+_ALL_IN_ORDER = Query(
+    lambda: (
+        select(_ROW.id)
+        .where(_ROW.queue == bindparam("queue"), _ROW.state == WAITING)
+        .order_by(_ROW.rank, _ROW.submitted_at, _ROW.id)
     )
 )
 
@@ -411,6 +424,11 @@ def entry_of(store: Store, run: str) -> Entry | None:
     return None if row is None else _entry(row)
 
 
+def entries_of(store: Store, runs: Sequence[str]) -> list[Entry]:
+    """The rows of these runs, of those that have one, in no order."""
+    return [_entry(row) for row in store.ask(_BY_IDS, ids=json.dumps(list(runs)))] if runs else []
+
+
 def entries(store: Store, state: int, queue: str | None = None, limit: int = 1_000) -> list[Entry]:
     """Rows in that state: of one queue in the order in which they go, of all by their time."""
 
@@ -426,6 +444,16 @@ def place_of(store: Store, entry: Entry) -> int:
     at, rank = entry.submitted_at, -entry.priority
     ((count,),) = store.ask(_BEFORE, queue=entry.queue, rank=rank, at=at, id=entry.id)
     return int(count)
+
+
+def places(store: Store, entries: Sequence[Entry]) -> dict[str, int]:
+    """As `place_of` of each, by the run's id. Of many, each queue is read once instead of being counted again and again."""
+    if len(entries) <= COUNTED:
+        return {entry.id: place_of(store, entry) for entry in entries}
+    found: dict[str, int] = {}
+    for queue in {entry.queue for entry in entries}:
+        found |= {row[0]: place for place, row in enumerate(store.ask(_ALL_IN_ORDER, queue=queue))}
+    return {entry.id: found.get(entry.id, 0) for entry in entries}  # 0: it began meanwhile
 
 
 def due_queues(store: Store, now: float) -> list[str]:

@@ -18,7 +18,8 @@ from dagengine.storage.postgres import PostgresStore
 from dagengine.storage.sqlite import SqliteStore
 from dagengine.storage.step_states import StepStates, step_states
 from dagengine.storage.writes import CloseBody, FinishRun
-from tests.postgres.server import fresh_schema, shared
+from tests.postgres.emptied import emptied_schema
+from tests.postgres.server import shared
 from tests.storage.kit import DEFINITION, NOW, begin, fail, record, recorded, step, succeed
 
 
@@ -29,7 +30,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "sqlite":
         opened = SqliteStore(str(tmp_path / "store.db"), clock=lambda: NOW)
     else:
-        opened = PostgresStore(shared().url(fresh_schema(), lease="3600"), clock=lambda: NOW)
+        opened = PostgresStore(shared().url(emptied_schema(), lease="3600"), clock=lambda: NOW)
     yield opened
     opened.close()
 

@@ -75,7 +75,7 @@ class Host:
 
     def say(self, **message: Any) -> None:
         with contextlib.suppress(OSError):  # it is dead: the end of the stream says so
-            self.channel.sendall(json.dumps(message).encode() + b"\n")
+            _say(self.channel, **message)
 
     def received(self) -> Iterator[dict[str, Any]] | None:
         """What it has said; None if it is gone."""
@@ -116,10 +116,14 @@ class Hosts:
         self._waiting: dict[str, Code] = {}  # runs without a host, in the order in which they came
         self._paused: list[tuple[float, str, Code]] = []  # until when they wait after the death of a host
         self._deaths: dict[str, int] = {}
+        self._let_go: dict[
+            str, int
+        ] = {}  # how often a host had to let go of the run, for want of the store or the artifacts
         self._unfit = 0  # how many hosts could not begin, one after the other
         self._try_at = 0.0  # when the next one is tried, if any could not
         self._tried: Code = ("", "")
         self._probe: Host | None = None  # which is tried
+        self._spare: tuple[subprocess.Popen[bytes], socket.socket] | None = None
         self.draining = False
 
     # ---- asked by the server ------------------------------------------------------------------
@@ -154,7 +158,7 @@ class Hosts:
             if "ready" in message:
                 self._unfit = 0
             host.unfit = message.get("unfit")
-            run = message.get("ended") or message.get("left")
+            run = message.get("ended") or message.get("left") or message.get("again")
             if run is None:
                 continue
             host.runs.discard(run)
@@ -162,9 +166,14 @@ class Hosts:
                 host.idle_since = time.monotonic()
             if "ended" in message:
                 self._deaths.pop(run, None)
+                self._let_go.pop(run, None)
             why = message.get("error") or message.get("why")
             if why and not why.startswith("RunOwned"):
                 self._say(f"run {run[:12]}: {why}")
+            if "again" in message and not self.draining:
+                self._let_go[run] = times = self._let_go.get(run, 0) + 1
+                self._pause(run, host.code, times)
+                continue
             self._ended(run, str(message.get("state", "left")))
         self._place()
 
@@ -191,12 +200,44 @@ class Hosts:
         self.draining = True
         self._waiting.clear()
         self._paused.clear()
+        self._drop_spare()
         for host in self._hosts:
             host.closing = True
             host.say(verb="force" if force else "drain")
 
+    def has(self, pid: int) -> bool:
+        """Whether that process is one of them."""
+        return any(host.process.pid == pid for host in self._hosts)
+
+    def keep_spare(self, wanted: bool) -> None:
+        """Have a process ready that has loaded what hosts are made of, or none: most of the time to begin one goes there."""
+        if self._spare is not None and self._spare[0].poll() is not None:
+            self._drop_spare()
+        if wanted and self._spare is None and not self.draining and len(self._hosts) < self._limit:
+            with contextlib.suppress(OSError):  # it is only for speed
+                self._spare = _new_process("")
+                _say(self._spare[1], verb="load", store=self._settings.store.value)
+        elif not wanted:
+            self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        """It ends when nobody holds the other end of its socket."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[1].close()
+            _signal(spare[0], signal.SIGKILL)  # it has nothing to lose
+            spare[0].wait()
+
+    def _process(self, folder: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """For a host that works in the folder. Raises OSError."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare[0].poll() is None:
+            return spare
+        return _new_process(folder)
+
     def kill(self) -> None:
         """End them all, now. For when even `force` did not help."""
+        self._drop_spare()
         for host in self._hosts:
             _signal(host.process, signal.SIGKILL)
 
@@ -239,13 +280,14 @@ class Hosts:
     def _start(self, code: Code, alone: bool) -> Host | None:
         """A new host; None if none can be had."""
         try:
-            host = Host(code, alone, *_new_process(code[1]))
+            host = Host(code, alone, *self._process(code[1]))
         except OSError as error:
             self._is_unfit(code, f"no process can be started: {(error.strerror or str(error)).lower()}")
             return None
         settings = self._settings
         host.say(
             verb="begin",
+            folder=code[1],
             store=settings.store.value,
             artifacts=settings.artifacts.value,
             workers=settings.workers.value,
@@ -286,7 +328,7 @@ class Hosts:
 
     def _is_unfit(self, code: Code, why: str) -> None:
         """No host can begin here: what nobody works on yet is for others, until one can."""
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**self._unfit)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._unfit, 10))
         self._unfit += 1
         self._try_at = time.monotonic() + pause
         self._tried = code
@@ -305,8 +347,16 @@ class Hosts:
             del self._deaths[run]
             self._gave_up(run, f"its process died {deaths} times, the last time alone in it: {how}")
         else:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (deaths - 1))
-            heapq.heappush(self._paused, (time.monotonic() + pause, run, host.code))
+            self._pause(run, host.code, deaths)
+
+    def _pause(self, run: str, code: Code, times: int) -> None:
+        """Have it taken up again, after a while that doubles each time."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(times - 1, 10))
+        heapq.heappush(self._paused, (time.monotonic() + pause, run, code))
+
+
+def _say(channel: socket.socket, **message: Any) -> None:
+    channel.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _new_process(folder: str) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -7,29 +7,34 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 TIMEOUT_MS = 20_000  # how long a process that has to end is waited for, before the test fails
 
 
-def start(module: str, folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Run `python -m module folder words…` in a process group of its own, with all temporary files in `folder`."""
+def start(module: str, folder: Path, *words: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Run `python -m module folder words…` in a process group of its own, with all temporary files in `folder`. `within`: a
+    command that runs it."""
     (folder / "tmp").mkdir(exist_ok=True)
-    environment = {
+    return subprocess.Popen(
+        [*within, sys.executable, "-m", module, str(folder), *words],
+        env=environment_of(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "TMPDIR": str(folder / "tmp"),
         "DAGENGINE_HOME": str(folder),
         "DAGENGINE_TEST_LEDGER": str(folder / "ledger"),
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", module, str(folder), *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def of_folder(folder: Path) -> list[int]:
