@@ -21,7 +21,7 @@ FOLDERS = {
     "dagengine.airflow_plugin": ROOT / "airflow_plugin",
 }
 
-BASE = {"errors", "units", "model", "values", "functions", "identity", "packs"}
+BASE = {"errors", "units", "model", "values", "functions", "identity", "packs", "remote_files"}
 
 MAY_IMPORT = {
     "base": {"base"},
