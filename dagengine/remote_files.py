@@ -53,10 +53,11 @@ def described(error: Exception, url: str) -> str:
     """In one line, what is wrong with the place, and what to do. `url`: as it was given."""
     if isinstance(error, ImportError):
         extra = _EXTRAS.get(_scheme(url))
-        advice = f"pip install 'dagengine[{extra}]'" if extra else "Install what it needs"
-        return f"{_one_line(error, url)}. {advice}"
+        return _one_line(error, url) + (f": pip install 'dagengine[{extra}]'" if extra else "")
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket or folder. Check the address, or make it"
+    if isinstance(error, TimeoutError):
+        return "it does not answer. Check the address and the network"
     return f"{_one_line(error, url)}. Check the address and the rights to it"
 
 
@@ -80,8 +81,10 @@ def _limits(url: str) -> dict[str, Any]:
         log.addHandler(logging.NullHandler())
     if any("requests_timeout" in conf.get(scheme, {}) for scheme in ("gs", "gcs")):
         return {}
-    from aiohttp import ClientTimeout
-
+    try:
+        from aiohttp import ClientTimeout
+    except ImportError:  # then there is no gcsfs either, and fsspec says so
+        return {}
     return {"requests_timeout": ClientTimeout(total=REQUEST, sock_connect=SILENCE, sock_read=SILENCE)}
 
 

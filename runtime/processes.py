@@ -135,6 +135,7 @@ class ProcessRuntime:
         self._wake: int | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._why_not_open = _NOT_OPEN
         self._woken = False
         self._waiting: set[_Waiter] = set()
         self._shell: Shell | None = None
@@ -179,7 +180,7 @@ class ProcessRuntime:
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:
         if self._closed:
-            raise RuntimeStopped(_NOT_OPEN)
+            raise RuntimeStopped(self._why_not_open)
         requests = []
         for spec in tasks:
             request = request_of(spec)
@@ -289,7 +290,7 @@ class ProcessRuntime:
                 if self._thread is threading.current_thread():
                     self._put(given)  # of the runtime's own last turns
                     return
-                raise RuntimeStopped(_NOT_OPEN)
+                raise RuntimeStopped(self._why_not_open)
             self._put(given)
 
     def _post(self, errand: Callable[[], None]) -> None:
@@ -364,6 +365,8 @@ class ProcessRuntime:
         finally:
             with self._lock:
                 self._closed = True
+                if shell.broken is not None:
+                    self._why_not_open = shell.broken.message
                 wake, self._wake = self._wake, None
                 if wake is not None:
                     os.close(wake)

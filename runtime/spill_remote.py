@@ -114,4 +114,4 @@ class RemoteFolder:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(self.where) from error
             reason = described(error, self._given)
-            raise OSError(errno.EIO, f"{self.where} can't be reached: {reason}") from error
+            raise OSError(errno.EIO, f"the spill space {self.where} can't be reached: {reason}") from error

@@ -13,7 +13,7 @@ import pytest
 from dagengine import task, workflow
 from dagengine.collecting import collect
 from dagengine.engine import Engine
-from dagengine.errors import StoreUnavailable
+from dagengine.errors import RuntimeStopped, StoreUnavailable
 from dagengine.retention import Retention
 from dagengine.storage import open_artifacts, remote_artifacts
 from tests.clouds import CLOUDS, KEY, files_of, fresh_bucket
@@ -110,3 +110,12 @@ def test_a_key_in_a_url_is_not_repeated(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable) as caught:
         artifacts.put("0" * 64, 3, b"abc")
     assert "secret" not in str(caught.value)
+
+
+def test_a_spill_space_that_can_t_be_opened_is_named(tmp_path: Path) -> None:
+    """The engine was told in time or came to it later: both say why, and nothing of what is in the URL's front."""
+    with Engine(tmp_path / "store.db", home=tmp_path, workers=1, spill=("nonsense://me:hush@b/x",)) as engine:
+        run = engine.start(sums)
+        with pytest.raises(RuntimeStopped, match=r"nonsense://…@b/x can't be reached: Protocol not known") as caught:
+            run.result()
+    assert "hush" not in str(caught.value)
