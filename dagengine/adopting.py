@@ -29,7 +29,8 @@ from dagengine.model import (
     StepRecord,
     StepState,
 )
-from dagengine.storage.interface import AddEvent, FinishStep, HandleFailures, RenameSteps, Store, Write
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import AddEvent, FinishStep, HandleFailures, RenameSteps, Write
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from dagengine.continuing import find, successor_id
 from dagengine.errors import DagengineError, RuntimeStopped
 from dagengine.model import RunRecord, RunState
-from dagengine.storage.interface import FinishRun, SideWrite, Store, Write
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import FinishRun, SideWrite, Write
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver

@@ -26,7 +26,8 @@ from dagengine.core.states import Stop
 from dagengine.core.step import Step
 from dagengine.errors import RunError
 from dagengine.model import RunRecord, StepKind, StepRecord, StepState
-from dagengine.storage.interface import FinishRun, Store, Write
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import FinishRun, Write
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver

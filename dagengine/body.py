@@ -1,8 +1,8 @@
 """Calling a workflow's body, on a thread of its own, and answering what it asks.
 
-A call becomes a new step, or on replay is found by its key among the recorded ones and held against it. Waiting hands
-out recorded ends. When the run stops under the body, what it does next raises `BodyStopped`, which no `except
-Exception` of the user's catches, and the thread ends.
+A call becomes a new step, or on replay is answered by a recorded one (`replaying`). Waiting hands out recorded ends
+(`ends`). When the run stops under the body, what it does next raises `BodyStopped`, which no `except Exception` of the
+user's catches, and the thread ends.
 
 Everything here runs on the body's thread, except `stop` and what a `Waiter` is told, which the engine's thread calls.
 """
@@ -12,23 +12,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from dataclasses import replace
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from dagengine.adopting import note_orphans
 from dagengine.blocking import Blocking, watched_loop
-from dagengine.calls import encode_call, same_call, set_aside, show_call
+from dagengine.calls import encode_call, set_aside
 from dagengine.continuing import Continuation, record_successor
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, FailuresHandled, RefsDropped, StepKnown
+from dagengine.ends import BodyStopped, End, Outcome, Waiter, Waiting
 from dagengine.errors import BadArguments, Rejected
 from dagengine.failures import exception_of
-from dagengine.model import Failure, Input, NewStep, RecordedCall, StepInput, StepKind, StepState
+from dagengine.model import Input, NewStep, RecordedCall, StepInput, StepKind, StepState
 from dagengine.outside import value_of
-from dagengine.refs import EphemeralRef, Ref, body_of
+from dagengine.refs import EphemeralRef, Ref
+from dagengine.replaying import Mismatched, Replay
 from dagengine.runtime.failures import describe_failure
 from dagengine.scopes import Scope, branch_factory, outside
 from dagengine.stateful_classes import Method, Proxy, Stateful
@@ -45,143 +44,6 @@ NO_CALL = encode_plain(((), {})).to_bytes()
 """The call of a function that takes nothing."""
 
 
-class BodyStopped(BaseException):
-    """The run stops; the body is let go of, and called again on resume."""
-
-
-class _Mismatched(BodyStopped):
-    """The body called something else than what is recorded. Carries the failure."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
-class Outcome:
-    """How a step ended, for the body that waited for it."""
-
-    __slots__ = ("_body", "_key", "_seq", "_state", "_value")
-
-    def __init__(self, body: Body, ref: Ref, state: StepState, value: Any) -> None:
-        self._body = body
-        self._seq = ref._seq
-        self._key = ref._key
-        self._state = state
-        self._value = value
-
-    def value(self) -> Any:
-        if self._state is not StepState.SUCCEEDED:
-            raise self._body.delivered(self._seq, self._key)
-        return self._value
-
-    def value_or_exception(self) -> Any:
-        return self._value if self._state is StepState.SUCCEEDED else self._body.delivered(self._seq, self._key)
-
-
-class Waiting(Protocol):
-    """Somebody on the body's side who is told of ends by the engine's thread."""
-
-    def tell(self, seq: int, state: StepState) -> None: ...
-
-    def stop(self) -> None:
-        """The run stops: nothing more will be told."""
-
-
-class End:
-    """The end of one step."""
-
-    def __init__(self) -> None:
-        self.told: SimpleQueue[StepState | None] = SimpleQueue()
-
-    def tell(self, seq: int, state: StepState) -> None:
-        self.told.put(state)
-
-    def stop(self) -> None:
-        self.told.put(None)
-
-    def wait(self, seconds: float) -> StepState | None:
-        """None if the run stops, or if it takes too long."""
-        try:
-            return self.told.get(timeout=seconds)
-        except Empty:
-            return None
-
-
-class Waiter:
-    """The ends of some steps, in the order of completion. Steps that ended in an earlier process come first."""
-
-    def __init__(self, body: Body, refs: Sequence[Ref]) -> None:
-        self._body = body
-        self._refs: dict[int, list[Ref]] = {}
-        for ref in refs:
-            body_of(ref)  # raises, if it is not this body's
-            self._refs.setdefault(ref._seq, []).append(ref)
-        self.left = len(refs)
-        self._ready: deque[Outcome] = deque()
-        self._told: SimpleQueue[tuple[int, StepState] | None] = SimpleQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake = asyncio.Event()
-        body.watch(self, list(self._refs))
-
-    def tell(self, seq: int, state: StepState) -> None:
-        """Called by the engine's thread, in the order of completion."""
-        self._say((seq, state))
-
-    def stop(self) -> None:
-        self._say(None)
-
-    def _say(self, told: tuple[int, StepState] | None) -> None:
-        with self._body.blocking.told():
-            self._told.put(told)
-            self._wake_loop()
-
-    def _wake_loop(self) -> None:
-        if self._loop is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._wake.set)
-            except RuntimeError:  # the loop was closed: nobody waits any more
-                self._loop = None
-
-    def _take(self, told: tuple[int, StepState] | None) -> None:
-        """Turn news into outcomes: together with all other news that is there, so that values are read at once."""
-        news = [told]
-        while not self._told.empty():
-            news.append(self._told.get())
-        if None in news:
-            self._told.put(None)
-            raise BodyStopped
-        ends = [new for new in news if new is not None]
-        with outside():
-            values = self._body.driver.read_steps([seq for seq, state in ends if state is StepState.SUCCEEDED])
-        for seq, state in ends:
-            for ref in self._refs[seq]:
-                self._ready.append(Outcome(self._body, ref, state, values.get(seq)))
-
-    def next(self) -> Outcome:
-        """The next end; blocks."""
-        if not self._ready:
-            self._body.blocking.until(self._told.empty)
-            self._take(self._told.get())
-        self.left -= 1
-        return self._ready.popleft()
-
-    async def next_async(self) -> Outcome:
-        self._loop = asyncio.get_running_loop()
-        while not self._ready:
-            if self._told.empty():
-                self._wake.clear()
-                if self._told.empty():
-                    await self._wake.wait()
-                continue
-            self._take(self._told.get())
-        self.left -= 1
-        return self._ready.popleft()
-
-    async def all_async(self) -> None:
-        while self.left:
-            await self.next_async()
-
-
 class Body:
     """One call of a workflow's body, in the service of a driver."""
 
@@ -190,7 +52,7 @@ class Body:
         self.workflow = workflow
         self.workflow_name = driver.workflow_name
         self.run_id = driver.run_id
-        self._replay = _Replay(recorded) if recorded is not None else None
+        self._replay = Replay(driver, recorded) if recorded is not None else None
         self._scope = Scope(self, driver.workflow_name)
         self._stopped = False
         self.blocking = Blocking()
@@ -224,12 +86,9 @@ class Body:
             returned = self._returned(args, kwargs)
             self._went_on()
             if self._replay is not None:
-                left = self._replay.left()
-                if self.driver.shared is not None:
-                    self.driver.shared.leave(left)
-                note_orphans(self.driver, left)
+                self._replay.end()
             self.driver.post(returned)
-        except _Mismatched as mismatch:
+        except Mismatched as mismatch:
             self.driver.post(BodyMismatched(mismatch.failure))
         except BodyStopped:
             pass
@@ -317,11 +176,10 @@ class Body:
             raise BodyStopped
         definition, new_definition = self.driver.definitions.of(called)
         self._went_on()
-        recorded = self._replay.find(key) if self._replay is not None else None
-        if recorded is not None and self._stands(
-            recorded, NewStep(recorded.seq, key, StepKind.RECORDED, definition, NO_CALL, ())
-        ):
-            return self.driver.read_steps([recorded.seq])[recorded.seq]
+        if self._replay is not None:
+            recorded = self._replay.answer(key, StepKind.RECORDED, definition, NO_CALL, ())
+            if recorded is not None:
+                return self.driver.read_steps([recorded.seq])[recorded.seq]
         value = compute()
         step = NewStep(self.driver.take_seqs(), key, StepKind.RECORDED, definition, NO_CALL, ())
         self.driver.post_known(StepKnown(new_definition, step, value_of(encode(value).to_bytes())))
@@ -347,10 +205,8 @@ class Body:
         definition, new_definition = self.driver.definitions.of(called)
         self._went_on()
         if self._replay is not None:
-            recorded = self._replay.find(key)
-            if recorded is not None and self._stands(
-                recorded, NewStep(recorded.seq, key, kind, definition, call, inputs)
-            ):
+            recorded = self._replay.answer(key, kind, definition, call, inputs)
+            if recorded is not None:
                 if recorded.state.ended:
                     self.driver.ended_before(recorded)
                 return self._ref(recorded.seq, key, definition)
@@ -376,46 +232,6 @@ class Body:
         """The body's ref to an ephemeral value is gone. Called wherever it was collected, so it only takes a note."""
         if not self._stopped:
             self.driver.post(RefsDropped((seq,)))
-
-    def _stands(self, recorded: RecordedCall, called: NewStep) -> bool:
-        """Whether the recorded step is what the body calls; False: it was shared, and is not any more.
-
-        Raises _Mismatched if the body calls something else than what is recorded in this run under the same key.
-        """
-        was, now = self.driver.definitions[recorded.definition], self.driver.definitions[called.definition]
-        before, after = (recorded.call, recorded.inputs), (called.call, called.inputs)
-        same = was.name == now.name and recorded.kind is called.kind
-        with outside():
-            same = same and same_call(before, after, self.driver.reader.payload)
-        shared = self.driver.shared
-        if shared is not None and shared.has(recorded.seq):
-            code = {was.fingerprint, now.fingerprint} - {""}
-            return shared.stands(recorded, same and len(code) < 2)
-        if not same:
-            raise self._mismatch(called, show_call(was.name, before), show_call(now.name, after))
-        return True
-
-    def _mismatch(self, called: NewStep, before: str, after: str) -> _Mismatched:
-        difference = f"- {before}\n+ {after}"
-        message = (
-            f"{called.key} was recorded as another call than the code makes now; the record stands. Put the code back as it"
-            f" was, or fork the run, or let today's calls replace the recorded ones: dagengine resume {self.run_id[:8]}"
-            " --adopt. If the body calls other things after a failure, name its calls: options(key=...)."
-        )
-        return _Mismatched(
-            Failure(
-                "mismatch",
-                "dagengine.errors.RunMismatch",
-                message,
-                facts={
-                    "key": called.key,
-                    "difference": difference,
-                    "step": called.key,
-                    "seq": called.seq,
-                    "below": self.driver.replayed_below,
-                },
-            )
-        )
 
     # ---- waiting ----------------------------------------------------------------------------
 
@@ -494,30 +310,3 @@ def _factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) ->
     """The body's own main task is not a branch; every task made from then on is."""
     loop.set_task_factory(branch_factory)
     return asyncio.Task(coroutine, loop=loop, **options)
-
-
-class _Replay:
-    """Recorded calls by key, read in the order of recording, which is close to the order in which they are asked for."""
-
-    def __init__(self, recorded: Iterator[RecordedCall]) -> None:
-        self._recorded = recorded
-        self._passed: dict[str, RecordedCall] = {}
-
-    def find(self, key: str) -> RecordedCall | None:
-        if key in self._passed:
-            return self._passed.pop(key)
-        for call in self._recorded:
-            if call.key == key:
-                return call
-            if not _is_item(call):
-                self._passed[call.key] = call
-        return None
-
-    def left(self) -> list[RecordedCall]:
-        """The calls that were not asked for."""
-        return [*self._passed.values(), *(call for call in self._recorded if not _is_item(call))]
-
-
-def _is_item(call: RecordedCall) -> bool:
-    """Items of a map are not called by the body."""
-    return ".map[" in call.key.rpartition("/")[0]

@@ -15,7 +15,8 @@ from dagengine.below import cancel_below
 from dagengine.control import NoAnswer, ask
 from dagengine.identity import is_alive, this_process
 from dagengine.model import RunRecord, RunState
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import FinishRun
 from dagengine.views import run_state
 
 

@@ -11,14 +11,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from dagengine.core.events import InterruptRequested, StepMarked
+from dagengine.ends import End
 from dagengine.errors import RunConflict
 from dagengine.model import EventRecord, ProcessRecord, RunRecord, RunState, StepRecord, StepState
-from dagengine.storage.interface import AddEvent, ArtifactStore, Store
+from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.writes import AddEvent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dagengine.body import End
     from dagengine.code.packing import Shelf
     from dagengine.driver import Driver
     from dagengine.engine import Engine
@@ -157,16 +158,10 @@ def _answer_mark(engine: Engine, driver: Driver, request: dict[str, Any], note: 
         value_of_json(request.get("value")),
         decided(key, seq, state, note),
     )
-    end = _end()
+    end = End()
     engine.tell(driver, [marked])
     driver._post_watch([seq], end)
     ended = end.wait(RECORDED_SECONDS)
     if ended is not state:
         return {"error": f"{key} ended by itself before it could be marked: {ended or 'the run stops'}."}
     return {"state": str(driver.state)}
-
-
-def _end() -> End:
-    from dagengine.body import End
-
-    return End()

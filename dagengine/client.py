@@ -20,6 +20,7 @@ from dagengine import config
 from dagengine.errors import BadOption, RunConflict, RunError, RunExists, RunOwned
 from dagengine.identity import is_alive, this_process
 from dagengine.model import RunRecord, RunState, Standing, StepRecord
+from dagengine.validation import did_you_mean
 from dagengine.views import run_state
 
 if TYPE_CHECKING:
@@ -338,12 +339,12 @@ class Client:
         from dagengine.serving.hints import hint
         from dagengine.serving.submission import Submission
         from dagengine.storage import queues
-        from dagengine.storage.interface import FinishRun
+        from dagengine.storage.writes import FinishRun
 
         how, now = Submission(queue, priority), time.time()
         known = queues.queues(self.store)
         if how.queue not in known:
-            raise BadOption(f"there is no queue {queue!r}.{config.did_you_mean(queue, list(known))}")
+            raise BadOption(f"there is no queue {queue!r}.{did_you_mean(queue, known)}")
         errors: SimpleQueue[Exception | None] = SimpleQueue()
         claim = self.store.claim(run.id, this_process(), is_alive)
         entry = queues.Entry(run.id, how.queue, how.priority, submitted_at=now)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from dagengine.model import EventRecord
-from dagengine.storage.interface import AddEvent, FinishRun, Write
+from dagengine.storage.writes import AddEvent, FinishRun, Write
 
 
 class Commits:

@@ -21,12 +21,11 @@ The first place that says something wins, from left to right: argument, environm
 meant is an error with its origin, also when nobody would have read it: a typo in a file must not wait for its day.
 Reading settings creates nothing; `create_private` makes a folder when something has to be put in it.
 
-May import nothing of ours but errors, units and, for a file that speaks of it, retention.
+May import nothing of ours but errors, units, validation and, for a file that speaks of it, retention.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -37,6 +36,7 @@ from urllib.parse import urlsplit
 
 from dagengine.errors import BadOption, StoreUnavailable
 from dagengine.units import parse_duration, parse_size
+from dagengine.validation import did_you_mean
 
 if TYPE_CHECKING:
     from dagengine.retention import Retention
@@ -205,17 +205,6 @@ def _read_file(file: Path) -> dict[str, Any]:
         if key not in IN_FILE:
             raise BadOption(f"{file} has an unknown setting {key!r}.{did_you_mean(key, IN_FILE)}")
     return said
-
-
-def did_you_mean(word: str, candidates: tuple[str, ...] | list[str], many: int = 12) -> str:
-    """`" Did you mean x?"`, or what there is, or nothing. Begins with a space."""
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-    if close:
-        return f" Did you mean {close[0]}?"
-    if not candidates:
-        return ""
-    shown = ", ".join(candidates[:many]) + (", …" if len(candidates) > many else "")
-    return f" There is: {shown}."
 
 
 def _place(name: str, picked: Setting[Any], file: Path) -> str:

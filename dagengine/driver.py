@@ -13,13 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dagengine import compensating
 from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.below import Below
-from dagengine.body import Body, Waiting
+from dagengine.body import Body
 from dagengine.commits import Commits
 from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
@@ -40,6 +41,7 @@ from dagengine.core.events import (
 )
 from dagengine.core.states import STATE_OF, BodyPhase, Phase
 from dagengine.definitions import Definitions
+from dagengine.ends import Waiting
 from dagengine.errors import InternalError, RuntimeStopped, StoreError
 from dagengine.growing import ended_last_values
 from dagengine.holding import Holding
@@ -67,7 +69,7 @@ from dagengine.runtime.protocol import (
 from dagengine.serving.logical import with_logical_time
 from dagengine.shared_steps import SharedSteps, fork_facts
 from dagengine.storage.blocks import Tallies
-from dagengine.storage.interface import AddEvent, SideWrite, Write
+from dagengine.storage.writes import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
 from dagengine.values import Encoded, decode
@@ -540,11 +542,7 @@ class Driver:
         if notice.delay is not None:
             self._tally.retried(notice.seq, self._attempts.task_of(notice.seq))
         failure = notice.failure
-        text = (
-            f"{failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0] if failure.message else ''}"
-            if failure
-            else ""
-        )
+        text = replace(failure, type=failure.type.rpartition(".")[2]).line() if failure else ""
         if notice.kind == "step.retried":
             line = f"{notice.key} failed and is tried again in {notice.delay:.1f} s: {text}"
         elif notice.kind == "worker.lost":

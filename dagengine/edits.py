@@ -40,16 +40,8 @@ from dagengine.model import (
 )
 from dagengine.signals import tell_process
 from dagengine.storage import sleepers
-from dagengine.storage.interface import (
-    AddEvent,
-    FinishRun,
-    FinishStep,
-    HandleFailures,
-    RecordAttempt,
-    ReopenSteps,
-    Store,
-    Write,
-)
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import AddEvent, FinishRun, FinishStep, HandleFailures, RecordAttempt, ReopenSteps, Write
 from dagengine.views import find_step, run_state
 
 ANSWER_SECONDS = 60.0

@@ -266,6 +266,7 @@ class Engine(Changes):
 
     def _add(self, driver: Driver) -> Run[Any]:
         self._by_id[driver.run_id] = driver
+        self.hands.taken_up(driver.run_id)  # before it begins: the run's next life is taken up by whoever sees its end
         self._turns.put((driver, _BEGIN))
         return Run(self, driver.life)
 
@@ -530,4 +531,4 @@ def current_engine() -> Engine:
 def _process_runtime(settings: config.Settings) -> Runtime:
     from dagengine.runtime.processes import ProcessRuntime
 
-    return ProcessRuntime(settings.workers.value, **settings.of_machine())
+    return ProcessRuntime(settings.workers.value, **settings.of_machine(), at_once=True)

@@ -47,7 +47,10 @@ Each message is one line: what is wrong (where), and what to do. `exit_status` i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+READ_ONLY: Final = "Values are read in place, where others read them, too: change a copy (x = x.copy())."
+"""A note on what NumPy, and what is built on it, raises for writing into a value."""
 
 
 def _rebuild(cls: type[DagengineError], args: tuple[Any, ...], fields: dict[str, Any]) -> DagengineError:
@@ -79,6 +82,10 @@ class DefinitionError(DagengineError):
 
 class RefMisuse(DefinitionError, TypeError):
     """A ref (a promise of a step's value) was used as if it were the value."""
+
+
+class AttributeMisuse(RefMisuse, AttributeError):
+    """RefMisuse by asking for an attribute: also an AttributeError, so that `hasattr` answers False."""
 
 
 class BadOption(DefinitionError, ValueError):

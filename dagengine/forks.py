@@ -13,7 +13,6 @@ May import everything of the workflow layer but the engine and the command line.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import platform
@@ -45,6 +44,7 @@ from dagengine.reading import Reader
 from dagengine.shared_steps import fork_facts
 from dagengine.sharing import Sharing
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.validation import did_you_mean
 from dagengine.values import encode
 from dagengine.views import find_step
 
@@ -188,9 +188,8 @@ def _call(
     names = [name for name, parameter in workflow.signature.parameters.items() if parameter.kind.value in (0, 1, 3)]
     for name, value in params.items():
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]}?" if close else f"It has: {', '.join(names) or 'none'}."
-            raise BadArguments(f"{workflow.name} has no parameter {name!r}. {hint}")
+            hint = did_you_mean(name, names, f"It has: {', '.join(names) or 'none'}.", closeness=0.5)
+            raise BadArguments(f"{workflow.name} has no parameter {name!r}.{hint}")
         bound.arguments[name] = value
     workflow.check_arguments(bound.args, bound.kwargs)
 

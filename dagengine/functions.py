@@ -1,8 +1,9 @@
 """How a function is named, so that another process, today or after a crash, finds the same one.
 
 A function of an importable module is named by module and qualified name; one of a file given on the command line also
-by the file's path, which is loaded under the file's stem as its module name; one of `__main__` that has no file (a
-notebook, `python -c`) travels by value. Every process that loads the same reference gets the same module object.
+by the file's path, which is loaded under the file's stem as its module name. What no name leads to travels by value: what
+is in `__main__` (a notebook, `python -c`), in another function, a lambda, what was defined twice or in a loop. Every
+process that loads the same reference gets the same module object.
 
 May import nothing of ours but errors and packs.
 """
@@ -11,11 +12,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pickle
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from inspect import unwrap
 from pathlib import Path
 from traceback import walk_tb
+from types import FunctionType
 from typing import Any, Final
 
 from dagengine.errors import DagengineError, LoadError, Unpicklable
@@ -26,20 +30,21 @@ _OURS: Final = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`file`: absolute path of a module that is not importable by name. `pickled`: hex of the function by value."""
+    """file: absolute path of a module that is not importable by name. pickled: hex of the function by value. change: hex of
+    what makes the function that is meant of the one that its name leads to, pickled"""
 
     module: str
     qualname: str
     file: str | None = None
     pickled: str | None = None
+    change: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        fields = {"module": self.module, "qualname": self.qualname, "file": self.file, "pickled": self.pickled}
-        return {name: value for name, value in fields.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Reference:
-        return cls(fields["module"], fields["qualname"], fields.get("file"), fields.get("pickled"))
+        return cls(fields["module"], fields["qualname"], *map(fields.get, ("file", "pickled", "change")))
 
     def __str__(self) -> str:
         return f"{self.file or self.module}:{self.qualname}"
@@ -117,26 +122,56 @@ def load_module(name: str) -> Any:
 
 
 def refer(function: Callable[..., Any]) -> Reference:
-    """The reference of `function`, whose name must lead to it (through a decorator's result, too).
+    """The reference of `function`: its name, if that leads to it (through decorators, too), and else itself, by value.
 
-    Raises Unpicklable if it has none and can't travel by value.
+    Raises Unpicklable if it has to travel by value and can't.
     """
-    module, qualname = function.__module__, function.__qualname__
-    file = _files.get(module)
+    function = getattr(function, "one_call_of", None) or function
+    module, qualname = getattr(function, "__module__", None) or "", function.__qualname__
     if module == "__main__":
-        return Reference(module, qualname, main_file(), _by_value(function))
-    if "<locals>" in qualname:
-        return Reference(module, qualname, file, _by_value(function))
-    return Reference(module, qualname, file)
+        return Reference(module, qualname, main_file(), _by_value(function, qualname))
+    file = _files.get(module)
+    if not has_name(function):
+        return Reference(module, qualname, file, _by_value(function, qualname))
+    named = _of_ours(_named(module, qualname))
+    change = function.change_from(named) if named is not function and hasattr(function, "change_from") else None
+    return Reference(module, qualname, file, None, None if change is None else _by_value(change, qualname))
 
 
-def _by_value(function: Callable[..., Any]) -> str:
+def has_name(function: Any) -> bool:
+    """Whether its module and qualified name lead to this function, class, or what a decorator of ours has made of it."""
+    named = _named(getattr(function, "__module__", None) or "", function.__qualname__)
+    return _plain(_of_ours(named)) is _plain(function) or named is function
+
+
+def _named(module: str, qualname: str) -> Any:
+    """What the name leads to in this process; None if there is nothing."""
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _of_ours(named: Any) -> Any:
+    """What a decorator of ours has made, where others have put functions around it; else what is named."""
+    if not isinstance(named, FunctionType):
+        return named
+    inner: Any = unwrap(named, stop=lambda function: not isinstance(function, FunctionType))
+    return inner if hasattr(inner, "function") else named
+
+
+def _plain(function: Any) -> Any:
+    """The function or class in what a decorator of ours has made."""
+    return function if isinstance(function, (type, FunctionType)) else getattr(function, "function", function)
+
+
+def _by_value(value: Any, name: str) -> str:
     import cloudpickle
 
     try:
-        return str(cloudpickle.dumps(function, 5).hex())
+        return str(cloudpickle.dumps(value, 5).hex())
     except Exception as error:
-        what = f"{function.__qualname__}, which has no name that another process could import it by,"
+        what = f"{name}, which has no name that another process could import it by,"
         raise Unpicklable(what, "its code, or what it closes over", describe(error)) from error
 
 
@@ -157,25 +192,19 @@ def today(reference: Reference) -> Reference:
 
 def named_by_itself(value: Any) -> bool:
     """Whether another process finds this very object by its module and qualified name."""
-    found: Any = sys.modules.get(value.__module__ or "")
-    if found is None or value.__module__ == "__main__":
-        return False
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is value
+    module = value.__module__ or ""
+    return module in sys.modules and module != "__main__" and _named(module, value.__qualname__) is value
 
 
 def main_file() -> str | None:
-    """The absolute path of the script that runs as `__main__`, if it is one."""
+    """The absolute path of the script that runs as `__main__`, if it is one. (What comes from a pipe is none.)"""
     path = getattr(sys.modules.get("__main__"), "__file__", None)
-    return str(Path(path).resolve()) if path else None
+    return str(Path(path).resolve()) if path and path != "<stdin>" else None
 
 
 def resolve(reference: Reference) -> Any:
-    """The object that the reference names: the decorated one, where there is a decorator. Raises LoadError."""
+    """The object that the reference names: the decorated one, where there is a decorator of ours. Raises LoadError."""
     if reference.pickled is not None:
-        import pickle
-
         return pickle.loads(bytes.fromhex(reference.pickled))
     module = load_file(reference.file) if reference.file else load_module(reference.module)
     found = module
@@ -183,4 +212,5 @@ def resolve(reference: Reference) -> Any:
         if part == "<locals>" or not hasattr(found, part):
             raise LoadError(f"{reference.file or reference.module} has no {reference.qualname}. Was it renamed?")
         found = getattr(found, part)
-    return found
+    found = _of_ours(found)
+    return found if reference.change is None else pickle.loads(bytes.fromhex(reference.change))(found)

@@ -16,7 +16,7 @@ from dagengine.core.core import RunCore
 from dagengine.core.states import Phase
 from dagengine.model import Failure
 from dagengine.runtime.protocol import Asked, Started
-from dagengine.storage.interface import FinishStep, Write
+from dagengine.storage.writes import FinishStep, Write
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver

@@ -106,6 +106,12 @@ class Failure:
         default_factory=dict
     )  # JSON: {"cause": key of the failed step}, {"signal": "SIGSEGV"} …
 
+    def line(self, characters: int = 500) -> str:
+        """The exception's name, and the first line of its text, at most so many characters of it."""
+        text = next(iter(self.message.strip().splitlines()), "")
+        text = text if len(text) <= characters else text[: characters - 1] + "…"
+        return f"{self.type}: {text}" if text else self.type
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:

@@ -1,5 +1,5 @@
-"""What can be said of a task or of one call of it, validated when it is said. May import errors, units and
-what is said of caches only.
+"""What can be said of a task or of one call of it, validated when it is said. May import validation
+and what is said of caches only.
 
 Options are recorded with a run's definitions, as JSON without the defaults; a predicate on exceptions is code, and
 stays with the function.
@@ -7,7 +7,6 @@ stays with the function.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from dagengine.cache_options import Cache, cache_option
 from dagengine.errors import BadOption
+from dagengine.validation import check_flag, check_integer, check_known, check_number
 
 RetryOn = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 
@@ -85,30 +85,30 @@ class Options:
     key: str | None = None
 
     def __post_init__(self) -> None:
-        _integer("retries", self.retries, 0)
-        _number("retry_delay", self.retry_delay, 0)
-        _number("backoff", self.backoff, 1)
-        _number("max_delay", self.max_delay, 0)
-        _number("jitter", self.jitter, 0, 1)
+        check_integer("retries", self.retries, 0)
+        check_number("retry_delay", self.retry_delay, 0)
+        check_number("backoff", self.backoff, 1)
+        check_number("max_delay", self.max_delay, 0)
+        check_number("jitter", self.jitter, 0, 1)
         if self.timeout is not None:
-            _number("timeout", self.timeout, 0, above=True)
-        _number("cpus", self.cpus, 0, above=True)
-        _integer("memory", self.memory, 0)
-        _number("gpus", self.gpus, 0)
+            check_number("timeout", self.timeout, 0, above=True)
+        check_number("cpus", self.cpus, 0, above=True)
+        check_integer("memory", self.memory, 0)
+        check_number("gpus", self.gpus, 0)
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise BadOption(f"gpus={self.gpus!r}: below 1 it is a share of one device, above it whole devices.")
-        _integer("gpu_memory", self.gpu_memory, 0)
+        check_integer("gpu_memory", self.gpu_memory, 0)
         if self.gpu_memory and not self.gpus:
             raise BadOption("gpu_memory= is memory on the device of gpus=: say that, too; gpus=0.01 shares a device.")
         object.__setattr__(self, "resources", _amounts(self.resources))
-        _integer("priority", self.priority, -PRIORITY_MAX, PRIORITY_MAX)
+        check_integer("priority", self.priority, -PRIORITY_MAX, PRIORITY_MAX)
         _label("node", self.node)
-        _number("grace", self.grace, 0)
+        check_number("grace", self.grace, 0)
         self._check_effects()
         object.__setattr__(self, "cache", cache_option(self.cache))
         if self.cache is not None:
             self._check_cache()
-        _integer("max_depth", self.max_depth, 1)
+        check_integer("max_depth", self.max_depth, 1)
         _label("version", self.version)
         _label("name", self.name)
         _label("key", self.key)
@@ -118,14 +118,14 @@ class Options:
             raise BadOption("retry_on takes an exception type, a tuple of them, or a predicate on the exception.")
 
     def _check_effects(self) -> None:
-        _flag("checkpoint", self.checkpoint)
-        _flag("at_most_once", self.at_most_once)
+        check_flag("checkpoint", self.checkpoint)
+        check_flag("at_most_once", self.at_most_once)
         if self.at_most_once and self.retries:
             raise BadOption(
                 f"at_most_once=True starts a step once, so there are no retries={self.retries}. Leave out one of them."
             )
         if self.heartbeat_timeout is not None:
-            _number("heartbeat_timeout", self.heartbeat_timeout, 0, above=True)
+            check_number("heartbeat_timeout", self.heartbeat_timeout, 0, above=True)
         if not isinstance(self.transactional, bool) and (
             not isinstance(self.transactional, str) or not _URL.match(self.transactional)
         ):
@@ -181,19 +181,8 @@ class Options:
 
     def changed(self, **changes: Any) -> Options:
         """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""
-        known = [field.name for field in fields(self)]
-        for name in changes:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f" Did you mean {near[0]}?" if near else f" Known are {', '.join(known)}."
-                raise BadOption(f"there is no option {name}.{hint}")
+        check_known(changes, (field.name for field in fields(self)))
         return replace(self, **changes)
-
-
-def _integer(name: str, value: object, least: int, most: int = 2**63 - 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        limit = f" and at most {most}" if most < 2**63 - 1 else ""
-        raise BadOption(f"{name}={value!r} has to be a whole number of at least {least}{limit}.")
 
 
 def _amounts(value: object) -> tuple[tuple[str, float], ...]:
@@ -205,22 +194,8 @@ def _amounts(value: object) -> tuple[tuple[str, float], ...]:
         raise BadOption(f'resources={value!r} has to name amounts: {{"licence": 1}}.') from None
     for name, amount in amounts:
         _label("resources", name)
-        _number(f"resources[{name!r}]", amount, 0, above=True)
+        check_number(f"resources[{name!r}]", amount, 0, above=True)
     return tuple(amounts)
-
-
-def _number(name: str, value: object, least: float, most: float = math.inf, *, above: bool = False) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not least <= value <= most or (above and value == least):  # type: ignore[operator]
-        limits = f"above {least:g}" if above else f"of at least {least:g}"
-        raise BadOption(
-            f"{name}={value!r} has to be a number {limits}{f' and at most {most:g}' if most < 1e9 else ''}."
-        )
-
-
-def _flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise BadOption(f"{name}={value!r} has to be True or False.")
 
 
 def _label(name: str, value: object) -> None:

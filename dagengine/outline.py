@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from dagengine.body import Body, BodyStopped, Waiting
+from dagengine.body import Body
 from dagengine.clocks import Clock
 from dagengine.core.events import BodyRaised, Event, StepKnown
 from dagengine.definitions import Definitions
+from dagengine.ends import BodyStopped, Waiting
 from dagengine.errors import BadArguments, DefinitionError
 from dagengine.model import Definition, Input, NewRun, NewStep, RunRecord, StepInput, StepKind, StepState
 from dagengine.refs import Ref

@@ -31,7 +31,7 @@ from dagengine.core.events import Event, LetGo, OutsideEnded
 from dagengine.core.states import Phase
 from dagengine.core.step import Step
 from dagengine.model import EventRecord, Failure, StepKind, StepState, Value
-from dagengine.storage.interface import AddEvent
+from dagengine.storage.writes import AddEvent
 from dagengine.values import decode, encode
 
 LINGER = 0.3

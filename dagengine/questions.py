@@ -32,7 +32,7 @@ from dagengine.model import Failure, StepState, Value
 from dagengine.runtime.failures import describe_failure
 from dagengine.runtime.protocol import Asked, Content, Runtime
 from dagengine.runtime.raising import stopped
-from dagengine.storage.interface import FinishStep, Write
+from dagengine.storage.writes import FinishStep, Write
 from dagengine.values import damaged
 
 if TYPE_CHECKING:

@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dagengine.errors import BadArguments, RefMisuse
+from dagengine.errors import AttributeMisuse, BadArguments, RefMisuse
 from dagengine.model import StepInput
 from dagengine.scopes import current_scope
 from dagengine.values import Placeholder
 
 if TYPE_CHECKING:
     from dagengine.body import Body
-
-
-class _Misuse(RefMisuse, AttributeError):
-    """RefMisuse by attribute access: also an AttributeError, so that `hasattr` answers False."""
 
 
 class Misused:
@@ -34,7 +30,7 @@ class Misused:
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)  # how Python itself asks what an object can do
-        raise _Misuse(self._hint(f"read its attribute {name}"))
+        raise AttributeMisuse(self._hint(f"read its attribute {name}"))
 
     def _misused(self, what: str, *_: object) -> NoReturn:
         raise RefMisuse(self._hint(what))

@@ -81,9 +81,9 @@ def ended_badly(store: Store, run_id: str, state: RunState, failure: Failure | N
 
     go_on = sentence(for_run(store, store.find_run(run_id)))
     where = failure.facts.get("step")
-    text = failure.message.splitlines()[0] if failure.message else ""
+    what = failure.line().removesuffix(".")
     error = RunFailed(
-        f"run {short} failed{f' in step {where}' if where else ''}: {failure.type}: {text}. {go_on}",
+        f"run {short} failed{f' in step {where}' if where else ''}: {what}. {go_on}",
         run_id=run_id,
         failed=tuple(failure.facts.get("failed", ())),
     )

@@ -6,7 +6,7 @@
 
 Runs that have not ended, paused ones and pinned ones are never touched; `collecting` does what is decided here.
 
-May import nothing of ours but errors, model, tags and units.
+May import nothing of ours but errors, model, tags, units and validation.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dagengine.errors import BadOption
 from dagengine.model import RunState
 from dagengine.tags import Wanted, fits, wanted
 from dagengine.units import parse_period, parse_size
+from dagengine.validation import did_you_mean
 
 DAY = 86_400.0
 
@@ -117,8 +118,6 @@ _RULE = {field.name for field in fields(Rule)}
 
 def parse(said: Any, where: str) -> Retention:
     """From the table `[retention]` of a TOML file. Raises BadOption, with the file's name `where`."""
-    from dagengine.config import did_you_mean
-
     if not isinstance(said, Mapping):
         raise BadOption(f"retention is {said!r} ({where}). Give a table: [retention].")
     known = [field.name for field in fields(Retention)]
@@ -141,8 +140,6 @@ def parse(said: Any, where: str) -> Retention:
 
 
 def _rule(said: Any, where: str) -> Rule:
-    from dagengine.config import did_you_mean
-
     if not isinstance(said, Mapping):
         raise BadOption(f"a rule of retention is {said!r} ({where}). Give a table: [[retention.rules]].")
     for name in said:

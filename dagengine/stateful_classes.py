@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from dagengine.core.events import InstanceLetGo
-from dagengine.errors import BadArguments, BadOption, DefinitionError, RefMisuse
+from dagengine.errors import AttributeMisuse, BadArguments, BadOption, DefinitionError, RefMisuse
 from dagengine.model import StepKind
 from dagengine.options import Options
 from dagengine.scopes import Scope, current_scope
@@ -138,7 +138,7 @@ class Proxy:
         found = inspect.getattr_static(self.__stateful.function, name, None)
         if isinstance(found, (staticmethod, classmethod)):
             return getattr(self.__stateful.function, name)
-        raise _NoAttribute(
+        raise AttributeMisuse(
             self.__hint(f"read its attribute {name}", "Give the class a @readonly method that returns it")
         )
 
@@ -201,10 +201,6 @@ class BoundMethod:
 
     def __repr__(self) -> str:
         return f"<method {self._method.method} of {self.__self__!r}>"
-
-
-class _NoAttribute(RefMisuse, AttributeError):
-    """Also an AttributeError, so that `hasattr` answers False."""
 
 
 def _misuse(what: str) -> Callable[..., NoReturn]:
@@ -286,6 +282,11 @@ class _New:
         scope = current_scope.get()
         if scope is not None and cls is target:
             return scope.body.create(scope, self._stateful, args, kwargs)
+        if scope is not None and "__stateful__" not in vars(cls):
+            raise DefinitionError(
+                f"{cls.__name__} derives from {target.__name__}, which is stateful, and its own objects would be lost"
+                " with the body: decorate it with @stateful, too."
+            )
         original = super(target, cls).__new__ if self._own is None else self._own
         if original is object.__new__:
             if (args or kwargs) and cls.__init__ is object.__init__:

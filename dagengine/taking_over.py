@@ -26,19 +26,27 @@ class Hands:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._full: set[str] = set()
+        self._full: dict[str, object] = {}  # run id -> who takes it up
 
     @contextmanager
     def take(self, run_ids: Iterable[str]) -> Iterator[list[str]]:
         """Those of these runs that nobody else is taking up meanwhile."""
+        who = object()
         with self._lock:
             taken = [run_id for run_id in dict.fromkeys(run_ids) if run_id not in self._full]
-            self._full.update(taken)
+            self._full.update(dict.fromkeys(taken, who))
         try:
             yield taken
         finally:
             with self._lock:
-                self._full.difference_update(taken)
+                for run_id in taken:
+                    if self._full.get(run_id) is who:
+                        del self._full[run_id]
+
+    def taken_up(self, run_id: str) -> None:
+        """The run is among the engine's own. It may end at once, and be taken up again by another thread."""
+        with self._lock:
+            self._full.pop(run_id, None)
 
 
 def in_other_hands(run_id: str) -> RunOwned:

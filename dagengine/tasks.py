@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 from dagengine.cache_options import Cache, parameters_of
@@ -67,12 +68,16 @@ class Task(Generic[P, R_co]):
     def __init__(self, function: Callable[P, R_co], options: Options) -> None:
         if not callable(function):
             raise DefinitionError(f"@task takes a function, not {function!r}.")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise DefinitionError(f"{function.__qualname__} is a generator, and a step has one value: return a list.")
         if options.transactional and inspect.iscoroutinefunction(function):
             raise BadOption(f"transactional= is for plain functions, and {function.__qualname__} is async.")
         functools.update_wrapper(self, function)
         self.function = function
         self.settings = options
-        self.name = options.name or function.__name__
+        if not hasattr(function, "__qualname__"):  # a partial, an object that can be called
+            self.__module__, self.__qualname__ = __name__, f"<{type(function).__name__}>"
+        self.name: str = options.name or str(getattr(function, "__name__", self.__qualname__))
         self._fitting: set[tuple[object, ...]] = set()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
@@ -127,9 +132,22 @@ class Task(Generic[P, R_co]):
         """Whether the task's `retry_on` lets this exception be retried. Workers ask, next to the exception."""
         return self.settings.retriable(error)
 
+    def change_from(self, named: object) -> Callable[[Any], Task[..., Any]] | None:
+        """What makes this task of `named`, which has the same function, for whoever calls it; None if that is as good."""
+        settings = getattr(named, "settings", Options())
+        if self.settings.transactional != settings.transactional:
+            raise DefinitionError(
+                f"{self.name}: transactional= is not recorded, so workers have to find it by the function's name."
+                " Say it where the function is defined: @task(transactional=...)."
+            )
+        return None if self.settings.retry_on == settings.retry_on else Retrying(self.settings.retry_on)
+
     @functools.cached_property
     def signature(self) -> Signature:
-        return inspect.signature(self.function)
+        try:
+            return inspect.signature(self.function)
+        except ValueError:  # some built-in ones tell none
+            return inspect.signature(lambda *args, **kwargs: None)
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raises BadArguments if a call with these would not fit the signature."""
@@ -139,7 +157,10 @@ class Task(Generic[P, R_co]):
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise BadArguments(f"{self.name}{self.signature}: {error}.") from None
+            method = (
+                ". A task is no method: pass the object as an argument" if "self" in self.signature.parameters else ""
+            )
+            raise BadArguments(f"{self.name}{self.signature}: {error}{method}.") from None
         self._fitting.add(shape)
 
     def options_json(self) -> dict[str, Any]:
@@ -156,6 +177,18 @@ class Task(Generic[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<task {self.__module__}.{self.__qualname__}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """Makes of a task, or of its function, the task with this `retry_on`."""
+
+    retry_on: RetryOn | None
+
+    def __call__(self, named: Any) -> Task[..., Any]:
+        if isinstance(named, Task):
+            return named.options(retry_on=self.retry_on)
+        return Task(named, Options(retry_on=self.retry_on))
 
 
 @overload

@@ -4,7 +4,7 @@ The store holds few states (an unfinished step is WAITING, a run that somebody b
 here, from open attempts, edges, and the proof that the owner is alive; nothing derived is ever written. No value and no
 exception is unpickled: a view of a run runs nobody's code.
 
-May import nothing of ours but errors, model, identity, storage's interface and, where a worker's output is, runtime.
+May import nothing of ours but errors, model, identity, validation, storage's interface and, where a worker's output is, runtime.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dagengine.errors import RunNotFound
 from dagengine.identity import is_alive
 from dagengine.model import AttemptRecord, Failure, ProcessRecord, RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.storage.interface import Store
+from dagengine.validation import nearest
 
 if TYPE_CHECKING:
     from dagengine.storage.beats import Beat
@@ -286,12 +287,10 @@ def find_step(store: Store, run: RunRecord, name: str) -> StepRecord:
             f"{', …' if len(matching) > 5 else ''}. Give the whole key.",
             run_id=run.id,
         )
-    import difflib
-
     named = ((text, step.key) for step in reversed(steps[:20000]) for text in _names(step))
     names = dict(named)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"Did you mean {names[close[0]]}?" if close else f"`dagengine steps {short}` lists them."
+    close = nearest(name, names, 0.5)
+    hint = f"Did you mean {names[close]}?" if close else f"`dagengine steps {short}` lists them."
     raise RunNotFound(f"run {short} has no step {name!r}. {hint}", run_id=run.id)
 
 

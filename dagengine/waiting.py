@@ -38,11 +38,13 @@ def gather(refs: Iterable[Coroutine[Any, Any, T]], *, return_exceptions: Literal
 def gather(refs: Iterable[T], *, return_exceptions: Literal[False] = False) -> list[T]: ...
 @overload
 def gather(refs: Iterable[T], *, return_exceptions: bool) -> list[T | BaseException]: ...
-def gather(refs: Iterable[Any], *, return_exceptions: bool = False) -> list[Any]:
+def gather(refs: Iterable[Any], *others: Any, return_exceptions: bool = False) -> list[Any]:
     """The values in the order of `refs`, when all steps have ended (also those after one that failed).
 
     Raises the first failed step's exception, or with `return_exceptions` puts the exceptions in the places of values.
     """
+    if others:
+        raise BadArguments("gather() takes one list of refs: gather([a, b]), and not gather(a, b).")
     items = body_of(refs).wait([refs])[0].value() if isinstance(refs, Ref) else list(refs)
     waiting = [item for item in items if isinstance(item, Ref)]
     outcomes = iter(body_of(waiting[0]).wait(waiting)) if waiting else iter(())

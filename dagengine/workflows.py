@@ -1,12 +1,11 @@
 """`workflow`: a function whose calls of tasks become a durable run. Called by itself it is the plain function.
 
 Called in the body of another workflow, it adds its steps to that run, in a scope of its own.
-May import errors, scopes, functions, tasks and, only when a run is started, the engine.
+May import errors, validation, scopes, functions, tasks and, only when a run is started, the engine.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,6 +16,7 @@ from dagengine.functions import load_file, load_module, named_by_itself
 from dagengine.scopes import Scope, current_scope
 from dagengine.tags import checked
 from dagengine.tasks import Task
+from dagengine.validation import did_you_mean
 
 if TYPE_CHECKING:
     from inspect import Signature
@@ -39,6 +39,8 @@ class Workflow(Generic[P, R_co]):
 
     __name__: str
     __qualname__: str
+    one_call_of: Task[P, R_co] | None = None
+    """The task whose name it is found by."""
 
     def __init__(
         self,
@@ -149,9 +151,7 @@ class Workflow(Generic[P, R_co]):
         except TypeError:
             known = list(Submission.__dataclass_fields__)
             unknown = next(name for name in how if name not in known)
-            near = difflib.get_close_matches(unknown, known, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"There is: {', '.join(known)}."
-            raise BadOption(f"{self.name}.queued() does not take {unknown!r}. {hint}") from None
+            raise BadOption(f"{self.name}.queued() does not take {unknown!r}.{did_you_mean(unknown, known)}") from None
 
     @functools.cached_property
     def signature(self) -> Signature:
@@ -220,7 +220,9 @@ def of_task(task: Task[P, R_co]) -> Workflow[P, R_co]:
     def call(*args: Any, **kwargs: Any) -> Any:
         return task(*args, **kwargs)
 
-    return Workflow(call, task.name)
+    found: Workflow[P, R_co] = Workflow(call, task.name)
+    found.one_call_of = task
+    return found
 
 
 def load(entry: str) -> Workflow[..., Any]:
@@ -242,6 +244,5 @@ def load(entry: str) -> Workflow[..., Any]:
         return next(iter(found.values()))
     if name and hasattr(module, name):
         raise LoadError(f"{name} of {place} is neither a workflow nor a task. Decorate it with @workflow.")
-    near = difflib.get_close_matches(name, found, 1)
-    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(found) or 'none'}."
-    raise LoadError(f"{place} has no workflow {name}. {hint}" if name else f"{place}: which workflow? {hint}")
+    hint = did_you_mean(name, found, f"There are: {', '.join(found) or 'none'}.")
+    raise LoadError(f"{place} has no workflow {name}.{hint}" if name else f"{place}: which workflow?{hint}")

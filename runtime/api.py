@@ -26,6 +26,7 @@ from dagengine.runtime import clients
 from dagengine.runtime.call_options import CallOptions
 from dagengine.runtime.calling import Target, encode_call, target
 from dagengine.runtime.handles import ActorHandle, ActorMethod, Group, Ref, RefStream, borrow
+from dagengine.validation import did_you_mean
 
 if TYPE_CHECKING:
     from dagengine.runtime.protocol import NodeFacts
@@ -348,7 +349,7 @@ def group(bundles: Sequence[dict[str, Any]], strategy: str = "pack") -> Group:
     for bundle in bundles:
         for name in bundle:
             if name not in known:
-                raise BadOption(f"a bundle has no {name}. Known are {', '.join(known)}.")
+                raise BadOption(f"a bundle has no {name}.{did_you_mean(name, known)}")
     options = [CallOptions(**{"cpus": 0.0, **bundle}) for bundle in bundles]
     return cast("Group", clients.client().group(options, [dict(bundle) for bundle in bundles], strategy))
 

@@ -1,17 +1,16 @@
 """What can be said of a task or an actor when the runtime is used without workflows, validated when it is said.
 
-May import nothing of ours but errors, units and runtime.protocol.
+May import nothing of ours but errors, validation and runtime.protocol.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from dagengine.errors import BadOption
 from dagengine.runtime.protocol import GroupId, Placement, Resources
+from dagengine.validation import check_integer, check_known, check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +58,18 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         for name in ("cpus", "gpus"):
-            _number(name, getattr(self, name), 0)
+            check_number(name, getattr(self, name), 0)
         for name in ("gpu_memory", "memory", "retries", "max_restarts", "checkpoint_every"):
-            _integer(name, getattr(self, name), 0)
+            check_integer(name, getattr(self, name), 0)
         for name in ("returns", "ahead", "concurrency"):
-            _integer(name, getattr(self, name), 1)
-        _integer("bundle", self.bundle, -1)
-        _integer("priority", self.priority, -(2**31))
-        _number("grace", self.grace, 0)
+            check_integer(name, getattr(self, name), 1)
+        check_integer("bundle", self.bundle, -1)
+        check_integer("priority", self.priority, -(2**31))
+        check_number("grace", self.grace, 0)
         if self.timeout is not None:
-            _number("timeout", self.timeout, 0, above=True)
+            check_number("timeout", self.timeout, 0, above=True)
         if self.expected is not None:
-            _integer("expected", self.expected, 0)
+            check_integer("expected", self.expected, 0)
         for name in ("node", "name"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
@@ -78,18 +77,13 @@ class CallOptions:
         if not isinstance(self.resources, dict):
             raise BadOption(f"resources={self.resources!r} has to be a dict of names and amounts.")
         for name, amount in self.resources.items():
-            _number(f"resources[{name!r}]", amount, 0)
+            check_number(f"resources[{name!r}]", amount, 0)
         if self.bundle >= 0 and self.group is None:
             raise BadOption(f"bundle={self.bundle} needs a group= that has it.")
 
     def changed(self, **changes: Any) -> CallOptions:
         """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""
-        known = [found.name for found in fields(self)]
-        for name in changes:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f" Did you mean {near[0]}?" if near else f" Known are {', '.join(known)}."
-                raise BadOption(f"there is no option {name}.{hint}")
+        check_known(changes, (found.name for found in fields(self)))
         return replace(self, **changes)
 
     def demand(self) -> Resources:
@@ -99,14 +93,3 @@ class CallOptions:
     def place(self) -> Placement:
         group: GroupId | None = None if self.group is None else tuple(self.group.id)
         return Placement(self.priority, self.node, self.soft, group, self.bundle)
-
-
-def _integer(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadOption(f"{name}={value!r} has to be a whole number of at least {least}.")
-
-
-def _number(name: str, value: object, least: float, *, above: bool = False) -> None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < least or (above and value == least):  # type: ignore[operator]
-        raise BadOption(f"{name}={value!r} has to be a number {'above' if above else 'of at least'} {least:g}.")

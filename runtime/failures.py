@@ -13,7 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from dagengine.errors import ArtifactDamaged, ArtifactMissing, DagengineError, ObjectLost, ObjectStoreFull, Unpicklable
+from dagengine.errors import (
+    READ_ONLY,
+    ArtifactDamaged,
+    ArtifactMissing,
+    DagengineError,
+    ObjectLost,
+    ObjectStoreFull,
+    Unpicklable,
+)
 from dagengine.model import Failure
 from dagengine.runtime.raising import RemoteTraceback
 
@@ -25,11 +33,14 @@ _OURS = (str(Path(__file__).parent) + "/", str(Path(pickle.__file__).with_name("
 """Frames that lead from the worker's loop to the user's function; asyncio's are part of that way for async ones."""
 
 _PACKAGE = str(Path(__file__).parent.parent) + "/"
+_PICKLER = "/cloudpickle/"
 
 
 def describe_failure(error: BaseException, is_retriable: Callable[[BaseException], bool] | None = None) -> Failure:
     """The failure of a task that raised `error`. `is_retriable`: the task's own predicate."""
     retriable, note = True, ""
+    if isinstance(error, ValueError) and "read-only" in _text(error):
+        error.add_note(READ_ONLY)
     if isinstance(error, Unpicklable):
         retriable = False
     elif is_retriable is not None:
@@ -93,7 +104,9 @@ def _traceback(error: BaseException) -> str:
     """The traceback without our own frames at its top; and without those at its end, where what failed is not there."""
     try:
         shown = traceback.TracebackException(type(error), error, _users_part(error.__traceback__), compact=True)
-        if _is_told_by_us(error):
+        if isinstance(error, Unpicklable):
+            _leave_pickling_out(shown)
+        elif _is_told_by_us(error):
             _leave_our_end_out(shown.stack)
         return "".join(shown.format())
     except BaseException as broken:
@@ -119,6 +132,15 @@ def _leave_our_end_out(stack: traceback.StackSummary) -> None:
         users -= 1
     if users:
         del stack[users:]
+
+
+def _leave_pickling_out(shown: traceback.TracebackException | None) -> None:
+    """Only what the user's own code did while it was pickled says more than the error does."""
+    while shown is not None:
+        frames = [one for one in shown.stack if not one.filename.startswith(_PACKAGE) and _PICKLER not in one.filename]
+        shown.stack[:] = frames
+        shown.__context__ = None  # the same, as another pickler met it
+        shown = shown.__cause__
 
 
 def _pickled(error: BaseException) -> bytes | None:

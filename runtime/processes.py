@@ -1,7 +1,8 @@
 """Tasks on worker processes of this machine.
 
 One thread owns scheduler core, node agent and crew, and waits in one selector: for the forker, for the workers, for
-whoever submits. Other threads only append to an inbox and wake it, which is what this module is about.
+whoever submits. Other threads only append to an inbox and wake it, which is what this module is about; or, where they can
+spare the time, hand a few tasks to their workers by themselves while that thread sleeps.
 
     submit, put, read, … ─▶ inbox ─┐                        ┌─▶ node agent ─▶ frames, permits ─▶ workers
     workers' results ──────────────┼─▶ core.apply ─▶ actions ┤
@@ -77,6 +78,9 @@ from dagengine.values import Encoded
 DESCRIPTORS: Final = 8
 """For each worker: its own four, and some for what is on its way."""
 
+FEW: Final = 4
+"""Tasks that whoever submits may take in by himself. With more of them there is enough to do for two threads."""
+
 _NOT_OPEN: Final = "the runtime is not open: it was closed, or one of its processes died"
 
 T = TypeVar("T")
@@ -93,6 +97,8 @@ class ProcessRuntime:
     room_timeout: seconds that a task whose inputs find no room waits at least, when nothing can be spilled any more
     gpus: how many there are, of `gpu_memory` bytes each; None: what is found
     resources: named ones that tasks may ask for
+    at_once: a few tasks are handed to their workers on the thread that submits them, if nobody else is at it. Not for a
+        thread that signals may interrupt
 
     serving: serves tasks that use the runtime themselves; set before `open`
     """
@@ -109,11 +115,13 @@ class ProcessRuntime:
         gpus: int | None = None,
         gpu_memory: int | None = None,
         resources: Mapping[str, float] | None = None,
+        at_once: bool = False,
     ) -> None:
         if workers < 1:
             raise ValueError(f"a runtime needs at least 1 worker, not {workers}")
         self.serving: Serving | None = None
         self._workers = workers
+        self._at_once = at_once
         self._scratch = scratch
         self._spill = tuple(spill) or (scratch or tempfile.gettempdir(),)
         self._memory_limit = memory
@@ -191,7 +199,9 @@ class ProcessRuntime:
             if spec.function not in self._definitions:
                 raise InternalError(f"task {spec.id} is of function {spec.function}, which was not defined")
             requests.append(request)
-        self._hand_over(Submitted(requests))
+        event = Submitted(requests)
+        if not (self._at_once and len(requests) <= FEW and self._take_in(event)):
+            self._hand_over(event)
 
     def cancel(self, ids: Sequence[TaskId], force: bool = False) -> None:
         ids = list(ids)
@@ -293,6 +303,23 @@ class ProcessRuntime:
                 raise RuntimeStopped(self._why_not_open)
             self._put(given)
 
+    def _take_in(self, event: Submitted) -> bool:
+        """Do on this thread what the runtime's would do with it, if that sleeps and nothing waits for it."""
+        shell = self._shell
+        if shell is None or not shell.turn.acquire(blocking=False):
+            return False
+        try:
+            with self._lock:
+                if self._closed or self._inbox:
+                    return False
+            wake = shell.submit(event)
+        finally:
+            shell.turn.release()
+        if wake:
+            with self._lock:
+                self._wake_up()
+        return True
+
     def _post(self, errand: Callable[[], None]) -> None:
         """From threads of the runtime's own, and finalisers: harmless when there is nobody to do it any more."""
         with self._lock:
@@ -300,8 +327,11 @@ class ProcessRuntime:
                 self._put(lambda shell: errand())
 
     def _put(self, given: Event | Errand) -> None:
-        # One wake-up for all that comes before the runtime's thread looks.
         self._inbox.append(given)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        # Once for all that comes before the runtime's thread looks.
         if not self._woken and self._wake is not None:
             self._woken = True
             os.eventfd_write(self._wake, 1)

@@ -1,7 +1,10 @@
 """The loop around the scheduler core: what happens becomes events, actions are carried out, the caller's sink is told.
 
-All of it runs on the runtime's own thread. What the core wants of a node goes to the node agent (node.py); what it says to
-whoever submitted becomes the protocol's events (endings.py) and answers to those who read or reserve (requests.py).
+What the core wants of a node goes to the node agent (node.py); what it says to whoever submitted becomes the protocol's
+events (endings.py) and answers to those who read or reserve (requests.py).
+
+Whoever has the `turn` may touch any of this: the runtime's own thread, but while it sleeps. A few tasks may then be taken
+in by the thread that submits them, which spares waking another one (`submit`). Whatever is told, is told on the runtime's.
 
 May import nothing of ours but errors, model and runtime modules.
 """
@@ -9,6 +12,7 @@ May import nothing of ours but errors, model and runtime modules.
 from __future__ import annotations
 
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -57,7 +61,10 @@ class Asked(Protocol):
 
 
 class Shell:
-    """`inbox`: takes what other threads have handed over; readable when there is something."""
+    """`inbox`: takes what other threads have handed over; readable when there is something.
+
+    turn: who has it may touch what is here. It is the runtime's thread's from before it begins; only tried by others
+    """
 
     def __init__(
         self,
@@ -70,6 +77,8 @@ class Shell:
         inbox: Callable[[], list[Event | Errand]],
         serving: Asked | None,
     ) -> None:
+        self.turn = threading.Lock()
+        self.turn.acquire()
         self.core = core
         self.capacity = capacity
         self.live = 0
@@ -88,7 +97,10 @@ class Shell:
         self._events: deque[Event] = deque()
         # Attempts that began, and may end before anybody has to know.
         self._fresh: dict[TaskId, tuple[Started, WorkerProcess]] = {}
-        self._fresh_until = 0.0
+        self._fresh_until: float | None = None
+        self._asleep_until: float | None = None
+        self._trouble: BaseException | None = None
+        """What went wrong on the thread of whoever submitted."""
         self.broken: Failure | None = None  # why it ended by itself
         self._forker_gone = False
         self._closing = False
@@ -125,21 +137,41 @@ class Shell:
             self._end()
 
     def _turn(self) -> None:
-        agent = self.agent
-        fresh = self._fresh_until if self._fresh else None
-        due = [at for at in (self._timer, agent.timer, agent.watch_at, fresh) if at is not None]
-        timeout = max(0.0, min(due) - time.monotonic()) if due else None
-        for key, mask in self._selector.select(timeout):
+        self._asleep_until = due = self._due()
+        self.turn.release()
+        try:
+            ready = self._selector.select(None if due is None else max(0.0, due - time.monotonic()))
+        finally:
+            self.turn.acquire()
+        if self._trouble is not None:
+            raise self._trouble
+        for key, mask in ready:
             if key.data is not None:
                 key.data(mask)
             else:
                 self._take_in()
-        if due:
+        if due is not None:
             self._look_at_clock()
         if self._closing and not self.live and not self._agent_closing:
             self._agent_closing = True
-            agent.close(False)
+            self.agent.close(False)
         self._tell()
+
+    def _due(self) -> float | None:
+        """When there will be something to do, if nothing happens."""
+        times = (self._timer, self.agent.timer, self.agent.watch_at, self._fresh_until)
+        return min((at for at in times if at is not None), default=None)
+
+    def submit(self, event: Submitted) -> bool:
+        """Take the tasks in on the thread that submits them, which has the turn. Whether the runtime's thread has to look."""
+        try:
+            self._submitted(event)
+        except BaseException as error:
+            self._trouble = error  # the runtime's end, which is its own thread's to tell
+            return True
+        due = self._due()
+        sooner = due is not None and (self._asleep_until is None or due < self._asleep_until)
+        return sooner or bool(self.told)
 
     def _take_in(self) -> None:
         for given in self._inbox():
@@ -165,7 +197,8 @@ class Shell:
             self._timer = None
             self.happen(Tick())
         self.agent.tick(now)
-        if self._fresh and now >= self._fresh_until:
+        if self._fresh_until is not None and now >= self._fresh_until:
+            self._fresh_until = None
             for started, worker in self._fresh.values():
                 started.pid = worker.pid  # known by now: the forker may have told it after the worker's first word
                 self.told.append(started)

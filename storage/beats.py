@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, select
 
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import BEAT
 from dagengine.storage.statements import Query
+from dagengine.storage.writes import SideWrite
 
 SAVE = Query(upsert(BEAT, ("run", "seq")))
 CLEAR = Query(lambda: delete(BEAT).where(BEAT.c.run == bindparam("run"), BEAT.c.seq == bindparam("seq")))

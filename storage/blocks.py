@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
-from dagengine.storage.interface import DropSteps, RecordSteps, SideWrite, Write
+from dagengine.storage.writes import DropSteps, RecordSteps, SideWrite, Write
 
 BLOCK = 65_536
 """Steps of a block: its row is written once for so many steps, and counting those of one takes some hundredths of a second."""

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Text, bindparam, delete, literal_column, null, select, update
 
 from dagengine.model import Value
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import CACHE_ENTRY, CACHE_USE
 from dagengine.storage.statements import Query
+from dagengine.storage.writes import SideWrite
 
 _ENTRY = CACHE_ENTRY.c
 NEAREST_OF = 50

@@ -42,7 +42,7 @@ from dagengine.model import (
 )
 from dagengine.storage import tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
-from dagengine.storage.interface import Figures, RunFilter, SideWrite, Write
+from dagengine.storage.interface import Figures, RunFilter
 from dagengine.storage.lifetime_notes import is_expired, refuse_expired
 from dagengine.storage.lookup import (
     AMBIGUOUS_SHOWN,
@@ -62,6 +62,7 @@ from dagengine.storage.revisions import CURRENT
 from dagengine.storage.side import write_side
 from dagengine.storage.unleased import Unleased
 from dagengine.storage.writer import Batch, GroupWriter, Refusal, Refusals
+from dagengine.storage.writes import SideWrite, Write
 
 T = TypeVar("T")
 

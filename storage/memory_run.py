@@ -1,7 +1,7 @@
 """A run in memory: what is recorded of it, and what each write changes, or refuses to.
 
 Every change is noted with the step back from it, so that a batch that is refused half-way leaves nothing behind.
-May import nothing of ours but errors, model, the interface and what stores say alike.
+May import nothing of ours but errors, model, writes and what stores say alike.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import (
+from dagengine.storage.writes import (
     AddEvent,
     CloseBody,
     DropSteps,

@@ -10,10 +10,11 @@ from __future__ import annotations
 from sqlalchemy import bindparam, delete, select
 
 from dagengine.model import Value
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import MEMO
 from dagengine.storage.statements import Query
+from dagengine.storage.writes import SideWrite
 
 SAVE = Query(upsert(MEMO, ("run", "seq", "name")))
 FORGET = Query(lambda: delete(MEMO).where(MEMO.c.run == bindparam("run"), MEMO.c.seq == bindparam("seq")))

@@ -11,10 +11,11 @@ from typing import Any
 
 from sqlalchemy import bindparam, select
 
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import ORIGIN
 from dagengine.storage.statements import Query, is_listed
+from dagengine.storage.writes import SideWrite
 
 ADD = Query(upsert(ORIGIN, ("run", "seq")))
 

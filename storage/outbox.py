@@ -50,12 +50,12 @@ from sqlalchemy.pool import NullPool
 
 from dagengine.errors import BadOption, DefinitionError, Fenced, StoreUnavailable
 from dagengine.model import Value
-from dagengine.storage.interface import SideWrite
 from dagengine.storage.postgres_url import is_postgres, parse
 from dagengine.storage.schema import RUN
 from dagengine.storage.side_schema import OUTBOX
 from dagengine.storage.sqlite_errors import BUSY_TIMEOUT
 from dagengine.storage.statements import Query
+from dagengine.storage.writes import SideWrite
 
 CLEAR = Query(lambda: delete(OUTBOX).where(OUTBOX.c.run == bindparam("run"), OUTBOX.c.seq == bindparam("seq")))
 

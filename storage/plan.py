@@ -4,7 +4,7 @@ Sorting by kind must not change what the writes mean. `Plan.add` refuses the ord
 (`OutOfOrder`), none of which a sound caller hands over; such a group is applied again batch by batch, write by write,
 and so is a group in which a statement did not change the rows that it should have (`Refused`).
 
-May import nothing of ours but errors, model, the interface and what builds rows.
+May import nothing of ours but errors, model, writes and what builds rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 from dagengine.model import RunState, StepKind, StepState
 from dagengine.storage.blocks import dropped as forgotten_blocks
-from dagengine.storage.interface import (
+from dagengine.storage.rows import edge_row, failure_text, inputs_text, to_json
+from dagengine.storage.writes import (
     AddEvent,
     CloseBody,
     DropSteps,
@@ -32,7 +33,6 @@ from dagengine.storage.interface import (
     StateChange,
     Write,
 )
-from dagengine.storage.rows import edge_row, failure_text, inputs_text, to_json
 
 
 class Refused(Exception):

@@ -31,7 +31,7 @@ from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements, tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
-from dagengine.storage.interface import Figures, Write
+from dagengine.storage.interface import Figures
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lifetime_notes import refuse_expired
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
@@ -46,6 +46,7 @@ from dagengine.storage.postgres_writes import Writes
 from dagengine.storage.revisions import CURRENT
 from dagengine.storage.rows import inputs_text, process_row, run_of, to_json
 from dagengine.storage.writer import GroupWriter, Refusal
+from dagengine.storage.writes import Write
 
 T = TypeVar("T")
 
@@ -129,7 +130,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self._connection = WriteConnection(target, on_commit, first)
         super().__init__(ReadPool(target, self._connection.over), target.url)
         self._groups = Groups(self._connection, Writes(target.schema), self._readers.asking)
-        self._writer = GroupWriter(self._groups.commit, self.url)
+        self._writer = GroupWriter(self._groups.commit, self.url, self._groups.begin)
         self._ear = Ear(target)
 
     def close(self) -> None:

@@ -3,6 +3,9 @@
     all at once    BEGIN · hold the runs, if all are as claimed · the plan of all batches · COMMIT     one round trip
     one by one     if that did not fit: the same with a savepoint around each batch, so that it is known which
 
+A small batch for which nothing has to be waited for is sent off by whoever writes it (`begin`), as the first of these; all
+that may follow is the same.
+
 **Marks.** Each transaction writes a number of its own, its mark, into the rows of the runs that it writes to
 (`run.batch`), and only if the mark that is there is that of the transaction before it. So there are two answers to a
 COMMIT whose answer is lost: our mark is there, and all is recorded; or the one before it is, and the group is sent again,
@@ -10,7 +13,7 @@ under a new mark, with which the first one can't take effect any more, should it
 neither, under the same fencing token, means that the server has lost what it had said was durable (a failover to a
 replica that lagged behind): the run is let go of, and whoever resumes it goes on from what is there.
 
-Runs on the store's writer thread only. May import nothing of ours but errors, model and modules of storage.
+Runs on the store's writer thread, but for `begin`, which is called while that sleeps. May import nothing of ours but errors, model and modules of storage.
 """
 
 from __future__ import annotations
@@ -20,22 +23,23 @@ import secrets
 import struct
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
 from dagengine.errors import InternalError, StoreUnavailable
-from dagengine.storage.interface import ExpandStep, FinishStep
 from dagengine.storage.lookup import fenced
 from dagengine.storage.plan import OutOfOrder, Plan
 from dagengine.storage.postgres_connections import Link, persistently
 from dagengine.storage.postgres_errors import translate
 from dagengine.storage.postgres_reads import Asking
 from dagengine.storage.postgres_url import Target
-from dagengine.storage.postgres_wire import BEGIN, COMMIT, Command, Statement, run
+from dagengine.storage.postgres_wire import BEGIN, COMMIT, Command, Statement, receive, run, send
 from dagengine.storage.postgres_writes import Writes
 from dagengine.storage.side import write_side
-from dagengine.storage.writer import Batch, Refusal, Refusals
+from dagengine.storage.writer import Batch, Finish, Refusal, Refusals
+from dagengine.storage.writes import ExpandStep, FinishStep
 
 T = TypeVar("T")
 
@@ -118,15 +122,29 @@ class WriteConnection:
 
     def run(self, commands: list[Command], commit: bool = True) -> None:
         """A whole transaction, or its beginning. Raises psycopg.Error."""
-        link = self.link
-        begin: list[Command] = [(BEGIN, [])]
-        if link.preamble:
-            begin.append((Statement("preamble", link.preamble), []))
         at_once = commit and self._on_commit is None
-        end: list[Command] = [(COMMIT, [])] if at_once else []
-        run(link, self._prepared, [*begin, *commands, *end])
+        run(self.link, self._prepared, self._whole(commands) if at_once else self._whole(commands)[:-1])
         if commit and not at_once:
             self.commit()
+
+    def _whole(self, commands: list[Command]) -> list[Command]:
+        preamble = self.link.preamble
+        more: list[Command] = [(Statement("preamble", preamble), [])] if preamble else []
+        return [(BEGIN, []), *more, *commands, (COMMIT, [])]
+
+    @property
+    def can_send(self) -> bool:
+        """Whether a transaction can be sent off without waiting: its connection is there, and nobody is to be told of it."""
+        return self._link is not None and not self._link.lost and self._on_commit is None
+
+    def send(self, commands: list[Command]) -> Callable[[], None]:
+        """Send a whole transaction off. Returns what waits for its end, and raises what went wrong, also in sending it."""
+        link = self.link
+        try:
+            sent = send(link, self._prepared, self._whole(commands))
+        except Exception as error:
+            return partial(_raise, error)
+        return partial(receive, link, self._prepared, sent)
 
     def go_on(self, commands: list[Command]) -> None:
         run(self.link, self._prepared, commands)
@@ -145,6 +163,23 @@ class WriteConnection:
         self._prepared = set()
         if link is not None:
             link.close()
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+class _Group(NamedTuple):
+    """outcomes: for each of its batches, why it is not written; claims: as `Writes.hold` takes them, by run number"""
+
+    outcomes: list[Refusal | None]
+    plan: Plan
+    claims: dict[int, tuple[int, int, str, int | None]]
+    commands: list[Command]
+
+
+_Begun = tuple[int, Callable[[], None]]
+"""A transaction that was sent off: its mark, and what waits for its end."""
 
 
 class Groups:
@@ -168,9 +203,31 @@ class Groups:
         """The run was begun or claimed in a transaction with this mark."""
         self._marks[run_number] = mark
 
-    def commit(self, batches: list[Batch], refusals: Refusals) -> list[Refusal | None]:
+    def begin(self, batch: Batch, refusals: Refusals) -> Finish | None:
+        """Send the batch's transaction off, on any thread while the writer's sleeps; None: it is for `commit`."""
+        if not self._connection.can_send:
+            return None
         try:
-            return self._commit_together(batches, refusals)
+            group = self._together([batch], refusals)
+        except _MISFITS:
+            return None
+        if not group.claims or group.plan.side:
+            return None
+        mark = self._connection.next_mark()
+        begun = mark, self._connection.send(self._held(group, mark))
+        return partial(self._commit, [batch], refusals, group, begun)
+
+    def commit(self, batches: list[Batch], refusals: Refusals) -> list[Refusal | None]:
+        return self._commit(batches, refusals)
+
+    def _commit(
+        self, batches: list[Batch], refusals: Refusals, group: _Group | None = None, begun: _Begun | None = None
+    ) -> list[Refusal | None]:
+        try:
+            group = group or self._together(batches, refusals)
+            if group.claims:
+                self._commit_together(group, begun)
+            return group.outcomes
         except _MISFITS:
             pass
         except psycopg.Error as error:
@@ -180,7 +237,7 @@ class Groups:
         except psycopg.Error as error:
             return self._refuse_all(batches, refusals, error)
 
-    def _commit_together(self, batches: list[Batch], refusals: Refusals) -> list[Refusal | None]:
+    def _together(self, batches: list[Batch], refusals: Refusals) -> _Group:
         outcomes = [refusals.get(batch.key) for batch in batches]
         plan = Plan()
         claims: dict[int, tuple[int, int, str, int | None]] = {}
@@ -192,30 +249,39 @@ class Groups:
             if claims.setdefault(claim.run_number, held) != held:
                 raise OutOfOrder  # two claims on one run: not both are its last one
             plan.add(claim.run_number, batch.writes)
-        if claims:
-            held_runs = tuple(claims[number] for number in sorted(claims))
-            commands = list(self._writes.of(plan))
-            sent: list[int] = []  # marks of transactions whose answers were lost
+        return _Group(outcomes, plan, claims, list(self._writes.of(plan)) if claims else [])
 
-            def attempt() -> int:
-                if sent and self._is_recorded(claims, sent):
-                    return sent[-1]
-                mark = self._connection.next_mark()
-                try:
-                    self._connection.run([self._writes.hold(held_runs, mark), *commands], commit=not plan.side)
-                    if plan.side:
-                        write_side(plan.side, self._asking(self._connection.link))
-                        self._connection.commit()
-                except _MISFITS:
-                    raise
-                except psycopg.Error:
-                    sent.append(mark)
-                    raise
-                return mark
+    def _held(self, group: _Group, mark: int) -> list[Command]:
+        held_runs = tuple(group.claims[number] for number in sorted(group.claims))
+        return [self._writes.hold(held_runs, mark), *group.commands]
 
-            mark = self._connection.persistently(attempt)
-            self._note(claims, mark, plan)
-        return outcomes
+    def _commit_together(self, group: _Group, begun: _Begun | None) -> None:
+        """begun: the first attempt is on its way already"""
+        sent: list[int] = []  # marks of transactions whose answers were lost
+
+        def attempt() -> int:
+            nonlocal begun
+            first, begun = begun, None
+            if sent and self._is_recorded(group.claims, sent):
+                return sent[-1]
+            mark = self._connection.next_mark() if first is None else first[0]
+            try:
+                if first is not None:
+                    first[1]()
+                else:
+                    self._connection.run(self._held(group, mark), commit=not group.plan.side)
+                if group.plan.side:
+                    write_side(group.plan.side, self._asking(self._connection.link))
+                    self._connection.commit()
+            except _MISFITS:
+                raise
+            except psycopg.Error:
+                sent.append(mark)
+                raise
+            return mark
+
+        mark = self._connection.persistently(attempt)
+        self._note(group.claims, mark, group.plan)
 
     def _is_recorded(self, claims: dict[int, Any], sent: list[int]) -> bool:
         """Whether the last transaction took effect. Waits for it if it is still under way: it holds the rows."""

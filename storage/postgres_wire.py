@@ -103,9 +103,18 @@ def run(link: Link, prepared: set[bytes], commands: Sequence[Command]) -> None:
 
     `prepared`: which statements this session knows by name; added to.
     """
+    receive(link, prepared, send(link, prepared, commands))
+
+
+Sent = list[bytes | None]
+"""For each result to come, the statement that is prepared with it."""
+
+
+def send(link: Link, prepared: set[bytes], commands: Sequence[Command]) -> Sent:
+    """The first half of `run`: waits for nothing. Until `receive` the connection is of no other use."""
     connection = link.raw.pgconn
     connection.enter_pipeline_mode()
-    names: list[bytes | None] = []  # for each result to come, what it prepares
+    names: Sent = []
     for statement, parameters in commands:
         if link.pooled:
             connection.send_query_params(statement.sql, parameters, statement.types, statement.formats)
@@ -116,9 +125,16 @@ def run(link: Link, prepared: set[bytes], commands: Sequence[Command]) -> None:
             connection.send_query_prepared(statement.name, parameters, statement.formats)
         names.append(None)
     connection.pipeline_sync()
+    connection.flush()
+    return names
+
+
+def receive(link: Link, prepared: set[bytes], sent: Sent) -> None:
+    """The second half of `run`."""
+    connection = link.raw.pgconn
     done, error = _results(connection)
     connection.exit_pipeline_mode()
-    prepared.update(name for name in names[:done] if name is not None)
+    prepared.update(name for name in sent[:done] if name is not None)
     if error is not None:
         raise error
 

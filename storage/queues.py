@@ -2,7 +2,7 @@
 
 A run that is submitted has a row in `queued`, which is written in the transaction that records the run:
 
-    WAITING ──▶ STARTED ──▶ gone: the run has ended
+    WAITING ──▶ STARTED ──▶ gone: the run has ended      (◀── given back, where no host could begin)
        └──────▶ DROPPED ─────┘      purged or replaced: its run is to be cancelled
 
 A row that is STARTED holds its place under the limits until the run has ended, whichever process works on it, or none:
@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, null, or_, select, update
 
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import Bucket, Load, QueueSettings, Waits, choose
 from dagengine.storage.servers import notify
 from dagengine.storage.side import upsert
 from dagengine.storage.side_schema import QUEUE, QUEUED
 from dagengine.storage.statements import Query, is_listed
+from dagengine.storage.writes import SideWrite
 
 WAITING, STARTED, DROPPED = range(1, 4)
 
@@ -37,6 +38,9 @@ DEFAULT = "default"
 
 PAGE = 256
 """Rows looked at in one go for those that may begin."""
+
+COUNTED = 50
+"""Rows whose places are counted one by one: more are found by reading all that wait."""
 
 _ROW = QUEUED.c
 
@@ -106,6 +110,7 @@ _COLUMNS = (
     *(_ROW.state, _ROW.started_at, _ROW.server),
 )
 _BY_ID = Query(lambda: select(*_COLUMNS).where(_ROW.id == bindparam("id")))
+_BY_IDS = Query(lambda: select(*_COLUMNS).where(is_listed(_ROW.id, "ids")))
 _IN_STATE = Query(
     lambda: select(*_COLUMNS).where(_ROW.state == bindparam("state")).order_by(_ROW.not_before, _ROW.id).limit(100_000)
 )
@@ -141,6 +146,13 @@ _HAND_OVER = Query(
         update(QUEUED)
         .where(_ROW.id == bindparam("id_"), _ROW.state == STARTED, _ROW.server == bindparam("before"))
         .values(server=bindparam("by"))
+    )
+)
+_GIVE_BACK = Query(
+    lambda: (
+        update(QUEUED)
+        .where(is_listed(_ROW.id, "ids"), _ROW.state == STARTED, _ROW.server == bindparam("before"))
+        .values(state=WAITING, started_at=null(), server=null())
     )
 )
 _REMOVE = Query(lambda: delete(QUEUED).where(is_listed(_ROW.id, "ids"), _ROW.state == bindparam("before")))
@@ -190,6 +202,15 @@ _BEFORE = Query(
                 ),
             ),
         ),
+    )
+)
+
+
+_ALL_IN_ORDER = Query(
+    lambda: (
+        select(_ROW.id)
+        .where(_ROW.queue == bindparam("queue"), _ROW.state == WAITING)
+        .order_by(_ROW.rank, _ROW.submitted_at, _ROW.id)
     )
 )
 
@@ -389,12 +410,23 @@ def hand_over(store: Store, run: str, before: str | None, to: str) -> bool:
     return store.side(work)
 
 
+def give_back(store: Store, runs: Sequence[str], server: str) -> None:
+    """Those of `runs` that the server had taken, and has not begun, WAIT again, for whoever takes them."""
+    if runs:
+        store.side(lambda connection: _GIVE_BACK(connection, ids=json.dumps(list(runs)), before=server) and None)
+
+
 # ---- looking ----------------------------------------------------------------------------------
 
 
 def entry_of(store: Store, run: str) -> Entry | None:
     row = next(iter(store.ask(_BY_ID, id=run)), None)
     return None if row is None else _entry(row)
+
+
+def entries_of(store: Store, runs: Sequence[str]) -> list[Entry]:
+    """The rows of these runs, of those that have one, in no order."""
+    return [_entry(row) for row in store.ask(_BY_IDS, ids=json.dumps(list(runs)))] if runs else []
 
 
 def entries(store: Store, state: int, queue: str | None = None, limit: int = 1_000) -> list[Entry]:
@@ -412,6 +444,16 @@ def place_of(store: Store, entry: Entry) -> int:
     at, rank = entry.submitted_at, -entry.priority
     ((count,),) = store.ask(_BEFORE, queue=entry.queue, rank=rank, at=at, id=entry.id)
     return int(count)
+
+
+def places(store: Store, entries: Sequence[Entry]) -> dict[str, int]:
+    """As `place_of` of each, by the run's id. Of many, each queue is read once instead of being counted again and again."""
+    if len(entries) <= COUNTED:
+        return {entry.id: place_of(store, entry) for entry in entries}
+    found: dict[str, int] = {}
+    for queue in {entry.queue for entry in entries}:
+        found |= {row[0]: place for place, row in enumerate(store.ask(_ALL_IN_ORDER, queue=queue))}
+    return {entry.id: found.get(entry.id, 0) for entry in entries}  # 0: it began meanwhile
 
 
 def due_queues(store: Store, now: float) -> list[str]:

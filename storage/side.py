@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from dagengine.storage.interface import SideWrite
+from dagengine.storage.writes import SideWrite
 
 if TYPE_CHECKING:
     import sqlite3

@@ -15,10 +15,11 @@ from sqlalchemy import Float, Integer, LargeBinary, Text, bindparam, insert, sel
 from sqlalchemy.types import BigInteger
 
 from dagengine.model import Value
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.side_schema import SIGNAL
 from dagengine.storage.sleepers import COME, LATEST
 from dagengine.storage.statements import Query
+from dagengine.storage.writes import SideWrite
 
 _S = SIGNAL.c
 

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import Float, Integer, Text, and_, bindparam, case, func, literal_column, null, select, update
 from sqlalchemy.dialects.postgresql import insert  # SQLite's compiler says it in the same words
 
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.side_schema import SLEEPER
 from dagengine.storage.statements import Query
+from dagengine.storage.writes import SideWrite
 
 _S = SLEEPER.c
 

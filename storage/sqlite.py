@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements, tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
-from dagengine.storage.interface import Figures, Write
+from dagengine.storage.interface import Figures
 from dagengine.storage.lifetime import SqlLifetime
 from dagengine.storage.lifetime_notes import is_expired, refuse_expired
 from dagengine.storage.lookup import no_run, run_exists, run_owned, run_succeeded
@@ -39,6 +39,7 @@ from dagengine.storage.sqlite_groups import Groups, WriteConnection
 from dagengine.storage.sqlite_reads import ReadPool
 from dagengine.storage.unleased import Unleased
 from dagengine.storage.writer import GroupWriter, Refusal
+from dagengine.storage.writes import Write
 
 T = TypeVar("T")
 

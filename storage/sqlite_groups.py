@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from dagengine.errors import Fenced, InternalError
-from dagengine.storage.interface import ExpandStep, FinishStep
 from dagengine.storage.lookup import fenced
 from dagengine.storage.plan import OutOfOrder, Plan, Refused
 from dagengine.storage.sqlite_errors import translate, url_of
 from dagengine.storage.sqlite_files import connect
 from dagengine.storage.sqlite_writes import apply
 from dagengine.storage.writer import Batch, Refusal, Refusals
+from dagengine.storage.writes import ExpandStep, FinishStep
 
 _MISFITS = (
     Refused,

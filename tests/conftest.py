@@ -35,4 +35,6 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in ("FORCE_COLOR", "NO_COLOR", "CLICOLOR_FORCE", "COLUMNS"):
             patch.delenv(name, raising=False)
         patch.setenv("TERM", "xterm-256color")  # tests of a terminal that can do less say so themselves
+        # What other tests have imported here (pandas, say) is nothing for the workers of each test to wait for.
+        patch.setattr("dagengine.runtime.forker.PRELOAD", ())
         yield

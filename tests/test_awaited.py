@@ -13,11 +13,13 @@ from dagengine.continuing import successor_id
 from dagengine.errors import BadArguments
 from dagengine.model import Claim, RunState, StepState
 from dagengine.runtime.inline import InlineRuntime
-from dagengine.storage.interface import CloseBody, FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.postgres import PostgresStore
 from dagengine.storage.sqlite import SqliteStore
 from dagengine.storage.step_states import StepStates, step_states
-from tests.postgres.server import fresh_schema, shared
+from dagengine.storage.writes import CloseBody, FinishRun
+from tests.postgres.emptied import emptied_schema
+from tests.postgres.server import shared
 from tests.storage.kit import DEFINITION, NOW, begin, fail, record, recorded, step, succeed
 
 
@@ -28,7 +30,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "sqlite":
         opened = SqliteStore(str(tmp_path / "store.db"), clock=lambda: NOW)
     else:
-        opened = PostgresStore(shared().url(fresh_schema(), lease="3600"), clock=lambda: NOW)
+        opened = PostgresStore(shared().url(emptied_schema(), lease="3600"), clock=lambda: NOW)
     yield opened
     opened.close()
 

@@ -15,9 +15,10 @@ from dagengine.model import RunState, Value
 from dagengine.retention import DAY, Retention, Rule
 from dagengine.storage import open_artifacts
 from dagengine.storage.artifacts import LocalArtifacts
-from dagengine.storage.interface import FinishRun, RunFilter, Store
+from dagengine.storage.interface import RunFilter, Store
 from dagengine.storage.lifetime_notes import pin
 from dagengine.storage.sqlite import SqliteStore
+from dagengine.storage.writes import FinishRun
 from tests.storage.kit import DEFINITION, ME, begin, new_run, record, recorded, step, succeed
 
 LATER = 1e9  # long after runs of `kit` were created

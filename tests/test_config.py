@@ -11,7 +11,6 @@ import pytest
 from dagengine.config import (
     available_cpus,
     create_private,
-    did_you_mean,
     is_url,
     load,
     store_folder,
@@ -220,13 +219,6 @@ def test_urls_are_known(text: str) -> None:
 def test_paths_are_not_urls(text: str) -> None:
     """A colon alone makes no URL."""
     assert not is_url(text)
-
-
-def test_hints_name_the_nearest_or_all() -> None:
-    """A typo gets the one that was meant; anything else, what there is."""
-    assert did_you_mean("stor", ("store", "workers")) == " Did you mean store?"
-    assert did_you_mean("xyzzy", ("store", "workers")) == " There is: store, workers."
-    assert did_you_mean("xyzzy", ()) == ""
 
 
 def test_cpus_are_those_of_this_process() -> None:

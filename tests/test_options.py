@@ -40,7 +40,7 @@ from dagengine.options import Options
         ({"name": ""}, "printable"),
         ({"retry_on": 3}, "retry_on takes"),
         ({"retrys": 3}, "Did you mean retries?"),
-        ({"zzz": 3}, "Known are"),
+        ({"zzz": 3}, "There is: retries, "),
     ],
 )
 def test_a_bad_option_is_one_line_that_names_it(options: dict[str, Any], says: str) -> None:

@@ -14,12 +14,13 @@ from dagengine.errors import ArtifactDamaged, ArtifactMissing, RunExists, RunOwn
 from dagengine.identity import this_process
 from dagengine.model import PayloadInput, RunRecord, RunState, Value
 from dagengine.storage.artifacts import LocalArtifacts
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.memory import MemoryStore
 from dagengine.storage.origins import origin, origins
 from dagengine.storage.postgres import PostgresStore
 from dagengine.storage.sqlite import SqliteStore
 from dagengine.storage.transfer import PAGE
+from dagengine.storage.writes import FinishRun
 from dagengine.transfer import export_run, import_run
 from tests.postgres.server import fresh_schema, shared
 from tests.storage.kit import (

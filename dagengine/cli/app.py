@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dagengine import __version__
-from dagengine.config import did_you_mean
 from dagengine.units import short_id
+from dagengine.validation import did_you_mean
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -158,7 +158,7 @@ class VerbGroup(click.Group):
         if self.get_command(ctx, name) is None and not name.startswith("-"):
             if ".py" in name:
                 raise click.UsageError(f"{name!r} is not a verb. Did you mean `dagengine run {name}`?")
-            raise click.UsageError(f"there is no verb {name!r}.{did_you_mean(name, self._meant(ctx), 99)}")
+            raise click.UsageError(f"there is no verb {name!r}.{did_you_mean(name, self._meant(ctx), many=99)}")
         return super().resolve_command(ctx, args)
 
     def _meant(self, ctx: click.Context) -> list[str]:

@@ -10,7 +10,6 @@ Without an annotation a value is taken as JSON where it is JSON, else as text. N
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import typing
@@ -20,6 +19,7 @@ from typing import Any
 
 from dagengine.cli.conversion import Mismatch, an, convert, parse, type_name
 from dagengine.errors import BadArguments
+from dagengine.validation import did_you_mean
 
 VALUE_LIMIT = 64 * 1024 * 1024
 """Bytes of a file that holds arguments. What is larger is data: pass its path, and let a task read it."""
@@ -89,12 +89,9 @@ def _parameter(
         if parameter.kind is parameter.VAR_KEYWORD and key.isidentifier():
             return parameter
     names = _names(signature)
-    close = difflib.get_close_matches(key.replace("-", "_"), names, n=1, cutoff=0.5)
-    if close:
-        hint = f"Did you mean {close[0]}?"
-    else:
-        hint = f"Its parameters: {_parameters(signature, types)}." if names else "It takes none."
-    raise BadArguments(f"{name} has no parameter {where!r}. {hint}")
+    otherwise = f"Its parameters: {_parameters(signature, types)}." if names else "It takes none."
+    hint = did_you_mean(key.replace("-", "_"), names, otherwise, closeness=0.5)
+    raise BadArguments(f"{name} has no parameter {where!r}.{hint}")
 
 
 def _names(signature: inspect.Signature) -> list[str]:

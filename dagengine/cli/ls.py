@@ -13,7 +13,7 @@ import click
 from dagengine.cli.app import Invocation, common, short
 from dagengine.cli.terminal import ago, clean, duration, mark, note, number, print_json, state_text, table
 from dagengine.model import RunRecord, RunState
-from dagengine.serving.queues import place_view
+from dagengine.serving.queues import place_views
 from dagengine.storage.interface import RunFilter
 from dagengine.tags import tags_of, wanted
 from dagengine.views import run_state, seconds_of
@@ -79,7 +79,7 @@ def command(
         more, runs = len(runs) > limit, runs[:limit]
         steps = {run.id: _steps(store, run) for run in runs}
         waiting = {run.id: found for run in runs if (found := waiting_view(store, run)) is not None}
-        places = {run.id: place_view(store, run.id) for run in runs if run.state is RunState.PENDING}
+        places = place_views(store, [run.id for run in runs if run.state is RunState.PENDING])
     if invocation.json:
         print_json(
             [

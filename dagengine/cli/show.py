@@ -14,7 +14,7 @@ from dagengine.cli.terminal import ago, clean, clock, duration, mark, number, pa
 from dagengine.continuing import continued_as
 from dagengine.identity import is_alive
 from dagengine.liveness import shown
-from dagengine.model import RunRecord, RunState, StepState
+from dagengine.model import AttemptRecord, RunRecord, RunState, StepState
 from dagengine.serving.queues import place_view
 from dagengine.storage.beats import Beat, beats
 from dagengine.tags import tags_of
@@ -143,7 +143,11 @@ def _running(store: Store, run: RunRecord, state: RunState, now: float) -> list[
     if state is not RunState.RUNNING or run.owner is None:
         return []
     since = run.owner.started_at
-    attempts = [attempt for attempt in store.attempts(run.number, open_only=True) if attempt.started_at >= since]
+    newest: dict[int, AttemptRecord] = {}  # an earlier one is open if its owner had to let go of the run
+    for attempt in store.attempts(run.number, open_only=True):
+        if attempt.started_at >= since and (attempt.seq not in newest or attempt.number > newest[attempt.seq].number):
+            newest[attempt.seq] = attempt
+    attempts = list(newest.values())
     keys = {step.seq: step.key for step in store.steps(run.number, seqs=[a.seq for a in attempts[:RUNNING_SHOWN]])}
     said = beats(store, run.number)
     lines = [

@@ -11,6 +11,7 @@ from dagengine.advice import for_run
 from dagengine.cli.app import short
 from dagengine.cli.results import NoJson, as_json, shown
 from dagengine.cli.terminal import clean, clean_block, duration, mark, note, paint, plural, print_json
+from dagengine.errors import READ_ONLY
 from dagengine.model import Failure, RunRecord, RunState, StepState
 from dagengine.views import counts_view, failure_view, resumable, run_state, seconds_of
 
@@ -104,8 +105,25 @@ def failure_lines(failure: Failure, trace: int | None = TRACE_LINES) -> list[str
         return [*lines, *clean_block(str(failure.facts["difference"])).splitlines()]
     frames = [line for line in clean_block(failure.traceback).splitlines() if line.startswith("  ")]
     if trace is not None:
-        frames = frames[-trace:]
-    return lines + [paint(frame, "dim", sys.stderr) for frame in frames]
+        frames = _shortened(frames, trace)
+    lines += [paint(frame, "dim", sys.stderr) for frame in frames]
+    return [*lines, READ_ONLY] if READ_ONLY in failure.traceback else lines
+
+
+def _shortened(lines: list[str], limit: int) -> list[str]:
+    """The end of a traceback, in at most so many lines; and before it the last frame of the user's, if it is farther up."""
+    starts = [at for at, line in enumerate(lines) if line.startswith(_FRAME)]
+    own = max((at for at in starts if not any(part in lines[at] for part in _INSTALLED)), default=0)
+    if len(lines) - own <= limit or not starts:
+        return lines[-limit:]
+    after = next((at for at in starts if at > own), len(lines))
+    last = next((at for at in starts if len(lines) - at < limit - (after - own)), len(lines))
+    return [*lines[own:after], *(["    …"] if last > after else []), *lines[last:]]
+
+
+_FRAME = '  File "'
+_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ", "<string>")
+"""Where files lie that are not the user's."""
 
 
 def said(failure: Failure) -> str:

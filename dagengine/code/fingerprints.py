@@ -6,10 +6,10 @@ as such), the standard library and installed packages (their versions are record
 a computed name (`getattr`), and methods of objects whose class it does not name.
 
 It is computed from source, without importing, so that the code of a pack and today's code can be held against each other.
-A function without source of its own (a lambda, a notebook's) counts by its code object, the values that it closes over,
+A function that no name leads to (a lambda, a notebook's, one of two of a name) counts by its code object, the values that it closes over,
 and the globals that it names.
 
-May import project (what belongs to a project) and syntax (what a module says).
+May import functions, project (what belongs to a project) and syntax (what a module says).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from dagengine.code.syntax import Chain, Imported, Summary, Unit, summary_of
+from dagengine.functions import has_name
 
 
 class Source(Protocol):
@@ -71,7 +72,7 @@ def described(function: Any) -> Fingerprint:
 def _described(function: Any, sources: Sources) -> Fingerprint:
     plain = _plain(function)
     module, qualname = getattr(plain, "__module__", None), getattr(plain, "__qualname__", "")
-    if isinstance(module, str) and "<" not in qualname:
+    if isinstance(module, str) and _has_source(plain):
         found = fingerprint_of(sources, module, qualname)
         if found is not None:
             return found
@@ -100,6 +101,11 @@ def _plain(function: Any) -> Any:
     if stateful is not None:
         return stateful.function
     return function if isinstance(function, (FunctionType, type)) else getattr(function, "function", function)
+
+
+def _has_source(plain: Any) -> bool:
+    """Whether what its module's source says of its name is said of it: not of a lambda, or one of two of a name."""
+    return has_name(plain) if isinstance(plain, FunctionType) else "<" not in getattr(plain, "__qualname__", "<")
 
 
 def _together(parts: dict[str, str]) -> str:
@@ -249,7 +255,7 @@ class _Values:
         module, qualname = plain.__module__ or "", plain.__qualname__
         if module != "__main__" and not belongs(module):
             return
-        if "<" not in qualname:
+        if _has_source(plain):
             found = fingerprint_of(loaded_sources(), module, qualname)
             if found is not None:
                 self._parts[f"{module}:{qualname}"] = found.digest

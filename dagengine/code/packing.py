@@ -10,6 +10,7 @@ May import config, errors, functions, packs, project and storage.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -22,7 +23,7 @@ from weakref import WeakKeyDictionary
 
 from dagengine.code.project import Module, Project, imports_of, loaded_sources
 from dagengine.config import create_private
-from dagengine.errors import CodeNotPacked, LoadError
+from dagengine.errors import CodeNotPacked, LoadError, StoreUnavailable
 from dagengine.functions import Reference, main_file
 from dagengine.packs import FORMAT, Pack, importers
 from dagengine.storage.code import PackFacts, add_pack, find_pack, read_files, renew_pack
@@ -228,25 +229,31 @@ class Shelf:
 
     def _make(self, digest: str) -> tuple[str, str]:
         path = self._folder / f"{digest}.pack"
-        pack = None
-        if path.exists():
-            try:
-                pack = Pack.of_file(str(path))
-            except (LoadError, OSError):
-                path.unlink(missing_ok=True)
-        if pack is None:
-            try:
+        try:
+            pack = self._kept(path)
+            if pack is None:
                 create_private(self._folder)
                 load_pack(self._store, digest).write_to(path)
                 pack = Pack.of_file(str(path))  # its modules stay on disk until they are wanted
-            except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise LoadError(f"the run's code can't be put into {self._folder}: {reason}.") from error
-            self._tidy(path)
-        else:
-            os.utime(path)
+                self._tidy(path)
+        except OSError as error:  # of this machine, not of the run
+            reason = (error.strerror or str(error)).lower()
+            raise StoreUnavailable(f"the run's code can't be put into {self._folder}: {reason}.") from error
         self._packs[digest] = pack
         return self._group(pack), str(path)
+
+    @staticmethod
+    def _kept(path: Path) -> Pack | None:
+        """The file as an earlier engine has left it; None if it has to be made."""
+        if not path.exists():
+            return None
+        try:
+            pack = Pack.of_file(str(path))
+        except (LoadError, OSError):
+            path.unlink(missing_ok=True)
+            return None
+        os.utime(path)
+        return pack
 
     def _group(self, pack: Pack) -> str:
         mine = {name: (module.digest, pack.path(name)) for name, module in pack.modules.items()}
@@ -259,10 +266,11 @@ class Shelf:
 
     def _tidy(self, new: Path) -> None:
         """Other engines' workers may be about to read a file: only those that were not asked for in a day go."""
-        files = sorted((file.stat().st_mtime, file) for file in self._folder.glob("*.pack") if file != new)
-        for changed, file in files[:-SHELF_PACKS]:
-            if changed < time.time() - 86_400:
-                file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another engine tidies, too
+            files = sorted((file.stat().st_mtime, file) for file in self._folder.glob("*.pack") if file != new)
+            for changed, file in files[:-SHELF_PACKS]:
+                if changed < time.time() - 86_400:
+                    file.unlink(missing_ok=True)
 
 
 # ---- the surroundings -----------------------------------------------------------------------

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from dagengine.body import Body, BodyStopped, Waiting
+from dagengine.body import Body
 from dagengine.clocks import Clock
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, Event, StepKnown
 from dagengine.definitions import Definitions
+from dagengine.ends import BodyStopped, Waiting
 from dagengine.errors import ArtifactMissing, InternalError
 from dagengine.model import Claim, Definition, Failure, NewRun, NewStep, RecordedCall, RunRecord, RunState, StepState
 from dagengine.reading import Reader
-from dagengine.storage.interface import AddEvent, ArtifactStore, Store, Write
+from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.writes import AddEvent, Write
 from dagengine.values import Encoded
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What people ask of the packs of code: which there are, what is in one, how two differ, the files themselves, and
 how a pack gets to another store with a run.
 
-May import errors, model, packs, packing, pinning, project and storage.
+May import errors, model, packs, packing, pinning, project, validation and storage.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dagengine.model import RunRecord
 from dagengine.packs import Pack
 from dagengine.storage.code import has_pack, packs_like
 from dagengine.storage.interface import Store
+from dagengine.validation import did_you_mean
 
 
 def find_code(store: Store, name: str) -> Pack:
@@ -96,11 +97,9 @@ def module_named(pack: Pack, name: str) -> str:
     for module, packed in pack.modules.items():
         if name in (module, packed.file):
             return module
-    near: list[str] = difflib.get_close_matches(
-        name, [*pack.modules, *(packed.file for packed in pack.modules.values())], 1
-    )
-    hint = f"Did you mean {near[0]}?" if near else "`dagengine code show` lists them."
-    raise RunNotFound(f"the code {pack.digest[:12]} has no module {name!r}. {hint}", run_id=name)
+    known = [*pack.modules, *(packed.file for packed in pack.modules.values())]
+    hint = did_you_mean(name, known, "`dagengine code show` lists them.")
+    raise RunNotFound(f"the code {pack.digest[:12]} has no module {name!r}.{hint}", run_id=name)
 
 
 def export_code(pack: Pack, folder: Path) -> list[Path]:

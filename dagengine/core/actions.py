@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dagengine.model import Failure, RunState, StepState
-from dagengine.storage.interface import Write
+from dagengine.storage.writes import Write
 
 
 @dataclass(slots=True)

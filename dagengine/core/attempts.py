@@ -22,7 +22,7 @@ from dagengine.core.ledger import cancelled
 from dagengine.core.states import Phase, Stop
 from dagengine.core.step import Step
 from dagengine.model import AttemptRecord, Failure, NewStep, StepKind, StepState, Value
-from dagengine.storage.interface import ExpandStep, RecordAttempt, StateChange
+from dagengine.storage.writes import ExpandStep, RecordAttempt, StateChange
 
 HARMLESS = ("error", "unpicklable", "artifact")
 """Kinds of failures after which the process goes on: a read-only call that ends so leaves its object as it is."""

@@ -14,7 +14,7 @@ from dagengine.core.events import CacheHit, CacheMissed
 from dagengine.core.states import Phase
 from dagengine.core.step import Step
 from dagengine.model import Failure, StepKind, StepState, Value
-from dagengine.storage.interface import SideWrite, StateChange
+from dagengine.storage.writes import SideWrite, StateChange
 
 
 class Cached(Compensation):

@@ -18,7 +18,7 @@ from dagengine.core.actors import Actors
 from dagengine.core.states import Phase
 from dagengine.core.step import Step
 from dagengine.model import AttemptRecord, Definition, Failure, StepKind, StepState
-from dagengine.storage.interface import RecordAttempt
+from dagengine.storage.writes import RecordAttempt
 
 KNOWN = ("error", "artifact", "object")
 """Kinds of failures that the task's own code made known, or that came before it had begun."""

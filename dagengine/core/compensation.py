@@ -25,7 +25,7 @@ from dagengine.core.growing import Growing
 from dagengine.core.ledger import cancelled
 from dagengine.core.states import BodyPhase, Stop
 from dagengine.model import Definition, Failure, NewStep, RunState, StepKind, StepState
-from dagengine.storage.interface import SideWrite
+from dagengine.storage.writes import SideWrite
 
 Ending = tuple[RunState, Failure | None]
 """How a run ends."""

@@ -67,7 +67,7 @@ from dagengine.core.states import ENDS, BodyPhase, Phase, Stop
 from dagengine.core.step import Batch
 from dagengine.errors import InternalError
 from dagengine.model import AttemptRecord, Failure, Frontier, Input, RunState, StepState
-from dagengine.storage.interface import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
+from dagengine.storage.writes import CloseBody, DropSteps, FinishRun, HandleFailures, RecordAttempt
 
 
 class RunCore(Cached, Marks):

@@ -24,7 +24,7 @@ from dagengine.core.events import InputsLost, RefsDropped, ValueKept, ValueLost,
 from dagengine.core.states import BodyPhase, Phase
 from dagengine.core.step import Step
 from dagengine.model import Definition, Failure, Input, StepInput, StepState, Value
-from dagengine.storage.interface import KeepValue, StateChange
+from dagengine.storage.writes import KeepValue, StateChange
 
 MAP = -1
 """In place of the attempt that made it: the value is the list of the items' values."""

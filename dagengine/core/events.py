@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dagengine.model import Definition, EventRecord, Failure, Input, NewStep, StepState, Value
-from dagengine.storage.interface import Write
+from dagengine.storage.writes import Write
 
 
 @dataclass(slots=True)
@@ -266,7 +266,7 @@ class FailuresHandled:
 @dataclass(slots=True)
 class SharedDropped:
     """The body did not call these steps, which the run shares with another one, as they are recorded. `tasks`: their
-    functions; `chained`: as in `storage.interface.DropSteps`."""
+    functions; `chained`: as in `storage.writes.DropSteps`."""
 
     seqs: tuple[int, ...]
     tasks: tuple[str, ...]

@@ -20,7 +20,7 @@ from dagengine.core.outside import Outside
 from dagengine.core.states import Phase, Stop
 from dagengine.core.step import Step
 from dagengine.model import Failure, NewStep, PendingStep, StepInput, StepKind, StepState, Value
-from dagengine.storage.interface import ExpandStep
+from dagengine.storage.writes import ExpandStep
 
 KEY_LENGTH = 240
 """Characters of a key below which keys are still spelled out: what a screen's line or two can show. Without a limit, a

@@ -25,7 +25,7 @@ from dagengine.model import (
     Value,
 )
 from dagengine.options import Options
-from dagengine.storage.interface import FinishStep, RecordSteps, StateChange
+from dagengine.storage.writes import FinishStep, RecordSteps, StateChange
 
 
 class Ledger:

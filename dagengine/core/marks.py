@@ -12,7 +12,7 @@ from dagengine.core.events import StepMarked
 from dagengine.core.growing import Growing
 from dagengine.core.states import Phase
 from dagengine.model import StepKind, StepState
-from dagengine.storage.interface import AddEvent, HandleFailures, RecordAttempt
+from dagengine.storage.writes import AddEvent, HandleFailures, RecordAttempt
 
 
 class Marks(Growing):

@@ -16,7 +16,7 @@ from dagengine.core.events import LetGo, OutsideEnded, StepKnown
 from dagengine.core.states import BodyPhase, Phase, Stop
 from dagengine.core.step import Step
 from dagengine.model import Failure, Input, RunState, StepInput, StepKind, StepState
-from dagengine.storage.interface import FinishRun, RecordSteps
+from dagengine.storage.writes import FinishRun, RecordSteps
 
 _UNNEEDED = "dagengine.errors.StepCancelled"
 

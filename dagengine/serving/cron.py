@@ -10,12 +10,11 @@ had it. What the clocks' changes do is said once, here:
 A fixed time is one whose minute and hour fields do not begin with `*`. Instants are UTC, and so is what identifies an
 occurrence: it is never twice the same.
 
-May import nothing of ours but errors.
+May import nothing of ours but errors and validation.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -23,6 +22,7 @@ from functools import cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from dagengine.errors import BadOption
+from dagengine.validation import did_you_mean, nearest
 
 YEARS = 9
 """How far ahead is looked: from one 29th of February to the next it can be eight years. Nothing by then is never."""
@@ -71,9 +71,7 @@ def parse(line: str) -> Cron:
     text = " ".join(line.split()).lower()
     if text.startswith("@"):
         if text not in _SHORT:
-            near = difflib.get_close_matches(text, _SHORT, 1)
-            hint = f"Did you mean {near[0]}?" if near else f"There is: {', '.join(_SHORT)}."
-            raise BadOption(f"cron line {line!r} is not known. {hint}")
+            raise BadOption(f"cron line {line!r} is not known.{did_you_mean(text, _SHORT)}")
         text = _SHORT[text]
     words = text.split()
     if len(words) != len(_FIELDS):
@@ -140,8 +138,8 @@ def zone(name: str) -> ZoneInfo:
     known = {known.lower(): known for known in sorted(available_timezones())}
     wanted = name.lower()
     cities = {known.rpartition("/")[2].lower(): known for known in known.values()}
-    close = difflib.get_close_matches(wanted, known, 1) or difflib.get_close_matches(wanted, cities, 1, 0.75)
-    near = known.get(close[0]) or cities.get(close[0]) if close else None
+    whole, city = nearest(wanted, known), nearest(wanted, cities, 0.75)
+    near = known[whole] if whole else cities[city] if city else None
     if not known:
         raise BadOption(f"there is no time zone {name!r}: this machine has no table of them. Install tzdata.")
     raise BadOption(

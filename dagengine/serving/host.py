@@ -1,11 +1,15 @@
 """A host: the process in which `dagengine serve` has runs worked on, with an engine and workers of its own.
 
     server ── {"verb": "take", "runs": [id, …]}\\n ──▶ host   also: drain, force, close
-    server ◀── {"ended": id, "state": …}\\n ─── host          also: ready; left, with the reason
+    server ◀── {"ended": id, "state": …}\\n ─── host          also: ready; unfit, left, again, with the reason
 
 The server hands it only runs of one version of the code, so its modules are those of its runs. It takes a run up as nobody
 asked for it (`reopen=False`): what has failed stays so. A run that can't be begun, because its code can't be loaded,
-fails here, with that as the reason; otherwise it would be tried for ever.
+fails here, with that as the reason; otherwise it would be tried for ever. Where it is this machine that is unfit, for
+any run, the host says that and ends (`unfit`); no run fails by it.
+
+A run that it had to let go of, because the store or the artifacts could not be used, is still recorded as this process's,
+and nobody else may take it up while this one lives: the server hands it over `again`.
 
 A host whose server is gone (the socket ends) takes nothing more, works on what it has to the end, and ends: the death of
 a server costs no work. It hears nothing of the terminal's Ctrl-C; SIGTERM drains it.
@@ -28,13 +32,14 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagengine.engine import Engine
-from dagengine.errors import DagengineError, RunExists, RunNotFound, RunOwned, StoreError
+from dagengine.errors import DagengineError, Fenced, RunExists, RunNotFound, RunOwned, StoreError
 from dagengine.model import Failure, RunState
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.lookup import no_run
+from dagengine.storage.writes import FinishRun
 from dagengine.taking_up import take_up_all
 
 if TYPE_CHECKING:
@@ -55,6 +60,9 @@ FAIL_SECONDS = 60.0
 BROKEN_STATUS = 70
 """With which a host ends whose workers can't go on."""
 
+UNFIT_STATUS = 5
+"""With which a host ends that could not begin."""
+
 
 class HostEngine(Engine):
     """Tells of each run that this process has let go of."""
@@ -67,7 +75,8 @@ class HostEngine(Engine):
     def forget(self, driver: Driver) -> None:
         super().forget(driver)
         error = None if driver.error is None else f"{type(driver.error).__name__}: {driver.error}"
-        self._let_go.put({"ended": driver.run_id, "state": str(driver.state), "error": error})
+        told = "ended" if driver.error is None or isinstance(driver.error, Fenced) else "again"
+        self._let_go.put({told: driver.run_id, "state": str(driver.state), "error": error})
         with contextlib.suppress(BlockingIOError):  # full: it is about to be read anyway
             os.write(self._wake_descriptor, b"\0")
 
@@ -126,7 +135,7 @@ class Host:
         with contextlib.suppress(Empty):
             while True:
                 told = self._told.get_nowait()
-                self._runs.discard(told.get("ended") or told["left"])
+                self._runs.discard(told.get("ended") or told.get("again") or told["left"])
                 self._say(told)
         if self._terminated:
             self._do({"verb": "drain" if self._terminated == 1 else "force"})
@@ -173,17 +182,25 @@ class Host:
                 self._engine.interrupt(force=verb == "force")
 
     def _begin(self, said: dict[str, Any]) -> None:
-        self._engine = HostEngine(
-            self._told,
-            self._wake,
-            said["store"],
-            artifacts=said["artifacts"],
-            workers=said["workers"],
-            home=said["home"],
-            wakes=False,  # the server does
-            **said["machine"],
-        )
+        try:
+            self._engine = HostEngine(
+                self._told,
+                self._wake,
+                said["store"],
+                artifacts=said["artifacts"],
+                workers=said["workers"],
+                home=said["home"],
+                wakes=False,  # the server does
+                **said["machine"],
+            )
+        except (DagengineError, OSError) as error:
+            self._unfit(error)
         self._say({"ready": os.getpid()})
+
+    def _unfit(self, error: DagengineError | OSError) -> NoReturn:
+        """Nothing can be begun here, whichever run it is. On any thread."""
+        self._say({"unfit": str(error)})
+        os._exit(UNFIT_STATUS)
 
     def _start_takers(self) -> None:
         self._takers = [threading.Thread(target=self._take_more, name="taker", daemon=True) for _ in range(TAKERS)]
@@ -221,11 +238,15 @@ class Host:
                 runs.append(record)
             told = take_up_all(self._engine, runs)
             told |= {run_id: no_run(run_id, store.url) for run_id in run_ids if run_id not in records}
-        except (DagengineError, OSError) as error:
+        except StoreError as error:
             told = dict.fromkeys(run_ids, error)
+        except (DagengineError, OSError) as error:  # of none of them: the engine could not be opened
+            self._unfit(error)
         for run_id, why in told.items():
-            if isinstance(why, (RunOwned, RunExists, RunNotFound, StoreError)):
+            if isinstance(why, (RunOwned, RunExists, RunNotFound, Fenced)):
                 self._tell(left=run_id, why=f"{type(why).__name__}: {why}")
+            elif isinstance(why, StoreError):
+                self._tell(again=run_id, why=f"{type(why).__name__}: {why}")
             elif why is not None:
                 self._fail(store, run_id, why)
         return sum(why is None for why in told.values())
@@ -247,7 +268,7 @@ class Host:
             claim = store.claim(run_id, self._engine.process, lambda owner: False, reopen=False)
             end_run(store, claim, Failure("error", named, f"the run can't be begun: {reason}"))
         except Exception as second:
-            self._tell(left=run_id, why=f"{reason}; and it could not be ended: {describe(second)}")
+            self._tell(again=run_id, why=f"{reason}; and it could not be ended: {describe(second)}")
         else:
             self._tell(ended=run_id, state=str(RunState.FAILED), error=reason)
 

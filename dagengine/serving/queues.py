@@ -1,23 +1,23 @@
 """Queues, for people: what they are told, and what goes on in them. Functions take an open store.
 
-May import errors, config, model, units, submission, the store's interface and modules of storage.
+May import errors, model, units, validation, submission, the store's interface and modules of storage.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dagengine.config import did_you_mean
 from dagengine.errors import BadOption
 from dagengine.serving.submission import cancel_dropped, is_over
 from dagengine.storage import queues as rows
 from dagengine.storage.interface import Store
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.units import parse_duration
+from dagengine.validation import did_you_mean
 
 LIMITS = ("concurrency", "per_worker", "per_key")
 MOST = 1_000_000
@@ -69,9 +69,7 @@ def known_queue(store: Store, name: str) -> QueueSettings:
     """What the queue was told. Raises BadOption, with the nearest there is."""
     known = rows.queues(store)
     if name not in known:
-        raise BadOption(
-            f"there is no queue {name!r}.{did_you_mean(name, list(known))} `dagengine queue set` makes one."
-        )
+        raise BadOption(f"there is no queue {name!r}.{did_you_mean(name, known)} `dagengine queue set` makes one.")
     return known[name]
 
 
@@ -111,7 +109,15 @@ def _entry_view(entry: rows.Entry) -> dict[str, Any]:
 
 def place_view(store: Store, run_id: str) -> dict[str, Any] | None:
     """Where a run that waits in a queue stands: `before` is how many go before it. None if it does not wait in one."""
-    entry = rows.entry_of(store, run_id)
-    if entry is None or entry.state != rows.WAITING:
-        return None
-    return {"queue": entry.queue, "before": rows.place_of(store, entry), "not_before": entry.not_before}
+    return place_views(store, [run_id]).get(run_id)
+
+
+def place_views(store: Store, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """As `place_view`, of those of many runs that wait in a queue, by their ids."""
+    found = rows.entries_of(store, run_ids)
+    waiting = [entry for entry in found if entry.state == rows.WAITING]
+    before = rows.places(store, waiting)
+    return {
+        entry.id: {"queue": entry.queue, "before": before[entry.id], "not_before": entry.not_before}
+        for entry in waiting
+    }

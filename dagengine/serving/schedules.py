@@ -9,7 +9,7 @@ Jitter delays the run, not its logical time, by the same for everybody: it is co
 What was due while nobody served, or more than `LATE_SECONDS` ago for another reason, is missed; `catch_up` says which of these
 are begun after all: "none", the "latest", or "all". While a schedule is paused nothing is missed.
 
-May import errors, config, cron, model, submission, the store's interface and modules of storage; the engine when one is made.
+May import errors, cron, model, validation, submission, the store's interface and modules of storage; the engine when one is made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagengine.config import did_you_mean
 from dagengine.errors import BadOption, DefinitionError, RunExists, RunNotFound
 from dagengine.functions import Reference
 from dagengine.identity import new_id
@@ -35,6 +34,7 @@ from dagengine.serving.submission import Submission, place
 from dagengine.storage import schedules as rows
 from dagengine.storage.interface import Store
 from dagengine.storage.schedules import ScheduleRow
+from dagengine.validation import did_you_mean
 
 if TYPE_CHECKING:
     from zoneinfo import ZoneInfo

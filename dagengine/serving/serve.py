@@ -46,7 +46,9 @@ from dagengine.serving.schedules import fire_due
 from dagengine.serving.submission import cancel_dropped, has_ended
 from dagengine.storage import open_store, queues, servers, sleepers
 from dagengine.storage.due import due
-from dagengine.storage.interface import FinishRun, RunFilter, Store
+from dagengine.storage.interface import RunFilter, Store
+from dagengine.storage.writes import FinishRun
+from dagengine.validation import did_you_mean
 from dagengine.views import run_state
 from dagengine.watching import Watch
 
@@ -143,6 +145,7 @@ class Server:
             self._selector,
             ended=self._run_ended,
             gave_up=self._give_up,
+            gave_back=self._give_back,
             say=say,
         )
         self._control = ControlServer(settings.control, PREFIX + self.process.id, self._asked)
@@ -192,7 +195,10 @@ class Server:
                 self._settle_at = 0.0  # what it had is nobody's now
             else:
                 host: Host = key.data
+                was_fit = self._hosts.fit
                 self._hosts.hear(host)
+                if self._hosts.fit and not was_fit:
+                    self._look_at = self._settle_at = 0.0
 
     def _drain(self) -> None:
         self._say(f"stopping: {_count(len(self._hosts.runs), 'run')} under way")
@@ -228,10 +234,8 @@ class Server:
         known = queues.queues(self.store)
         for name in self._options.queues:
             if name not in known:
-                from dagengine.config import did_you_mean
-
                 raise BadOption(
-                    f"there is no queue {name!r}.{did_you_mean(name, list(known))} `dagengine queue set` makes one."
+                    f"there is no queue {name!r}.{did_you_mean(name, known)} `dagengine queue set` makes one."
                 )
 
     def _listen(self) -> None:
@@ -284,7 +288,7 @@ class Server:
         for name in found.queues:
             if self._options.queues and name not in self._options.queues:
                 continue
-            if room > 0:
+            if room > 0 and self._hosts.fit:
                 taken = queues.take(self.store, name, self.process.id, room, now)
                 room -= len(taken.runs)
                 later.append(taken.again_at)
@@ -316,7 +320,7 @@ class Server:
             theirs = sleeper.process is not None and time.monotonic() - seen < LOOK_SECONDS
             if not theirs and sleeper.id not in held:
                 ours.append(sleeper.id)
-        if room > 0 and ours:
+        if room > 0 and ours and self._hosts.fit:
             runs = self.store.find_runs(ours[:room])
             self._hosts.assign(run for run in runs.values() if run.state is RunState.WAITING)
 
@@ -345,9 +349,9 @@ class Server:
             if run_state(run) is RunState.RUNNING and run.owner is not None:
                 others.append(run.owner)
                 elsewhere = elsewhere or run.owner.host != platform.node()
-            elif self._options.takes_over:
+            elif self._options.takes_over and self._hosts.fit:
                 self._take_over(run)
-        if self._options.takes_over:
+        if self._options.takes_over and self._hosts.fit:
             self._hosts.assign(left_to_begin(self.store, now - LOOK_SECONDS))
         self._watch.keep(others)
         return LEASE_LOOK_SECONDS if elsewhere else LOOK_SECONDS
@@ -360,6 +364,8 @@ class Server:
             self._look_at = 0.0
         for entry in entries:
             if entry.id in over or run_state(runs[entry.id]) not in _NOBODYS:
+                continue
+            if not self._hosts.fit:
                 continue
             ours = entry.server == self.process.id
             if not ours and entry.server in living and not runs[entry.id].lease_expired:
@@ -416,6 +422,14 @@ class Server:
         except (RunOwned, RunExists, RunNotFound, Fenced, StoreError) as error:
             self._say(f"run {run_id[:12]}: {error}")
         self._run_ended(run_id, str(RunState.FAILED))
+
+    def _give_back(self, run_ids: set[str]) -> None:
+        """No host can begin here: the runs wait in their queues again, for any server."""
+        try:
+            queues.give_back(self.store, sorted(run_ids), self.process.id)
+            servers.tell(self.store)
+        except StoreError as error:  # they stay ours, and are found when a host can begin
+            self._say(f"the store can't be written: {error}")
 
     # ---- what others ask ------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 The run and its row in the queue are written in one transaction: a process that dies leaves a run that waits, or nothing.
 
-May import errors, model, units, hints, the store's interface and modules of storage; the engine only when it is called.
+May import errors, model, units, validation, hints, the store's interface and modules of storage; the engine only when it is called.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
-from dagengine.config import did_you_mean
 from dagengine.errors import BadOption, DefinitionError, RunExists, RunNotFound
 from dagengine.identity import new_id
 from dagengine.model import RunRecord, RunState
 from dagengine.serving.hints import hint, hint_here
 from dagengine.units import parse_duration
+from dagengine.validation import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,7 +23,8 @@ from dagengine.errors import InternalError, StoreError
 from dagengine.model import Claim, ProcessRecord
 from dagengine.runtime.protocol import Failed as TaskFailed
 from dagengine.runtime.protocol import Lost, Runtime, RuntimeEvent, Started, Succeeded, TaskId, TaskSpec, TimedOut
-from dagengine.storage.interface import Store, Write
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import Write
 
 T = TypeVar("T")
 

@@ -15,21 +15,24 @@ TIMEOUT_MS = 20_000  # how long a process that has to end is waited for, before 
 def start(module: str, folder: Path, *words: str) -> subprocess.Popen[str]:
     """Run `python -m module folder words…` in a process group of its own, with all temporary files in `folder`."""
     (folder / "tmp").mkdir(exist_ok=True)
-    environment = {
+    return subprocess.Popen(
+        [sys.executable, "-m", module, str(folder), *words],
+        env=environment_of(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "TMPDIR": str(folder / "tmp"),
         "DAGENGINE_HOME": str(folder),
         "DAGENGINE_TEST_LEDGER": str(folder / "ledger"),
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", module, str(folder), *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def of_folder(folder: Path) -> list[int]:

@@ -16,7 +16,8 @@ from dagengine.model import StepState
 from dagengine.storage import open_store
 from dagengine.storage.interface import RunFilter
 from tests.acceptance.crash_flow import EXPECTED, place_of
-from tests.acceptance.processes import await_end, of_folder, start
+from tests.acceptance.processes import await_end, of_folder
+from tests.acceptance.warm import run
 
 PROGRAM = "tests.acceptance.crash_flow"
 STRIDES = 4  # kill points are dealt out to as many tests, which run side by side
@@ -51,24 +52,22 @@ def kill_and_resume(folder: Path, kind: str, when: str, count: int, url: str = "
     folder.mkdir()
     if url:
         (folder / "store-url").write_text(url)
-    process = start(PROGRAM, folder, "begin", kind, when, str(count))
-    output, errors = process.communicate(timeout=60)
+    ended = run(PROGRAM, folder, "begin", kind, when, str(count))
     assert await_end(of_folder(folder)) == [], "processes outlived their controller"
-    if process.returncode == 0:
-        assert output.strip() == str(EXPECTED)
+    if ended.status == 0:
+        assert ended.output.strip() == str(EXPECTED)
         return False
-    assert process.returncode == -signal.SIGKILL, errors
+    assert ended.status == -signal.SIGKILL, ended.errors
     before = executed(folder)
     done = recorded(folder)
     if done is None:  # killed before the run itself was recorded: there is nothing to resume, and nothing half-made
         assert before == Counter()
         return True
-    process = start(PROGRAM, folder, "resume")
-    output, errors = process.communicate(timeout=60)
-    if process.returncode:  # killed after the very last commit: the run had succeeded
-        assert "succeeded" in errors, errors
+    ended = run(PROGRAM, folder, "resume")
+    if ended.status:  # killed after the very last commit: the run had succeeded
+        assert "succeeded" in ended.errors, ended.errors
     else:
-        assert output.strip() == str(EXPECTED), errors
+        assert ended.output.strip() == str(EXPECTED), ended.errors
     assert await_end(of_folder(folder)) == []
     again = {key for key in done if executed(folder)[key] > before[key]}
     assert again == set(), "recorded steps were executed again"

@@ -12,7 +12,8 @@ from dagengine.storage import open_store
 from dagengine.storage.interface import RunFilter
 from tests.acceptance.crash_flow import place_of
 from tests.acceptance.effects_flow import world
-from tests.acceptance.processes import await_end, of_folder, start
+from tests.acceptance.processes import await_end, of_folder
+from tests.acceptance.warm import run
 from tests.postgres.server import fresh_schema, shared
 
 PROGRAM = "tests.acceptance.effects_flow"
@@ -39,17 +40,15 @@ def killed_and_resumed(folder: Path, when: str, count: int, url: str) -> bool:
     folder.mkdir()
     if url:
         (folder / "store-url").write_text(url)
-    process = start(PROGRAM, folder, "begin", "commit", when, str(count))
-    output, errors = process.communicate(timeout=60)
+    ended = run(PROGRAM, folder, "begin", "commit", when, str(count))
     assert await_end(of_folder(folder)) == []
-    if process.returncode == 0:
-        assert output.strip() == END, errors
+    if ended.status == 0:
+        assert ended.output.strip() == END, ended.errors
         assert_once(folder, crashed=False)
         return False
-    assert process.returncode == -signal.SIGKILL, errors
-    process = start(PROGRAM, folder, "resume")
-    output, errors = process.communicate(timeout=60)
-    assert output.strip() == END, errors
+    assert ended.status == -signal.SIGKILL, ended.errors
+    ended = run(PROGRAM, folder, "resume")
+    assert ended.output.strip() == END, ended.errors
     assert_once(folder, crashed=True)
     return True
 

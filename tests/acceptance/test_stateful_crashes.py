@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.processes import await_end, of_folder, start
+from tests.acceptance.processes import await_end, of_folder
 from tests.acceptance.stateful_flow import EXPECTED
 from tests.acceptance.test_crashes import assert_clean, recorded
+from tests.acceptance.warm import run
 
 PROGRAM = "tests.acceptance.stateful_flow"
 STRIDES = 2  # kill points are dealt out to as many tests, which run side by side
@@ -44,24 +45,22 @@ def test_killed_while_a_state_goes_to_disk_the_run_goes_on_from_the_one_before(w
 def kill_and_resume(folder: Path, kind: str, when: str, count: int) -> bool:
     """Run until the kill, look, resume, look again. False if the run ended before it came to be killed."""
     folder.mkdir()
-    process = start(PROGRAM, folder, "begin", kind, when, str(count))
-    output, errors = process.communicate(timeout=60)
-    if process.returncode == 0:
-        assert output.strip() == str(EXPECTED)
+    ended = run(PROGRAM, folder, "begin", kind, when, str(count))
+    if ended.status == 0:
+        assert ended.output.strip() == str(EXPECTED)
         return False
-    assert process.returncode == -signal.SIGKILL, errors
+    assert ended.status == -signal.SIGKILL, ended.errors
     assert await_end(of_folder(folder)) == [], "processes outlived their controller"
     before = lines(folder)
     done = recorded(folder)
     if done is None:  # killed before the run itself was recorded
         assert before == []
         return True
-    process = start(PROGRAM, folder, "resume")
-    output, errors = process.communicate(timeout=60)
-    if process.returncode:  # killed after the very last commit: the run had succeeded
-        assert "succeeded" in errors, errors
+    ended = run(PROGRAM, folder, "resume")
+    if ended.status:  # killed after the very last commit: the run had succeeded
+        assert "succeeded" in ended.errors, ended.errors
     else:
-        assert output.strip() == str(EXPECTED), errors
+        assert ended.output.strip() == str(EXPECTED), ended.errors
     again = [line for line in lines(folder)[len(before) :] if line.removeprefix("step ") in done]
     assert again == [], "recorded calls were executed as steps again"
     replayed = [line for line in lines(folder) if line.startswith("again ")]

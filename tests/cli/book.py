@@ -23,7 +23,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import FinishRun, FinishStep, RecordAttempt, RecordSteps, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import FinishRun, FinishStep, RecordAttempt, RecordSteps
 from dagengine.values import encode
 from tests.storage.kit import recorded
 

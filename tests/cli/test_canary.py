@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from dagengine.model import AttemptRecord, Definition, Failure, NewRun, NewStep, RunState, StepKind, StepState, Value
-from dagengine.storage.interface import CloseBody, FinishRun, FinishStep, RecordAttempt, RecordSteps, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import CloseBody, FinishRun, FinishStep, RecordAttempt, RecordSteps
 from dagengine.values import MAGIC
 from tests.cli.book import HERE
 from tests.cli.conftest import Cli

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from dagengine.model import RunState
 from dagengine.storage.artifacts import LocalArtifacts
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import FinishRun
 from tests.cli.conftest import Cli
 from tests.storage.kit import DEFINITION, begin, new_run, record, recorded, step, succeed
 

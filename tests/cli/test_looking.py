@@ -12,7 +12,8 @@ import pytest
 from dagengine.cli import main
 from dagengine.identity import new_id
 from dagengine.model import NewRun, RunState
-from dagengine.storage.interface import CloseBody, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import CloseBody
 from dagengine.values import encode
 from tests.cli.book import DEAD, HERE, Book, boom, failed_run
 from tests.cli.conftest import Cli

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dagengine.model import RunState
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import FinishRun
 from tests.cli.conftest import Cli
 from tests.storage.kit import ME, new_run, recorded
 

@@ -17,7 +17,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, RenameSteps, Store, Write
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import CloseBody, ExpandStep, FinishRun, HandleFailures, RenameSteps, Write
 from tests.storage.kit import (
     DEFINITION,
     ME,

@@ -8,8 +8,9 @@ from functools import partial
 from dagengine.errors import RunExists, RunNotFound, RunOwned
 from dagengine.model import Claim, ProcessRecord, RunState
 from dagengine.storage.due import Due, due
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.queues import Entry, put
+from dagengine.storage.writes import FinishRun
 from tests.storage.kit import ME, NOW, PATIENCE, begin, event, new_run, process, recorded
 
 OTHER = process("other", pid=200)

@@ -6,7 +6,8 @@ import pytest
 
 from dagengine.errors import InternalError
 from dagengine.model import Claim, Definition, StepInput, StepKind, StepState, Value
-from dagengine.storage.interface import CloseBody, ExpandStep, KeepValue, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import CloseBody, ExpandStep, KeepValue
 from tests.storage.kit import DEFINITION, attempt, begin, fail, record, recorded, step, succeed, value, write
 
 EPHEMERAL = Definition(1, "load", {"module": "jobs", "qualname": "load"}, {"checkpoint": False})

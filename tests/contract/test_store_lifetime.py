@@ -8,10 +8,11 @@ import pytest
 
 from dagengine.errors import RunConflict, RunNotFound, RunOwned
 from dagengine.model import Claim, PayloadInput, RunState, StepInput, Value
-from dagengine.storage.interface import CloseBody, EndedRun, FinishRun, RunFilter, Store
+from dagengine.storage.interface import EndedRun, RunFilter, Store
 from dagengine.storage.lifetime_notes import pin, pins, unpin
 from dagengine.storage.origins import origin, origins
 from dagengine.storage.tags import tags_between
+from dagengine.storage.writes import CloseBody, FinishRun
 from tests.storage.kit import (
     DEFINITION,
     ME,

@@ -20,17 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dagengine.errors import DagengineError, InternalError
 from dagengine.model import Claim, Definition, RunState, StepKind, StepState, Value
-from dagengine.storage.interface import (
-    CloseBody,
-    ExpandStep,
-    FinishRun,
-    HandleFailures,
-    RecordSteps,
-    RunFilter,
-    StateChange,
-    Store,
-    Write,
-)
+from dagengine.storage.interface import RunFilter, Store
+from dagengine.storage.writes import CloseBody, ExpandStep, FinishRun, HandleFailures, RecordSteps, StateChange, Write
 from tests.contract.conftest import STORES
 from tests.storage.kit import (
     ME,

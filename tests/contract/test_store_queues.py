@@ -62,6 +62,34 @@ def test_priority_goes_before_age_and_nobody_goes_before_his_time(store: Store) 
     assert queues.next_due(store, 50.0) is None
 
 
+def test_the_places_of_many_are_those_of_each(store: Store) -> None:
+    """Of a few they are counted; of many the queue is read once. The story: a list of 33,000 that waited counted all of
+    them for each."""
+    for queue in ("q", "r"):
+        queues.save_queue(store, queue, QueueSettings())
+    entries = [
+        Entry(f"{n:03}", "qr"[n % 2], priority=n % 3, submitted_at=float(n % 7)) for n in range(queues.COUNTED + 20)
+    ]
+    _submit(store, *entries)
+    found = queues.entries_of(store, [entry.id for entry in entries] + ["unknown"])
+    assert len(found) == len(entries)
+    counted = {entry.id: queues.place_of(store, entry) for entry in entries}
+    assert queues.places(store, found) == counted
+    assert queues.places(store, found[:5]) == {entry.id: counted[entry.id] for entry in found[:5]}
+    assert sorted(counted.values()) == sorted(2 * list(range(len(entries) // 2)))
+
+
+def test_what_is_given_back_waits_again(store: Store) -> None:
+    """Only what the server had taken itself; its place under the limits is free."""
+    queues.save_queue(store, "q", QueueSettings(concurrency=2))
+    _submit(store, *(Entry(f"r{n}", "q", submitted_at=float(n)) for n in range(4)))
+    assert queues.take(store, "q", "S", 1, 10.0).runs == ("r0",)
+    assert queues.take(store, "q", "T", 5, 10.0).runs == ("r1",)
+    queues.give_back(store, ["r0", "r1", "r2"], "S")
+    assert queues.counts(store) == {"q": (3, 1)}
+    assert queues.take(store, "q", "T", 5, 11.0).runs == ("r0",)
+
+
 def test_limits_count_those_under_way_until_they_are_over(store: Store) -> None:
     """Everywhere, with one server and with one key; a key at its limit holds up nobody else."""
     queues.save_queue(store, "q", QueueSettings(concurrency=4, per_worker=3, per_key=1))

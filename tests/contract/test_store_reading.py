@@ -20,7 +20,8 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, HandleFailures, RunFilter, Store
+from dagengine.storage.interface import RunFilter, Store
+from dagengine.storage.writes import CloseBody, ExpandStep, FinishRun, HandleFailures
 from tests.storage.kit import (
     DEFINITION,
     ME,

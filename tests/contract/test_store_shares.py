@@ -8,7 +8,8 @@ import pytest
 
 from dagengine.errors import RunConflict, RunExists, RunNotFound
 from dagengine.model import Claim, RunState, Share, StepKind, StepState
-from dagengine.storage.interface import DropSteps, ExpandStep, FinishRun, Store
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import DropSteps, ExpandStep, FinishRun
 from tests.storage.kit import (
     DEFINITION,
     ME,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dagengine.errors import InternalError
-from dagengine.storage.interface import SideWrite, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.origins import ADD, origin, origins
+from dagengine.storage.writes import SideWrite
 from tests.storage.kit import DEFINITION, begin, record, recorded, step, succeed, write
 
 SOURCE = {"by": "fork", "run": "7f3a", "seq": 4}

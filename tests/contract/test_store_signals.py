@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dagengine.model import RunState, Value
-from dagengine.storage.interface import FinishRun, Store
+from dagengine.storage.interface import Store
 from dagengine.storage.signals import send, signals, take
 from dagengine.storage.sleepers import awake, due, falls_asleep, next_due, sleeper, wake
+from dagengine.storage.writes import FinishRun
 from tests.storage.kit import ME, begin, recorded
 
 

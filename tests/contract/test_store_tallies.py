@@ -10,7 +10,8 @@ import pytest
 from dagengine.model import Claim, StepState
 from dagengine.storage import blocks, tallies
 from dagengine.storage.blocks import Tallies
-from dagengine.storage.interface import DropSteps, ReopenSteps, SideWrite, Store, Write
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import DropSteps, ReopenSteps, SideWrite, Write
 from tests.storage.kit import DEFINITION, begin, fail, record, recorded, step, succeed
 
 OTHER = replace(DEFINITION, number=1, name="load")

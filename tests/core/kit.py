@@ -7,7 +7,7 @@ from dagengine.core.core import RunCore
 from dagengine.core.events import BodyReturned, Event
 from dagengine.core.invariants import check
 from dagengine.model import StepState, Value
-from dagengine.storage.interface import FinishStep
+from dagengine.storage.writes import FinishStep
 
 VALUE = Value("00", 1, b"x")
 """What a step is worth, where that does not matter."""

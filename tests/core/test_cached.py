@@ -20,7 +20,7 @@ from dagengine.core.events import (
 from dagengine.core.invariants import check
 from dagengine.core.states import Phase
 from dagengine.model import Definition, EventRecord, Failure, NewStep, StepInput, StepKind, StepState
-from dagengine.storage.interface import AddEvent, FinishStep, SideWrite
+from dagengine.storage.writes import AddEvent, FinishStep, SideWrite
 from tests.core.kit import VALUE
 
 DEFINITIONS = [

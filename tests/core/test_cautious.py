@@ -18,7 +18,7 @@ from dagengine.core.events import (
     StepsCalled,
 )
 from dagengine.model import AttemptRecord, Definition, Failure, Frontier, PendingStep, RunState, StepKind, StepState
-from dagengine.storage.interface import FinishRun, FinishStep, RecordAttempt, Write
+from dagengine.storage.writes import FinishRun, FinishStep, RecordAttempt, Write
 from tests.core.kit import VALUE, ends, go, returned
 from tests.core.test_core import ERROR, LOST, new
 

@@ -46,7 +46,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import FinishStep, RecordSteps, StateChange
+from dagengine.storage.writes import FinishStep, RecordSteps, StateChange
 from tests.core.kit import VALUE, ends, go
 
 TRAINER, EPOCH, TASK, RARELY = range(4)

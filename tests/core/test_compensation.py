@@ -27,7 +27,7 @@ from dagengine.model import (
     StepKind,
     StepState,
 )
-from dagengine.storage.interface import FinishRun, RecordSteps, SideWrite, Write
+from dagengine.storage.writes import FinishRun, RecordSteps, SideWrite, Write
 from tests.core.kit import VALUE, ends, go
 from tests.core.test_core import ERROR, new, succeed
 

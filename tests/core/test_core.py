@@ -46,7 +46,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import ExpandStep, FinishRun, FinishStep, RecordSteps
+from dagengine.storage.writes import ExpandStep, FinishRun, FinishStep, RecordSteps
 from tests.core.kit import VALUE, ends, go, returned
 
 RETRIES = 1

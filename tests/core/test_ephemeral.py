@@ -43,7 +43,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import CloseBody, ExpandStep, FinishRun, FinishStep, KeepValue, RecordSteps
+from dagengine.storage.writes import CloseBody, ExpandStep, FinishRun, FinishStep, KeepValue, RecordSteps
 from tests.core.kit import VALUE, go
 
 RECORDED, EPHEMERAL = 0, 1

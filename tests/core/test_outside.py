@@ -29,7 +29,7 @@ from dagengine.model import (
     StepKind,
     StepState,
 )
-from dagengine.storage.interface import AddEvent, FinishRun, FinishStep, RecordSteps
+from dagengine.storage.writes import AddEvent, FinishRun, FinishStep, RecordSteps
 from tests.core.kit import VALUE, go
 
 DEFINITION = Definition(0, "f", {}, {})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections import Counter
+from functools import partial
 
 import psycopg
 import pytest
 
-from dagengine.errors import StoreUnavailable
+from dagengine.errors import Fenced, StoreUnavailable
 from dagengine.model import Claim, StepState
 from dagengine.storage import postgres_connections, postgres_groups, postgres_wire
 from dagengine.storage.interface import Store
@@ -18,7 +19,21 @@ from dagengine.storage.postgres_connections import Link, Waiting
 from dagengine.storage.postgres_errors import why_in_the_way
 from tests.postgres.conftest import Open
 from tests.postgres.server import Server, shared
-from tests.storage.kit import DEFINITION, PATIENCE, Outcome, begin, event, record, recorded, step, succeed, write
+from tests.storage.kit import (
+    DEFINITION,
+    ME,
+    PATIENCE,
+    Outcome,
+    begin,
+    dead,
+    elsewhere,
+    event,
+    record,
+    recorded,
+    step,
+    succeed,
+    write,
+)
 
 STEPS = 1_000
 
@@ -107,7 +122,56 @@ def test_a_lost_answer_to_a_commit_is_looked_up(
     assert_all_there(store, claim, 2)
 
 
-def test_connections_that_the_server_drops_are_made_again(open_store: Open, url: str) -> None:
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+def test_a_transaction_that_was_sent_off_is_looked_up_when_its_answer_is_lost(
+    open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """By whoever wrote the batch: the connection ends before, within or after it; it is recorded once either way."""
+    store = open_store(url)
+    claim = begin(store)
+    recorded(store, claim, record(step(0), step(1), definitions=(DEFINITION,)))
+    send, receive = postgres_wire.send, postgres_wire.receive
+    lost: list[str] = []
+
+    def sending(link: Link, prepared: set[bytes], commands: list[postgres_wire.Command]) -> postgres_wire.Sent:
+        if lost or when == "after":
+            return send(link, prepared, commands)
+        lost.append("once")
+        if when == "between":
+            send(link, prepared, commands[:-1])
+        link.close()
+        raise psycopg.OperationalError("the connection is lost")
+
+    def receiving(link: Link, prepared: set[bytes], sent: postgres_wire.Sent) -> None:
+        receive(link, prepared, sent)
+        if not lost:
+            lost.append("once")
+            link.close()
+            raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(postgres_groups, "send", sending)
+    monkeypatch.setattr(postgres_groups, "receive", receiving)
+    for seq in range(2):
+        outcomes = elsewhere(lambda seq=seq: hand_over(store, claim, range(seq, seq + 1)))  # type: ignore[misc]
+        assert outcomes[0].wait() is None
+    assert lost
+    assert_all_there(store, claim, 2)
+
+
+def test_a_transaction_that_was_sent_off_under_an_old_claim_changes_nothing(open_store: Open, url: str) -> None:
+    """Its owner is told who has the run."""
+    store, other = open_store(url), open_store(url)
+    claim = begin(store)
+    recorded(store, claim, record(step(0), definitions=(DEFINITION,)))
+    taken = other.claim(claim.run_id, ME, dead)
+    assert isinstance(write(store, claim, succeed(0, 0), event("end 0", 0)), Fenced)
+    assert store.events(claim.run_number) == []
+    recorded(other, taken, succeed(0, 0), event("end 0", 0))
+    assert_all_there(store, claim, 1)
+
+
+@pytest.mark.parametrize("on_its_own_thread", [False, True], ids=["main thread", "elsewhere"])
+def test_connections_that_the_server_drops_are_made_again(open_store: Open, url: str, on_its_own_thread: bool) -> None:
     """As an administrator's pg_terminate_backend does: neither a write nor a question fails."""
     store = open_store(url)
     claim = begin(store)
@@ -116,7 +180,8 @@ def test_connections_that_the_server_drops_are_made_again(open_store: Open, url:
         assert store.find_run("7f3a").steps == 30
         pids = [link.raw.info.backend_pid for link in store._readers._idle]
         pids.append(store._connection.link.raw.info.backend_pid)
-        outcomes = hand_over(store, claim, range(seq, seq + 1))
+        one = partial(hand_over, store, claim, range(seq, seq + 1))
+        outcomes = elsewhere(one) if on_its_own_thread else one()
         for pid in pids:
             shared().run(f"SELECT pg_terminate_backend({pid})")
         assert outcomes[0].wait() is None

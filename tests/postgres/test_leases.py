@@ -17,7 +17,7 @@ from dagengine.heartbeat import Heartbeat
 from dagengine.model import RunState
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage import queues
-from dagengine.storage.interface import FinishRun
+from dagengine.storage.writes import FinishRun
 from dagengine.views import run_state
 from tests.postgres.conftest import Open
 from tests.postgres.server import shared

@@ -21,6 +21,7 @@ import pytest
 
 from dagengine.errors import RuntimeStopped
 from dagengine.functions import Reference
+from dagengine.runtime.forker import PRELOAD
 from dagengine.runtime.processes import ProcessRuntime
 from dagengine.runtime.protocol import Dropped, Failed, FileInput, Lost, ObjectInput, Resources, Succeeded, TimedOut
 from dagengine.runtime.shell import Shell
@@ -159,6 +160,7 @@ def test_without_the_forker_the_runtime_is_broken_and_no_worker_is_left(open_har
 CONTROLLER = """
 import signal, sys
 from dagengine.functions import Reference
+from dagengine.runtime.forker import PRELOAD
 from dagengine.runtime.processes import ProcessRuntime
 from dagengine.runtime.protocol import TaskSpec
 from dagengine.values import encode
@@ -448,6 +450,13 @@ def test_the_users_thread_counts_stand(open_harness: Open, monkeypatch: pytest.M
 # ---- preloading -----------------------------------------------------------------------------
 
 
+@pytest.fixture
+def preloading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is outside of tests."""
+    monkeypatch.setattr("dagengine.runtime.forker.PRELOAD", PRELOAD)
+
+
+@pytest.mark.usefixtures("preloading")
 def test_numeric_libraries_are_preloaded_and_leave_the_parent_with_one_thread(open_harness: Open) -> None:
     """What the controller has imported is there in a new worker, which was forked from a process with one thread."""
     pytest.importorskip("numpy")
@@ -474,6 +483,7 @@ def test_a_library_that_starts_a_thread_is_not_preloaded(
     assert harness.run("settings")["parent_threads"] == 1
 
 
+@pytest.mark.usefixtures("preloading")
 def test_each_worker_has_random_numbers_of_its_own(open_harness: Open) -> None:
     """A generator that was seeded in the parent would give every worker the same."""
     pytest.importorskip("numpy.random")
@@ -542,10 +552,15 @@ def test_arrow_tables_travel(harness: Harness) -> None:
 # ---- many -----------------------------------------------------------------------------------
 
 
-def test_ten_thousand_tasks_leave_nothing_behind(open_harness: Open) -> None:
+def test_ten_thousand_tasks_leave_nothing_behind(open_harness: Open, tmp_path: Path) -> None:
     """And open nothing while they run."""
     harness = open_harness(2)
-    harness.run("same", 0)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    waits = harness.start("touch_and_wait_if", str(tmp_path / "on"), str(gate))
+    harness.run("same", 0)  # by the other worker: both are there
+    gate.write_text("go")
+    harness.result(waits)
     before = open_descriptors()
     specs = [harness.spec("same", number) for number in range(10_000)]
     harness.submit(*specs)

@@ -20,7 +20,8 @@ from dagengine.storage.interface import Store
 from dagengine.storage.postgres import PostgresStore
 from dagengine.testing import CrashReport, crash_everywhere, memory_engine
 from dagengine.workflows import Workflow
-from tests.postgres.server import fresh_schema, shared
+from tests.postgres.emptied import emptied_schema
+from tests.postgres.server import shared
 
 STORES = ("memory", "sqlite", "postgres")
 
@@ -37,22 +38,8 @@ class Everywhere(Protocol):
 
 
 def emptied_postgres() -> Callable[[], Store]:
-    """Opens the same store, with nothing in it: a schema of its own for each case would take most of the time."""
-    schema = fresh_schema()
-    server = shared()
-    tables = ""
-
-    def opened() -> Store:
-        nonlocal tables
-        if tables:
-            server.run(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
-        store = PostgresStore(server.url(schema, lease="3600"))
-        if not tables:
-            asked = f"SELECT tablename FROM pg_tables WHERE schemaname = '{schema}' AND tablename <> 'alembic_version'"
-            tables = ", ".join(f'{schema}."{name}"' for (name,) in server.run(asked))
-        return store
-
-    return opened
+    """Opens the same store each time, with nothing in it."""
+    return lambda: PostgresStore(shared().url(emptied_schema(), lease="3600"))
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dagengine import gather, get, stateful, task, workflow
+from dagengine import gather, get, stateful, taking_up, task, workflow
+from dagengine.driver import Driver
 from dagengine.engine import Engine
 from dagengine.errors import RunFailed, RunMismatch
 from dagengine.model import RunState, StepState
@@ -171,6 +172,25 @@ def test_adopting_goes_on_over_further_mismatches(tmp_path: Path) -> None:
         run = engine.resume(run_id, adopt=True)
         assert run.result()[:2] == (1, 200)
         assert {"changing/grows[0]~1", "changing/grows[0]~2"} <= {found.key for found in run.steps()}
+
+
+def test_adopting_goes_on_although_the_first_resumption_has_not_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine the run had come to its mismatch before the thread that took it up had gone on; the next life was
+    refused, as the run was still "being taken up by this process"."""
+    run_id = failed(tmp_path, changing, "last")
+    FLAGS["second"] = 20
+    hear = taking_up._hear
+
+    def hear_late(engine: Engine, drivers: Sequence[Driver]) -> None:
+        monkeypatch.setattr(taking_up, "_hear", hear)
+        assert drivers[0].life.wait(30)
+        hear(engine, drivers)
+
+    monkeypatch.setattr(taking_up, "_hear", hear_late)
+    with opened(tmp_path) as engine:
+        assert engine.resume(run_id, adopt=True).result() == (1, 20, [1, 1], 1)
 
 
 def test_what_is_never_asked_for_again_is_noted(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,13 @@ class Site:
             return Counter((self.folder / "ledger").read_text().split())
         except FileNotFoundError:
             return Counter()
+
+    def await_said(self, words: str) -> None:
+        """Until a server or host has said this. What they say is no event to wait for: it is looked at again and again."""
+        until = time.monotonic() + SECONDS
+        while words not in (self.folder / "said").read_text():
+            assert time.monotonic() < until, (self.folder / "said").read_text()
+            time.sleep(0.02)
 
     def stop(self, process: subprocess.Popen[bytes]) -> str:
         """Ask the server to stop, wait for it, and return what all of them said."""

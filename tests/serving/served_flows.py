@@ -36,6 +36,16 @@ def hold(x: int) -> int:
     return x + 1
 
 
+@task
+def make_large(x: int) -> bytes:
+    """As `hold`, but for the pipe `go-large`; what it returns is an artifact."""
+    mark(f"large-{x}")
+    folder = Path(os.environ[FOLDER])
+    (folder / "started").write_text(f"{os.getpid()}\n")
+    (folder / "go-large").read_text()
+    return bytes(100_000)
+
+
 @task(retries=0)
 def section(key: str) -> None:
     """A part that must not run twice at once for one key: whoever finds the file of another one says so."""
@@ -71,6 +81,11 @@ def doubled(x: int) -> int:
 @workflow
 def held(x: int) -> int:
     return double(hold(double(x)))
+
+
+@workflow
+def large(x: int) -> int:
+    return len(get(make_large(x)))
 
 
 @workflow

@@ -189,6 +189,51 @@ def test_a_host_whose_workers_cannot_go_on_is_given_up(site: Site) -> None:
     assert site.ledger()["forkers-end-1"] == 3
 
 
+def test_a_machine_on_which_no_host_can_begin_costs_no_run(any_site: Site) -> None:
+    """Its artifacts are not there. The story: each run of the queue was tried three times, and failed. Now they are given
+    back, another server could have them, and they are begun here when a host can be."""
+    site = any_site
+    queues.save_queue(site.store, "q", QueueSettings(concurrency=2))
+    place = site.folder / "mounted"
+    place.touch()
+    runs = [site.submit("doubled", x, queue="q") for x in range(3)]
+    server = site.serve("--artifacts", str(place / "artifacts"))
+    site.await_said("no run can be begun here: the artifact folder can't be used")
+    site.await_said("Next attempt in 1 s")  # the first one that is made without a run
+    assert queues.counts(site.store) == {"q": (3, 0)}
+    assert {site.store.find_run(run).state for run in runs} == {RunState.PENDING}
+    place.unlink()
+    place.mkdir()
+    assert [site.ended(run).state for run in runs] == [RunState.SUCCEEDED] * 3
+    assert "a host ended" not in site.stop(server)
+    assert site.ledger() == {"double-0": 1, "double-1": 1, "double-2": 1}
+
+
+def test_a_run_whose_artifacts_were_away_goes_on_in_the_host_that_let_go_of_it(any_site: Site) -> None:
+    """The folder is taken away and brought back. The story: the run was still recorded as the host's, which lived for
+    another run, so nobody could take it up, and the host did not know of it any more."""
+    site = any_site
+    pipe = site.folder / "go-large"
+    os.mkfifo(pipe)
+    server = site.serve("--workers", "2")
+    other = site.submit("held", 4)
+    site.await_started()
+    run = site.submit("large", 7)
+    site.await_started()
+    artifacts = Path(site.settings.artifacts.value)
+    away = artifacts.rename(artifacts.with_name("away"))
+    pipe.write_text("go\n")
+    site.await_said("StoreUnavailable: the artifact folder can't be used: no such file or directory")
+    away.rename(artifacts)
+    site.await_started()
+    pipe.write_text("go\n")
+    assert site.ended(run).state is RunState.SUCCEEDED
+    site.let_go()
+    assert site.ended(other).state is RunState.SUCCEEDED
+    assert "a host ended" not in site.stop(server)
+    assert site.ledger() == {"double-4": 1, "hold-8": 1, "double-9": 1, "large-7": 2}
+
+
 def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None:
     """Twelve runs of three keys: each runs once, and never two of one key at a time."""
     site = any_site

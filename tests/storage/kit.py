@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from dagengine.errors import InternalError, StoreError
 from dagengine.model import (
@@ -22,15 +25,10 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage.interface import (
-    AddEvent,
-    FinishStep,
-    RecordAttempt,
-    RecordSteps,
-    StateChange,
-    Store,
-    Write,
-)
+from dagengine.storage.interface import Store
+from dagengine.storage.writes import AddEvent, FinishStep, RecordAttempt, RecordSteps, StateChange, Write
+
+T = TypeVar("T")
 
 PATIENCE = 60.0
 """Seconds until a test gives up on a callback that never comes."""
@@ -138,10 +136,16 @@ class Outcome:
 
 
 def write(store: Store, claim: Claim, *writes: Write) -> StoreError | InternalError | None:
-    """Hand over one batch, and wait for what becomes of it."""
+    """Hand over one batch, as engines do not on the main thread, and wait for what becomes of it."""
     outcome = Outcome()
-    store.write(claim, writes, outcome)
+    elsewhere(lambda: store.write(claim, writes, outcome))
     return outcome.wait()
+
+
+def elsewhere(work: Callable[[], T]) -> T:
+    """Do it on a thread of its own: there a small batch is sent off by whoever writes it, if a store can do that."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(work).result(PATIENCE)
 
 
 def recorded(store: Store, claim: Claim, *writes: Write) -> None:

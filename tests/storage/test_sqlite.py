@@ -15,8 +15,8 @@ import pytest
 from dagengine.errors import InternalError, StoreFull, StoreUnavailable
 from dagengine.model import RunState, StepState
 from dagengine.storage import sqlite_errors, sqlite_files, sqlite_groups, statements
-from dagengine.storage.interface import FinishRun, Write
 from dagengine.storage.sqlite import SqliteStore
+from dagengine.storage.writes import FinishRun, Write
 from tests.storage.kit import (
     DEFINITION,
     ME,
@@ -109,7 +109,7 @@ def test_a_hook_sees_every_commit(open_store: Callable[..., SqliteStore]) -> Non
 _KILLED = """
 import os, signal, sys
 from dagengine.model import RunState
-from dagengine.storage.interface import FinishRun
+from dagengine.storage.writes import FinishRun
 from dagengine.storage.sqlite import SqliteStore
 from tests.storage.kit import *
 

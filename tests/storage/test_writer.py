@@ -10,8 +10,8 @@ import pytest
 from dagengine.errors import InternalError
 from dagengine.model import Claim
 from dagengine.storage import writer
-from dagengine.storage.writer import Batch, GroupWriter, Refusal, Refusals
-from tests.storage.kit import PATIENCE, Outcome, event, record, step
+from dagengine.storage.writer import LITTLE, Batch, Finish, GroupWriter, Refusal, Refusals
+from tests.storage.kit import PATIENCE, Outcome, elsewhere, event, record, step
 
 Commit = Callable[[list[Batch], Refusals], list[Refusal | None]]
 
@@ -20,10 +20,12 @@ TWO = Claim(2, "two", 1)
 
 
 class Told:
-    """A store that notes what it is told to commit, and can be made to wait and to fail."""
+    """A store that notes what it is told to commit, and can be made to wait and to fail. `begun`: on which threads."""
 
     def __init__(self) -> None:
         self.groups: list[list[int]] = []
+        self.begun: list[threading.Thread] = []
+        self.begins = True
         self.fail = False
         self.go_on = threading.Event()
         self.go_on.set()
@@ -36,6 +38,12 @@ class Told:
         if self.fail:
             raise KeyError("a bug")
         return [refusals.get(batch.key) for batch in batches]
+
+    def begin(self, batch: Batch, refusals: Refusals) -> Finish | None:
+        if not self.begins:
+            return None
+        self.begun.append(threading.current_thread())
+        return lambda: self.commit([batch], refusals)
 
 
 @pytest.fixture
@@ -161,3 +169,115 @@ def test_closing_from_a_callback_does_not_wait_for_itself(told: Told) -> None:
     assert closed.wait(PATIENCE)
     closing.close()
     assert not closing._thread.is_alive()
+
+
+# ---- what is sent off by whoever writes -----------------------------------------------------
+
+
+@pytest.fixture
+def sending(told: Told) -> Iterator[GroupWriter]:
+    """Of a store that can send a batch off without waiting."""
+    opened = GroupWriter(told.commit, "memory:", told.begin)
+    yield opened
+    told.go_on.set()
+    opened.close()
+
+
+def put_elsewhere(group_writer: GroupWriter, claim: Claim, outcome: Outcome, rows: int = 1) -> threading.Thread:
+    """Write on a thread of its own, which is returned."""
+
+    def put() -> threading.Thread:
+        group_writer.write(claim, [event("x") for _ in range(rows)], outcome)
+        return threading.current_thread()
+
+    return elsewhere(put)
+
+
+def test_what_is_written_while_the_thread_sleeps_is_sent_off_by_whoever_writes(
+    sending: GroupWriter, told: Told
+) -> None:
+    """Its end is waited for, and told, by the thread."""
+    outcome = Outcome()
+    writer = put_elsewhere(sending, ONE, outcome)
+    assert outcome.wait() is None
+    assert told.begun == [writer]
+    assert outcome.thread is sending._thread
+    assert told.groups == [[1]]
+
+
+def test_what_comes_while_the_thread_is_at_it_waits_for_its_turn(sending: GroupWriter, told: Told) -> None:
+    """The connection is the thread's until it has found nothing more; what came meanwhile is one group."""
+    told.go_on.clear()
+    first, last = Outcome(), Outcome()
+    put_elsewhere(sending, ONE, first)
+    assert told.waits.wait(PATIENCE)
+    put_elsewhere(sending, TWO, Outcome())
+    put_elsewhere(sending, ONE, last)
+    assert len(told.begun) == 1
+    told.go_on.set()
+    last.wait()
+    assert told.groups == [[1], [2, 1]]
+    assert len(told.begun) == 1
+
+
+def test_a_call_comes_after_what_was_sent_off_before_it(sending: GroupWriter, told: Told) -> None:
+    """It may look at what was written."""
+    told.go_on.clear()
+    put_elsewhere(sending, ONE, Outcome())
+    seen: list[list[list[int]]] = []
+    call = writer._Call(lambda: seen.append([*told.groups]))
+    sending._put(call)
+    told.go_on.set()
+    assert call.ended.wait(PATIENCE)
+    assert seen == [[[1]]]
+
+
+def test_what_can_not_be_sent_off_is_committed(sending: GroupWriter, told: Told) -> None:
+    """Because the store says so, because it is much, or because a signal might interrupt who writes."""
+    told.begins = False
+    outcomes = [Outcome(), Outcome(), Outcome()]
+    put_elsewhere(sending, ONE, outcomes[0])
+    outcomes[0].wait()
+    told.begins = True
+    put_elsewhere(sending, ONE, outcomes[1], rows=LITTLE + 1)
+    outcomes[1].wait()
+    sending.write(ONE, [event("x")], outcomes[2])
+    outcomes[2].wait()
+    assert told.begun == []
+    assert told.groups == [[1], [1], [1]]
+
+
+def test_many_who_write_at_once_lose_nothing_and_keep_their_order(sending: GroupWriter, told: Told) -> None:
+    """Each thread's batches are committed in the order in which it wrote them; never two transactions at once."""
+    count, threads = 300, 4
+    alone = threading.Lock()
+    done: list[tuple[int, int]] = []
+    all_done = threading.Event()
+    commit = told.commit
+
+    def once(batches: list[Batch], refusals: Refusals) -> list[Refusal | None]:
+        assert alone.acquire(blocking=False), "two transactions at once"
+        try:
+            return commit(batches, refusals)
+        finally:
+            alone.release()
+
+    told.commit = once  # type: ignore[method-assign]
+
+    def put(each: int) -> None:
+        for number in range(count):
+            sending.write(Claim(each, "run", 1), [event("x")], lambda _, number=number: note(each, number))  # type: ignore[misc]
+
+    def note(each: int, number: int) -> None:
+        done.append((each, number))
+        if len(done) == count * threads:
+            all_done.set()
+
+    writers = [threading.Thread(target=put, args=(each,)) for each in range(threads)]
+    for each in writers:
+        each.start()
+    assert all_done.wait(PATIENCE)
+    for each in writers:
+        each.join()
+    for number in range(threads):
+        assert [of for by, of in done if by == number] == list(range(count))

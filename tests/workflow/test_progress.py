@@ -14,7 +14,7 @@ from dagengine.engine import Engine
 from dagengine.progress import TaskProgress
 from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
-from dagengine.storage.interface import Write
+from dagengine.storage.writes import Write
 
 
 @task
