@@ -70,6 +70,8 @@ def _gs() -> None:
     from gcp_storage_emulator.server import RequestHandler, Storage
 
     class Server(HTTPServer):
+        request_queue_size = 128  # it answers one after the other, and a busy machine is slow
+
         def handle_error(self, request: Any, client_address: Any) -> None:
             """A client that goes while it is answered is no news."""
 
