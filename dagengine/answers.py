@@ -62,9 +62,7 @@ def _answer_asleep(engine: Engine, verb: str, run_id: str, timeout: float | None
         return None
     if verb == "wait":
         life.wait(timeout)
-    elif verb in ("signal", "wake", "cancel"):
-        if verb == "cancel":  # it was asked for when the run still had a process
-            engine.store.request_cancel(run_id, engine.clock.now())
+    elif verb in ("signal", "wake", "cancel"):  # to cancel: it was asked for when the run still had a process
         engine.sleeping.look(run_id)
     return {"state": str(life.state)}
 

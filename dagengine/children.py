@@ -55,13 +55,15 @@ FAILED = (RunState.FAILED, RunState.CANCELLED, RunState.MISMATCH)
 
 
 class _Settings:
-    """`to_json`: of the definition of a child's step."""
+    """`to_json`: of the definition of a child's step. What its call says of the workflow, which has other options where it
+    is found by its name."""
 
-    def __init__(self, detached: bool) -> None:
-        self._detached = detached
+    def __init__(self, workflow: Workflow[..., Any], detached: bool) -> None:
+        child = {name: said for name, said in (("timeout", workflow.timeout), ("tags", workflow.tags)) if said}
+        self._said = {name: said for name, said in (("detached", detached), ("child", child)) if said}
 
     def to_json(self) -> dict[str, Any]:
-        return {"detached": True} if self._detached else {}
+        return dict(self._said)
 
 
 class ChildCall:
@@ -70,14 +72,14 @@ class ChildCall:
     def __init__(self, workflow: Workflow[..., Any], detached: bool) -> None:
         self.referred = workflow
         self.name = workflow.name
-        self.settings = _Settings(detached)
-        self._detached = detached
+        self.settings = _Settings(workflow, detached)
+        self._same = (workflow.function, workflow.name, detached, workflow.timeout, tuple(workflow.tags.items()))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ChildCall) and (self.referred, self._detached) == (other.referred, other._detached)
+        return isinstance(other, ChildCall) and self._same == other._same
 
     def __hash__(self) -> int:
-        return hash((self.referred, self._detached))
+        return hash(self._same)
 
 
 def call(scope: Scope, child: ChildCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ref:
@@ -135,13 +137,16 @@ def _begin_one(driver: Driver, step: Step, encoded: bytes) -> None:
     workflow = resolve(Reference.from_json(driver.definitions[step.definition].reference))
     if not isinstance(workflow, Workflow):
         raise DefinitionError(f"{step.key}: {workflow!r} is not a workflow any more.")
+    said = driver.definitions[step.definition].options.get("child", {})
+    if "timeout" in said:
+        workflow = workflow.limited(said["timeout"])
     with outside():
         args, kwargs = driver.reader.call(encoded, step.inputs)
     facts: dict[str, Any] = {"parent": [driver.run_id, step.seq]}
     for fact in ("code", "cwd"):
         if driver.record.facts.get(fact) is not None:
             facts[fact] = driver.record.facts[fact]
-    if tags := {**tags_of(driver.record), **workflow.tags}:
+    if tags := {**tags_of(driver.record), **workflow.tags, **said.get("tags", {})}:
         facts["tags"] = tags
     try:
         engine.begin(workflow, args, kwargs, run_id, facts=facts)

@@ -22,12 +22,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dagengine.errors import StoreUnavailable
-from dagengine.identity import start_time
+from dagengine.identity import listens, short_path, start_time
 
 UNFINISHED, UNFINISHED_SECONDS = ".new", 60.0
 """What a socket's name ends with until its process listens, and for how long that can take."""
@@ -35,7 +35,6 @@ UNFINISHED, UNFINISHED_SECONDS = ".new", 60.0
 MESSAGE_LIMIT = 64 * 1024  # bytes: a request names a verb and a run
 CONNECTIONS = 64  # waiting clients; each costs a thread of the engine's process
 READ_TIMEOUT = 5.0  # seconds: a client sends its one line at once, or is of no use
-_SUN_PATH = 107  # bytes of a socket's path, the end not counted (Linux; macOS has 103, which the check below uses)
 
 Handle = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -68,7 +67,7 @@ class ControlServer:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 # It gets its name when it listens: until then another process would sweep it away.
-                with _short_path(self._folder, self._name + UNFINISHED) as path:
+                with short_path(self._folder, self._name + UNFINISHED) as path:
                     listener.bind(path)
                     Path(path).chmod(0o600)
                     listener.listen(CONNECTIONS)
@@ -163,7 +162,7 @@ def ask(folder: Path, process_id: str, request: dict[str, Any], timeout: float |
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            with _short_path(folder, f"{process_id}.sock") as path:
+            with short_path(folder, f"{process_id}.sock") as path:
                 connection.connect(path)
             if not _peer_is_us(connection):
                 raise NoAnswer("the socket belongs to another user")
@@ -187,7 +186,7 @@ def tell(folder: Path, process_id: str, request: dict[str, Any], timeout: float 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            with _short_path(folder, f"{process_id}.sock") as path:
+            with short_path(folder, f"{process_id}.sock") as path:
                 connection.connect(path)
             if not _peer_is_us(connection):
                 return False
@@ -212,7 +211,7 @@ def sweep(folder: Path, is_dead: Callable[[str], bool] | None = None) -> int:
                 Path(entry.path).unlink()
                 gone += 1
     for name in names:
-        dead = is_dead(name.removesuffix(".sock")) if is_dead else not _listens(folder, name)
+        dead = is_dead(name.removesuffix(".sock")) if is_dead else not listens(folder, name)
         if dead:
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
@@ -220,17 +219,9 @@ def sweep(folder: Path, is_dead: Callable[[str], bool] | None = None) -> int:
     return gone
 
 
-def _listens(folder: Path, name: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(1.0)
-        try:
-            with _short_path(folder, name) as path:
-                connection.connect(path)
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True  # not proved dead: leave it alone
-    return True
+def is_left(folder: Path, process_id: str) -> bool:
+    """Whether the socket of a process lies there: of one that has ended, whether it ended without a word."""
+    return (folder / f"{process_id}.sock").exists()
 
 
 def process_ends(pid: int, started: float) -> int | None:
@@ -239,7 +230,7 @@ def process_ends(pid: int, started: float) -> int | None:
         return None
     try:
         watch = os.pidfd_open(pid)
-    except OSError:
+    except (OSError, OverflowError):
         return None
     if start_time(pid) != started:  # the pid was given to another process
         os.close(watch)
@@ -266,17 +257,3 @@ def _peer_is_us(connection: socket.socket) -> bool:
         _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
         return bool(uid == os.geteuid())
     return True  # elsewhere the folder's mode alone keeps others out
-
-
-@contextlib.contextmanager
-def _short_path(folder: Path, name: str) -> Iterator[str]:
-    """A path of the socket that fits in the kernel's 108 bytes, however deep the folder lies."""
-    path = str(folder / name)
-    if len(os.fsencode(path)) <= _SUN_PATH - 4 or not Path("/proc/self/fd").is_dir():
-        yield path
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{name}"
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ May import everything but the command line.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import itertools
@@ -39,6 +40,7 @@ from dagengine.driver import Driver
 from dagengine.errors import (
     Fenced,
     InternalError,
+    RunNotFound,
     RuntimeStopped,
     StoreError,
 )
@@ -53,9 +55,11 @@ from dagengine.questions import unanswered
 from dagengine.recording import new_run
 from dagengine.run import Run
 from dagengine.runtime.protocol import NO_CODE, Asked, Broken, RuntimeEvent, Succeeded
+from dagengine.serving.hints import announce
 from dagengine.sleeping import Sleeping
 from dagengine.storage import open_artifacts, open_store
 from dagengine.storage.interface import ArtifactStore, Store
+from dagengine.storage.lookup import fenced_now
 from dagengine.taking_over import Hands
 from dagengine.timers import Timers
 from dagengine.turns import Turns
@@ -156,6 +160,7 @@ class Engine(Changes):
             sweep_sockets(self._control_folder)
             self.artifacts.sweep()
             self._control.start()
+            announce(self._control_folder, self.process)
             self._opened = True
             if gc.get_threshold() == PYTHONS_GC:
                 gc.set_threshold(*ENGINES_GC)
@@ -368,6 +373,7 @@ class Engine(Changes):
         if self._by_id.get(driver.run_id) is driver:  # else it was fenced by another one of this engine
             del self._by_id[driver.run_id]
         self.timers.forget(driver)
+        self.neighbours.forget(driver)
         if driver.state is not RunState.WAITING:
             self.sleeping.ended(driver.run_id)
 
@@ -467,12 +473,8 @@ class Engine(Changes):
 
     def _explained(self, driver: Driver, error: BaseException) -> BaseException:
         if isinstance(error, Fenced):
-            owner = self.store.find_run(driver.run_id).owner
-            if owner is not None:
-                return Fenced(
-                    f"run {driver.run_id} was taken over by process {owner.pid} on {owner.host}; this one let go of it",
-                    store=self.store.url,
-                )
+            with contextlib.suppress(StoreError, RunNotFound):
+                return fenced_now(self.store.find_run(driver.run_id), self.store.url)
         return error
 
     def _sort_runtime(self, events: list[RuntimeEvent], turns: dict[Driver, list[Event]]) -> None:

@@ -157,10 +157,13 @@ class ProcessRecord:
 
     id: str
     host: str
-    boot_id: str
+    boot_id: (
+        str  # of its kernel and, in a container, "/" and the pid namespace in which its pid is one (dagengine.identity)
+    )
     pid: int
     start_time: float  # of the process, in clock ticks after boot (Linux) or seconds since the epoch: only compared
     started_at: float
+    leased: bool = field(default=False, compare=False)  # its store has leases, which decide where nothing is proved
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ Only on the engine's thread. May import the run core and what it imports.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
 
 from dagengine.core.core import RunCore
 from dagengine.core.events import PatienceOver
@@ -29,7 +28,7 @@ class Neighbours:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._cores: WeakKeyDictionary[Driver, RunCore] = WeakKeyDictionary()
+        self._cores: dict[Driver, RunCore] = {}
         self._watched: set[Driver] = set()
 
     def submitted(self, driver: Driver, core: RunCore) -> None:
@@ -37,6 +36,11 @@ class Neighbours:
         self._cores[driver] = core
         if len(self._cores) > 1 and driver not in self._watched and self._others(driver):
             self._watch(driver, core)
+
+    def forget(self, driver: Driver) -> None:
+        """The run is not this engine's any more."""
+        self._cores.pop(driver, None)
+        self._watched.discard(driver)
 
     def _others(self, driver: Driver) -> list[tuple[Driver, RunCore]]:
         """Runs that have stateful objects."""

@@ -177,7 +177,9 @@ class Options:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Options:
-        return cls(**{name: value for name, value in values.items() if name not in ("undo", "detached", "parameters")})
+        return cls(
+            **{name: value for name, value in values.items() if name not in ("undo", "detached", "child", "parameters")}
+        )
 
     def changed(self, **changes: Any) -> Options:
         """A copy with changes. Raises BadOption for an unknown name, with the nearest known one."""

@@ -5,7 +5,8 @@
 
 The run leaves nothing behind here but its `Life` and, if there is one, a timer. What wakes it is in the store: whoever
 finds that it is due may take it up (`dagengine serve` does, and `resume`); the engine that let go of it does so itself, for
-as long as it is open. A run that was let go of while something came for it is due at once: that is looked for afterwards.
+as long as it is open. A run that was let go of while something came for it, or while somebody asked it to stop, is due at once: that is looked for
+afterwards.
 
 So that ten thousand that are due at the same time are no crowd, WAKING are taken up at a time; the next one is when
 one of these has ended or waits again.
@@ -108,10 +109,11 @@ class Sleeping:
         """The driver's run is WAITING in the store. `stop`: what was asked of it, meanwhile."""
         life = driver.life
         life.driver = None
-        if stop is Stop.CANCEL:
+        cancelled = stop is Stop.CANCEL
+        if cancelled and self._closed:
             self._engine.helpers.submit(self._cancel, life)
             return
-        if not self.wakes or stop or self._closed:
+        if not self.wakes or (stop and not cancelled) or self._closed:
             life.end(RunState.WAITING)
             self.ended(life.run_id)
             return
@@ -119,7 +121,10 @@ class Sleeping:
         with self._lock:
             self._lives[life.run_id] = life
         self.ended(life.run_id)
-        self._engine.helpers.submit(self._schedule, life, driver)
+        if cancelled:
+            self._wake(life)
+        else:
+            self._engine.helpers.submit(self._schedule, life, driver)
 
     def _schedule(self, life: Life, driver: Driver) -> None:
         """On a helper thread. What came while the run fell asleep has made it due."""
@@ -138,9 +143,21 @@ class Sleeping:
             self._engine.do(partial(self._engine.timers.at, found.wake_at, None, partial(self._wake, life)))
 
     def _cancel(self, life: Life) -> None:
-        """On a helper thread. The run was to be cancelled when it had just been let go of."""
+        """On a helper thread. The run was to be cancelled when it had just been let go of, and nothing is woken any more.
+
+        It comes after its children: until it is cancelled it is due, for whoever goes on if this process dies here.
+        """
+        from dagengine.below import children_of
+        from dagengine.storage.sleepers import forget
+
+        engine, store = self._engine, self._engine.store
         try:
-            life.end(self._engine.store.request_cancel(life.run_id, self._engine.clock.now()))
+            for child in children_of(store, store.find_run(life.run_id)):
+                if child.state is not RunState.SUCCEEDED:
+                    engine.cancel(child.id)
+            state = store.request_cancel(life.run_id, engine.clock.now())
+            forget(store, life.number)
+            life.end(state)
         except DagengineError as error:
             life.end(RunState.WAITING, error)
         self.ended(life.run_id)

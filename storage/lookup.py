@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dagengine.errors import Fenced, RunConflict, RunExists, RunNotFound, RunOwned
-from dagengine.model import ProcessRecord, RunRecord
+from dagengine.model import ProcessRecord, RunRecord, RunState
 
 AMBIGUOUS_SHOWN = 5
 """Ids that are named when a prefix fits several. A store looks for one more, to know whether there are others."""
@@ -63,7 +63,20 @@ def run_changed(run_id: str) -> RunConflict:
     return RunConflict(f"run {run_id} was pinned, or somebody has worked on it, meanwhile: it is kept", run_id=run_id)
 
 
-def fenced(run_id: str, url: str, host: str | None, pid: int | None) -> Fenced:
-    """`host` and `pid` of the run's owner, if it has one."""
+def fenced(
+    run_id: str, url: str, host: str | None = None, pid: int | None = None, state: RunState | str = RunState.RUNNING
+) -> Fenced:
+    """`host` and `pid` of the run's owner, if it has one; `state`: the run's now."""
+    state = RunState(state)
     who = f"process {pid} on {host}" if pid is not None else "another process"
+    if state is not RunState.RUNNING:
+        who += f", and has ended since ({state})" if state.ended else f", which has let go of it since ({state})"
     return Fenced(f"run {run_id} was taken over by {who}: this process writes no more to it", store=url)
+
+
+def fenced_now(run: RunRecord, url: str) -> Fenced:
+    """As `fenced`, of the run as it is."""
+    owner = run.owner
+    if owner is None:
+        return fenced(run.id, url, state=run.state)
+    return fenced(run.id, url, owner.host, owner.pid, run.state)

@@ -48,6 +48,7 @@ from dagengine.storage.lookup import (
     AMBIGUOUS_SHOWN,
     donor_gone,
     fenced,
+    fenced_now,
     no_run,
     no_step,
     run_exists,
@@ -189,9 +190,7 @@ class MemoryStore(MemoryLifetime, Unleased):
         claim = batch.claim
         run = self._by_number.get(claim.run_number)
         if run is None or run.claim() != claim:
-            owner = run.record.owner if run else None
-            host, pid = (None, None) if owner is None else (owner.host, owner.pid)
-            return fenced(claim.run_id, self.url, host, pid)
+            return fenced_now(run.record, self.url) if run else fenced(claim.run_id, self.url)
         undo: list[Callable[[], object]] = []
         side = [(claim.run_number, write) for write in batch.writes if isinstance(write, SideWrite)]
         write: object = None
@@ -203,6 +202,10 @@ class MemoryStore(MemoryLifetime, Unleased):
                 write = side[0][1]
                 with self._side.transaction() as connection:
                     write_side(side, connection)
+                    if run.record.state is RunState.WAITING and run.record.cancel_requested_at is not None:
+                        from dagengine.storage.sleepers import wake_in
+
+                        wake_in(connection, run.record)  # other stores see the run in SQL
         except (Misfit, AttributeError, TypeError, ValueError, sqlite3.Error) as error:
             for step_back in reversed(undo):
                 step_back()

@@ -11,6 +11,7 @@ May import nothing of ours but errors and modules of storage.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -36,6 +37,9 @@ T = TypeVar("T")
 
 ATTEMPT_SECONDS = 10
 """For one attempt to connect. A host that swallows packets answers never."""
+
+SHORTEST_ATTEMPT = 2
+"""The same, where less time is left: libpq takes no less."""
 
 STARTING_SECONDS = 10.0
 """A server that is starting is waited for at least so long, also by who did not ask for it."""
@@ -81,11 +85,11 @@ _log = logging.getLogger("dagengine.storage")
 
 class Link:
     """A connection in autocommit mode. `preamble`: what each transaction has to begin with, if anything. `durable`: what is
-    committed survives a crash of the server's machine."""
+    committed survives a crash of the server's machine. `seconds`: for the server to take it."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, seconds: float = ATTEMPT_SECONDS) -> None:
         given = {**_KEEPALIVE, "application_name": "dagengine", **target.libpq}
-        given.setdefault("connect_timeout", str(ATTEMPT_SECONDS))
+        given.setdefault("connect_timeout", str(math.ceil(min(max(seconds, SHORTEST_ATTEMPT), ATTEMPT_SECONDS))))
         self.raw: psycopg.Connection[Any] = psycopg.connect(**given, autocommit=True, client_encoding="utf8")  # type: ignore[arg-type]
         try:
             self._look()
@@ -129,7 +133,7 @@ class Link:
 
     @property
     def lost(self) -> bool:
-        return self.raw.closed or self.raw.info.transaction_status == TransactionStatus.UNKNOWN
+        return self.raw.pgconn.transaction_status == TransactionStatus.UNKNOWN  # also when it was closed
 
     def close(self) -> None:
         self.raw.close()
@@ -156,12 +160,17 @@ class Waiting:
             return False
         if waited >= NOTICE_AFTER and not self._told:
             self._told = True
-            left = self._seconds - waited
-            _log.warning("the store %s %s; waiting for up to %.0f s more", self._url, why_in_the_way(error), left)
+            left = math.ceil(self._seconds - waited)
+            _log.warning("the store %s %s; waiting for up to %d s more", self._url, why_in_the_way(error), left)
         delay = self._next * random.uniform(0.5, 1.0)
         self._next = min(2 * self._next, LONGEST_WAIT)
         self._over.wait(min(delay, self._seconds - waited))
         return True
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._seconds - (time.monotonic() - self._began)
 
     def ended(self) -> None:
         if self._told:
@@ -170,13 +179,14 @@ class Waiting:
 
 
 def connect(target: Target) -> Link:
-    """The first connection: a server that is not there is waited for as long as was said. Raises our errors."""
+    """The first connection: a server that is not there is waited for as long as was said, and one that swallows packets is
+    given no longer either. Raises our errors."""
     seconds = target.connect_timeout
     waiting = Waiting(target.url, seconds, threading.Event())
     starting = Waiting(target.url, max(seconds, STARTING_SECONDS), threading.Event())
     while True:
         try:
-            link = Link(target)
+            link = Link(target, waiting.left if seconds else ATTEMPT_SECONDS)
         except psycopg.Error as error:
             wait = starting if is_starting(error) else waiting
             if may_connect_later(error) and wait.wait(error):

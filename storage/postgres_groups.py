@@ -195,8 +195,8 @@ class Groups:
         run = f'"{self._target.schema}".run'
         self._found = f"SELECT number, token, id, batch FROM {run} WHERE number = ANY(%s) ORDER BY number FOR UPDATE"
         self._owner = (
-            f'SELECT host, pid FROM "{self._target.schema}".process '
-            f"WHERE id = (SELECT owner FROM {run} WHERE number = %s)"
+            f'SELECT host, pid, state FROM {run} LEFT JOIN "{self._target.schema}".process ON process.id = run.owner '
+            "WHERE run.number = %s"
         )
 
     def marked(self, run_number: int, mark: int) -> None:
@@ -346,7 +346,7 @@ class Groups:
         claim, url = batch.claim, self._target.url
         if row is None or (row[1], row[2]) != (claim.token, claim.run_id):
             owner = link.raw.execute(self._owner.encode(), [claim.run_number]).fetchone()
-            return fenced(claim.run_id, url, *(owner or (None, None)))
+            return fenced(claim.run_id, url, *(owner or ()))
         if row[3] != self._marks.get(claim.run_number, row[3]):
             return StoreUnavailable(
                 f"the store {url} has lost what was recorded of run {claim.run_id} (a failover to a server that lagged "

@@ -7,7 +7,7 @@ May import nothing of ours but model.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dagengine.model import (
@@ -109,6 +109,14 @@ def event_of(row: tuple[Any, ...]) -> EventRecord:
     return EventRecord(at, kind, seq, json.loads(data))
 
 
+def _owner_of(columns: Sequence[Any], expired: Any) -> ProcessRecord | None:
+    """`expired`: whether its lease is over; None: it has none."""
+    id_, host, boot_id, pid, start_time, started_at = columns
+    if id_ is None:
+        return None
+    return ProcessRecord(id_, host, boot_id, pid, start_time, started_at, leased=expired is not None)
+
+
 def run_of(row: tuple[Any, ...]) -> RunRecord:
     """From the columns of `statements.RUN_COLUMNS`: the run's own, then its owner's, and whether its lease is over."""
     (number, run_id, workflow, state, token, next_seq, body_closed), row = row[:7], row[7:]
@@ -122,7 +130,7 @@ def run_of(row: tuple[Any, ...]) -> RunRecord:
         entry=json.loads(entry),
         state=RunState(state),
         token=token,
-        owner=None if owner[0] is None else ProcessRecord(*owner),
+        owner=_owner_of(owner, expired),
         lease_expired=bool(expired),
         call=call,
         inputs=payloads,
@@ -141,5 +149,4 @@ def run_of(row: tuple[Any, ...]) -> RunRecord:
 
 def standing_of(row: tuple[Any, ...]) -> Standing:
     run_id, state, returned, *owner, expired = row
-    process = None if owner[0] is None else ProcessRecord(*owner)
-    return Standing(run_id, RunState(state), process, bool(expired), returned)
+    return Standing(run_id, RunState(state), _owner_of(owner, expired), bool(expired), returned)

@@ -1,7 +1,7 @@
 """The processes that serve a store, so that what one of them had is found when it is gone.
 
-Which process lives is proved on its own machine by what `model.ProcessRecord` holds. Elsewhere its row says when it was
-seen last. Whoever changes something that a server acts on tells all of them, where the database can.
+Which process lives is proved on its own machine by what `model.ProcessRecord` holds (`dagengine.identity`). Elsewhere its
+row says when it was seen last. Whoever changes something that a server acts on tells all of them, where the database can.
 
 May import nothing of ours but model and modules of storage.
 """
@@ -9,7 +9,6 @@ May import nothing of ours but model and modules of storage.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -39,24 +38,25 @@ class Server(NamedTuple):
     settings: dict[str, Any]
     seen_at: float
 
-    def lives(self, alive: Callable[[ProcessRecord], bool], host: str, now: float) -> bool:
-        """Whether it can be taken for alive: by proof on this machine, elsewhere by when it was seen."""
-        if self.process.host == host:
-            return alive(self.process)
-        return now - self.seen_at < STALE_SECONDS
+    def lives(self, proved: bool | None, now: float) -> bool:
+        """Whether it can be taken for alive. `proved`: what `identity.proof` says of its process; None: then by when it was
+        seen."""
+        return now - self.seen_at < STALE_SECONDS if proved is None else proved
 
 
 def seen(store: Store, process: ProcessRecord, settings: dict[str, Any], now: float) -> None:
     """The process serves the store, and lives."""
-    row = {"id": process.id, "process": json.dumps(asdict(process)), "settings": json.dumps(settings), "seen_at": now}
+    facts = {name: fact for name, fact in asdict(process).items() if name != "leased"}
+    row = {"id": process.id, "process": json.dumps(facts), "settings": json.dumps(settings), "seen_at": now}
     store.side(lambda connection: _SAVE(connection, **row) and None)
 
 
 def servers(store: Store) -> dict[str, Server]:
     """All that there are, by id; also those that ended without saying so."""
     rows = store.ask(_ALL)
+    leased = store.lease is not None
     return {
-        id_: Server(ProcessRecord(**json.loads(process)), json.loads(settings), seen_at)
+        id_: Server(ProcessRecord(**json.loads(process), leased=leased), json.loads(settings), seen_at)
         for id_, process, settings, seen_at in rows
     }
 

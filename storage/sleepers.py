@@ -1,15 +1,17 @@
 """Runs that wait without a process: until when, and who is to wake them.
 
-    a run is let go of   ── `falls_asleep`, in the batch that makes it WAITING ──▶  asleep, wake_at
+    a run is let go of   ── `falls_asleep`, in the batch that makes it WAITING ──▶  asleep, wake_at; or 0, if it was
+                                                                                    to be cancelled: due
     something comes      ── `wake`, or a signal ───────────────────────────────▶  wake_at 0: due
     somebody takes it up ── `awake`, with the first batch under the new claim ────▶  not asleep
 
 Nothing may come between a run's last look and its falling asleep without being seen. So what comes counts up `latest`
 in the run's row here, which both sides write and which therefore orders them: a run that falls asleep having seen fewer
 signals than there are is due at once. That it is due is all that is said here; a run that wakes for nothing looks, and
-falls asleep again.
+falls asleep again. A request to cancel it writes the run's own row, as its falling asleep does: the later of the two knows
+of the other one.
 
-May import nothing of ours but modules of storage.
+May import nothing of ours but model and modules of storage.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import Float, Integer, Text, and_, bindparam, case, func, literal_column, null, select, update
 from sqlalchemy.dialects.postgresql import insert  # SQLite's compiler says it in the same words
 
+from dagengine.model import RunRecord
 from dagengine.storage.interface import Store
+from dagengine.storage.schema import RUN
 from dagengine.storage.side_schema import SLEEPER
 from dagengine.storage.statements import Query
 from dagengine.storage.writes import SideWrite
@@ -40,15 +44,19 @@ def _given(name: str, kind: Any) -> Any:
 
 
 def _fall_asleep() -> Any:
+    at_once: Any = literal_column("0.0")
+    cancelled = select(RUN.c.number).where(
+        RUN.c.number == _given("run", Integer), RUN.c.cancel_requested_at.is_not(None)
+    )
     new = insert(SLEEPER).values(
         run=_given("run", Integer),
         id=_given("id", Text),
         latest=literal_column("0"),
         asleep=literal_column("1"),
-        wake_at=_given("wake_at", Float),
+        wake_at=case((cancelled.exists(), at_once), else_=_given("wake_at", Float)),
         process=_given("process", Text),
     )
-    due = case((_S.latest > _given("seen", Integer), literal_column("0.0")), else_=new.excluded.wake_at)
+    due = case((_S.latest > _given("seen", Integer), at_once), else_=new.excluded.wake_at)
     changed = {"asleep": literal_column("1"), "wake_at": due, "process": new.excluded.process}
     return new.on_conflict_do_update(index_elements=["run"], set_=changed)
 
@@ -106,6 +114,11 @@ def awake() -> SideWrite:
 def wake(store: Store, run_number: int, run_id: str) -> None:
     """Something that the run may wait for has come: it is due at once."""
     store.side(lambda connection: COME(connection, run=run_number, id=run_id).fetchone() and None)
+
+
+def wake_in(connection: Any, run: RunRecord) -> None:
+    """As `wake`, in a transaction that is open."""
+    COME(connection, run=run.number, id=run.id).fetchone()
 
 
 def forget(store: Store, run_number: int) -> None:

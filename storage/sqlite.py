@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dagengine.identity import sockets_in
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements, tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
@@ -83,6 +84,7 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
         prepare(path)
         self._readers = ReadPool(path)
         super().__init__(self._readers, url_of(path))
+        sockets_in(Path(path).parent / "control")
         self._path = path
         self.address: str | None = path
         self._clock = clock

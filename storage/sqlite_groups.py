@@ -40,7 +40,7 @@ _MISFITS = (
 
 
 _TOKEN = "SELECT token, id FROM run WHERE number = ?"
-_OWNER = "SELECT host, pid FROM process WHERE id = (SELECT owner FROM run WHERE number = ?)"
+_OWNER = "SELECT host, pid, state FROM run LEFT JOIN process ON process.id = run.owner WHERE run.number = ?"
 
 
 WAL_BYTES = 4 * 1024 * 1024
@@ -170,7 +170,7 @@ class Groups:
         if tokens[run] == (claim.token, claim.run_id):
             return None
         owner = connection.execute(_OWNER, (run,)).fetchone()
-        return fenced(claim.run_id, url_of(self._path), *(owner or (None, None)))
+        return fenced(claim.run_id, url_of(self._path), *(owner or ()))
 
     def _refuse_all(self, batches: list[Batch], refusals: Refusals, error: sqlite3.Error) -> list[Refusal | None]:
         """Whether the group is recorded is not known if COMMIT failed. So nothing may follow under these claims; who

@@ -4,7 +4,7 @@ A hint is never needed for anything to happen, only for it to happen at once: wh
 it looks there by itself, if seldom. On this machine servers are told over their control sockets, which have a name that
 says what they are; on PostgreSQL those of other machines are told by the database.
 
-May import nothing of ours but errors, control and modules of storage.
+May import nothing of ours but errors, control, model and modules of storage.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dagengine.control import NoAnswer, ask, tell
 from dagengine.errors import StoreError
+from dagengine.model import ProcessRecord
 from dagengine.storage.interface import Store
 
 PREFIX = "serve-"
@@ -38,6 +40,18 @@ def hint(store: Store, control: Path) -> int:
 def hint_here(control: Path) -> int:
     """As `hint`, for those of this machine."""
     return sum(tell(control, name, {"verb": "hint"}, HINT_SECONDS) for name in names(control))
+
+
+def announce(control: Path, process: ProcessRecord) -> None:
+    """Tell the servers of this machine that the process is about to work on runs: they hear of its end at once then."""
+    for name in names(control):
+        tell(control, name, {"verb": "watch", "process": asdict(process)}, HINT_SECONDS)
+
+
+def process_of(said: dict[str, Any]) -> ProcessRecord:
+    """What `announce` has sent. Raises KeyError, TypeError or ValueError if it is something else."""
+    id_, host, boot_id = (str(said[name]) for name in ("id", "host", "boot_id"))
+    return ProcessRecord(id_, host, boot_id, int(said["pid"]), float(said["start_time"]), float(said["started_at"]))
 
 
 def names(control: Path) -> list[str]:

@@ -39,6 +39,7 @@ from dagengine.errors import DagengineError, Fenced, RunExists, RunNotFound, Run
 from dagengine.model import Failure, RunState
 from dagengine.storage.interface import Store
 from dagengine.storage.lookup import no_run
+from dagengine.storage.postgres_url import is_postgres
 from dagengine.storage.writes import FinishRun
 from dagengine.taking_up import take_up_all
 
@@ -165,7 +166,9 @@ class Host:
 
     def _do(self, message: dict[str, Any]) -> None:
         verb = message["verb"]
-        if verb == "begin":
+        if verb == "load":
+            _load(message["store"])
+        elif verb == "begin":
             self._begin(message)
         elif verb == "take":
             self._runs.update(message["runs"])
@@ -182,6 +185,7 @@ class Host:
                 self._engine.interrupt(force=verb == "force")
 
     def _begin(self, said: dict[str, Any]) -> None:
+        _work_in(said["folder"])
         try:
             self._engine = HostEngine(
                 self._told,
@@ -271,6 +275,26 @@ class Host:
             self._tell(again=run_id, why=f"{reason}; and it could not be ended: {describe(second)}")
         else:
             self._tell(ended=run_id, state=str(RunState.FAILED), error=reason)
+
+
+def _load(store: str) -> None:
+    """Ahead of time, what every host needs for a store of this kind, and nobody's code."""
+    import dagengine.runtime.processes
+
+    if is_postgres(store):
+        import dagengine.storage.postgres
+    else:
+        import dagengine.storage.sqlite  # noqa: F401
+
+
+def _work_in(folder: str) -> None:
+    """As if this process had been started in the folder, if it is one that we may enter."""
+    with contextlib.suppress(OSError):
+        before = str(Path.cwd())
+        if folder:
+            os.chdir(folder)
+            if sys.path[0] == before:  # `python -m` puts it there
+                sys.path[0] = folder
 
 
 def end_run(store: Store, claim: Claim, failure: Failure) -> None:

@@ -75,7 +75,7 @@ class Host:
 
     def say(self, **message: Any) -> None:
         with contextlib.suppress(OSError):  # it is dead: the end of the stream says so
-            self.channel.sendall(json.dumps(message).encode() + b"\n")
+            _say(self.channel, **message)
 
     def received(self) -> Iterator[dict[str, Any]] | None:
         """What it has said; None if it is gone."""
@@ -123,6 +123,7 @@ class Hosts:
         self._try_at = 0.0  # when the next one is tried, if any could not
         self._tried: Code = ("", "")
         self._probe: Host | None = None  # which is tried
+        self._spare: tuple[subprocess.Popen[bytes], socket.socket] | None = None
         self.draining = False
 
     # ---- asked by the server ------------------------------------------------------------------
@@ -199,12 +200,44 @@ class Hosts:
         self.draining = True
         self._waiting.clear()
         self._paused.clear()
+        self._drop_spare()
         for host in self._hosts:
             host.closing = True
             host.say(verb="force" if force else "drain")
 
+    def has(self, pid: int) -> bool:
+        """Whether that process is one of them."""
+        return any(host.process.pid == pid for host in self._hosts)
+
+    def keep_spare(self, wanted: bool) -> None:
+        """Have a process ready that has loaded what hosts are made of, or none: most of the time to begin one goes there."""
+        if self._spare is not None and self._spare[0].poll() is not None:
+            self._drop_spare()
+        if wanted and self._spare is None and not self.draining and len(self._hosts) < self._limit:
+            with contextlib.suppress(OSError):  # it is only for speed
+                self._spare = _new_process("")
+                _say(self._spare[1], verb="load", store=self._settings.store.value)
+        elif not wanted:
+            self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        """It ends when nobody holds the other end of its socket."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare[1].close()
+            _signal(spare[0], signal.SIGKILL)  # it has nothing to lose
+            spare[0].wait()
+
+    def _process(self, folder: str) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """For a host that works in the folder. Raises OSError."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare[0].poll() is None:
+            return spare
+        return _new_process(folder)
+
     def kill(self) -> None:
         """End them all, now. For when even `force` did not help."""
+        self._drop_spare()
         for host in self._hosts:
             _signal(host.process, signal.SIGKILL)
 
@@ -247,13 +280,14 @@ class Hosts:
     def _start(self, code: Code, alone: bool) -> Host | None:
         """A new host; None if none can be had."""
         try:
-            host = Host(code, alone, *_new_process(code[1]))
+            host = Host(code, alone, *self._process(code[1]))
         except OSError as error:
             self._is_unfit(code, f"no process can be started: {(error.strerror or str(error)).lower()}")
             return None
         settings = self._settings
         host.say(
             verb="begin",
+            folder=code[1],
             store=settings.store.value,
             artifacts=settings.artifacts.value,
             workers=settings.workers.value,
@@ -319,6 +353,10 @@ class Hosts:
         """Have it taken up again, after a while that doubles each time."""
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(times - 1, 10))
         heapq.heappush(self._paused, (time.monotonic() + pause, run, code))
+
+
+def _say(channel: socket.socket, **message: Any) -> None:
+    channel.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _new_process(folder: str) -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -30,17 +30,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dagengine.config import create_private
 from dagengine.continuing import left_to_begin
-from dagengine.control import ControlServer
+from dagengine.control import ControlServer, is_left
 from dagengine.control import sweep as sweep_sockets
 from dagengine.errors import BadOption, DagengineError, Fenced, RunExists, RunNotFound, RunOwned, StoreError
-from dagengine.identity import is_alive, this_process
-from dagengine.model import Failure, RunRecord, RunState
-from dagengine.serving.hints import PREFIX
+from dagengine.identity import is_alive, is_here, proof, this_process
+from dagengine.model import Failure, ProcessRecord, RunRecord, RunState
+from dagengine.serving.hints import PREFIX, process_of
 from dagengine.serving.hosts import Host, Hosts
 from dagengine.serving.schedules import fire_due
 from dagengine.serving.submission import cancel_dropped, has_ended
@@ -139,6 +139,7 @@ class Server:
         os.set_blocking(self._wake, False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._watch = Watch(self._selector)
+        self._met: SimpleQueue[ProcessRecord] = SimpleQueue()
         self._hosts = Hosts(
             settings,
             self._options.hosts,
@@ -190,15 +191,34 @@ class Server:
             if key.data is None:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 65536)
+                self._meet()
             elif key.data is self._watch:
-                self._watch.ended(key.fd)
-                self._settle_at = 0.0  # what it had is nobody's now
+                self._lost(*self._watch.ended(key.fd))
             else:
                 host: Host = key.data
                 was_fit = self._hosts.fit
                 self._hosts.hear(host)
                 if self._hosts.fit and not was_fit:
                     self._look_at = self._settle_at = 0.0
+
+    def _lost(self, process_id: str, at_work: bool) -> None:
+        """A process of this machine has ended."""
+        if at_work or is_left(self._settings.control, process_id):
+            self._settle_at = 0.0  # what it had is nobody's now
+        else:
+            self._keep_spare()
+
+    def _meet(self) -> None:
+        """Processes of this machine have said that they are about to work on something."""
+        with contextlib.suppress(Empty):
+            while True:
+                process = self._met.get_nowait()
+                if not self._hosts.has(process.pid):
+                    self._watch.add(process)
+        self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        self._hosts.keep_spare(self._options.takes_over and len(self._watch) > 0)
 
     def _drain(self) -> None:
         self._say(f"stopping: {_count(len(self._hosts.runs), 'run')} under way")
@@ -348,12 +368,15 @@ class Server:
                 continue
             if run_state(run) is RunState.RUNNING and run.owner is not None:
                 others.append(run.owner)
-                elsewhere = elsewhere or run.owner.host != platform.node()
+                elsewhere = elsewhere or not is_here(run.owner)
             elif self._options.takes_over and self._hosts.fit:
                 self._take_over(run)
         if self._options.takes_over and self._hosts.fit:
             self._hosts.assign(left_to_begin(self.store, now - LOOK_SECONDS))
-        self._watch.keep(others)
+        missed = self._watch.keep(others)
+        self._keep_spare()
+        if missed:
+            return 0.0  # it lived a moment ago, when it was looked at
         return LEASE_LOOK_SECONDS if elsewhere else LOOK_SECONDS
 
     def _settle_started(self, entries: Sequence[queues.Entry], living: Container[str]) -> None:
@@ -370,18 +393,23 @@ class Server:
             ours = entry.server == self.process.id
             if not ours and entry.server in living and not runs[entry.id].lease_expired:
                 continue  # it is that one's to begin, or to begin again
-            if ours or queues.hand_over(self.store, entry.id, entry.server, self.process.id):
+            if ours and runs[entry.id].state is not RunState.RUNNING:
                 self._hosts.assign([runs[entry.id]])
+            elif ours or queues.hand_over(self.store, entry.id, entry.server, self.process.id):
+                self._go_on(runs[entry.id])
 
     def _take_over(self, run: RunRecord) -> None:
         if queues.entry_of(self.store, run.id) is None:
-            self._say(f"run {run.id[:12]} of {run.workflow}: its process died; going on with it")
-            self._hosts.assign([run])
+            self._go_on(run)
+
+    def _go_on(self, run: RunRecord) -> None:
+        """With a run that another process, or another server, had."""
+        self._say(f"run {run.id[:12]} of {run.workflow}: {_why_left(run)}; going on with it")
+        self._hosts.assign([run])
 
     def _living(self, now: float) -> dict[str, servers.Server]:
-        host = platform.node()
         known = servers.servers(self.store)
-        living = {id_: server for id_, server in known.items() if server.lives(is_alive, host, now)}
+        living = {id_: server for id_, server in known.items() if server.lives(proof(server.process), now)}
         for id_ in known.keys() - living.keys():
             servers.forget(self.store, id_)
         return living
@@ -439,6 +467,11 @@ class Server:
         if verb == "hint":
             self.wake()
             return {"ok": True}
+        if verb == "watch":
+            self._met.put(process_of(request["process"]))
+            with contextlib.suppress(BlockingIOError, OSError):
+                os.write(self._wake, b"\0")
+            return {"ok": True}
         if verb == "wait":
             run_id = str(request.get("run"))
             with self._over:
@@ -454,6 +487,15 @@ class Server:
                 "stopping": bool(self._stops),
             }
         return {"error": "unknown verb"}
+
+
+def _why_left(run: RunRecord) -> str:
+    """Who had it, and why that one has it no more."""
+    owner = run.owner
+    if run.state is not RunState.RUNNING or owner is None:
+        return "the server that had it is gone"
+    how = "is dead" if proof(owner) is False else "is silent, and its lease is over"
+    return f"process {owner.pid} on {owner.host} {how}"
 
 
 def _count(number: int, what: str) -> str:

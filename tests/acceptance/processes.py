@@ -7,16 +7,18 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 TIMEOUT_MS = 20_000  # how long a process that has to end is waited for, before the test fails
 
 
-def start(module: str, folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Run `python -m module folder words…` in a process group of its own, with all temporary files in `folder`."""
+def start(module: str, folder: Path, *words: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Run `python -m module folder words…` in a process group of its own, with all temporary files in `folder`. `within`: a
+    command that runs it."""
     (folder / "tmp").mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-m", module, str(folder), *words],
+        [*within, sys.executable, "-m", module, str(folder), *words],
         env=environment_of(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import platform
 import re
 import select
 import signal
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from dagengine.errors import RunOwned
+from dagengine.identity import is_here
 from dagengine.model import RunState
 from dagengine.storage import open_store
 from dagengine.storage.interface import RunFilter
+from tests.acceptance.crash_flow import place_of
 from tests.acceptance.processes import await_end, kill, of_folder, start
 from tests.postgres.server import Server
 
@@ -141,3 +145,37 @@ def test_a_stopped_worker_does_not_hold_up_the_end_of_a_killed_controller(folder
     kill(process.pid)
     assert await_end(everyone) == []
     process.communicate()
+
+
+NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+"""A command in a pid namespace of its own, as in a container; the host's name stays as it is."""
+
+
+@pytest.mark.skipif(
+    subprocess.run([*NAMESPACE, "true"], check=False, capture_output=True).returncode != 0,
+    reason="pid namespaces can't be made here",
+)
+def test_an_owner_in_another_container_of_this_name_is_told_from_a_dead_one(folder: Path) -> None:
+    """Its pid means nothing here. While it lives nobody takes its run; when it has been killed, anybody does."""
+    process = start(PROGRAM, folder, "begin", within=NAMESPACE)
+    await_started(folder)
+    store = open_store(str(place_of(folder)))
+    try:
+        (run,) = store.runs(RunFilter())
+        assert run.owner is not None
+        assert run.owner.host == platform.node()
+        assert not is_here(run.owner)
+        status, _, errors = ended(start(PROGRAM, folder, "resume"))
+        assert status == RunOwned.exit_status
+        assert "is being worked on by process" in errors
+        everyone = of_folder(folder)
+        kill(process.pid)
+        assert await_end(everyone) == []
+        process.communicate()
+        process = start(PROGRAM, folder, "resume")
+        await_started(folder)
+        let_go(folder)
+        assert ended(process) == (0, RESULT, "")
+        assert executed(folder) == {"held/prepare[0]": 1, "held/hold[0]": 2, "held/finish[0]": 1}
+    finally:
+        store.close()

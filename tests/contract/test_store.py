@@ -151,6 +151,16 @@ def test_a_replaced_owner_writes_nothing_more(store: Store) -> None:
     recorded(store, new, succeed(0, 0))
 
 
+def test_a_replaced_owner_is_told_how_the_run_has_ended_since(store: Store) -> None:
+    """Nobody owns it any more, so nobody is named as if he did."""
+    old = begin(store)
+    new = store.claim("7f3a", process("other", pid=200), dead)
+    recorded(store, new, FinishRun(RunState.FAILED, NOW))
+    error = write(store, old, event("late"))
+    assert isinstance(error, Fenced)
+    assert "taken over by another process, and has ended since (failed)" in str(error)
+
+
 def test_a_fenced_batch_takes_nobody_with_it(store: Store) -> None:
     """Batches of other runs that share the commit with a fenced one are recorded."""
     lost = begin(store, "lost")

@@ -70,6 +70,20 @@ def test_a_signal_that_came_before_the_run_fell_asleep_is_not_slept_through(stor
     assert sleeper(store, claim.run_number) == (claim.run_number, claim.run_id, 50.0, "me")
 
 
+def test_a_run_that_was_to_be_cancelled_when_it_fell_asleep_is_due(store: Store) -> None:
+    """Whether it has slept before or not: whoever takes it up hears of the request. Before that, nobody else is due."""
+    other = asleep(store, "other", 50.0)
+    claim = begin(store)
+    for _ in range(2):
+        assert store.request_cancel(claim.run_id, 2.0) is RunState.RUNNING
+        recorded(store, claim, FinishRun(RunState.WAITING, 1.0), falls_asleep(claim.run_id, None, 2**31 - 1, None))
+        assert [found.run for found in due(store, 0.0)] == [claim.run_number]
+        claim = store.claim(claim.run_id, ME, lambda _: False, reopen=False)
+        assert store.find_run(claim.run_id).cancel_requested_at == 2.0
+        recorded(store, claim, awake())
+    assert [found.run for found in due(store, 50.0)] == [other]
+
+
 def test_a_run_that_a_process_has_again_is_not_woken(store: Store) -> None:
     """What comes for it then is its owner's to see."""
     number = asleep(store, "7f3a", 5.0)

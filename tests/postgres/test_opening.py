@@ -5,15 +5,30 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
+import psycopg
 import pytest
 
 from dagengine.config import without_password
 from dagengine.errors import StoreError, StoreForeign, StoreNewer, StoreOutdated, StoreUnavailable
-from dagengine.storage import open_store, upgrade
+from dagengine.storage import open_store, postgres_connections, upgrade
 from dagengine.storage.postgres_url import parse, with_connect_timeout
 from dagengine.storage.revisions import CURRENT
 from tests.postgres.server import Server, fresh_schema, shared
+
+
+class Passing:
+    """In the place of an event that never comes: to wait for it is to let the clock go on."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self._clock = clock
+
+    def is_set(self) -> bool:
+        return False
+
+    def wait(self, seconds: float) -> None:
+        self._clock[0] += seconds
 
 
 def refusal(url: str) -> str:
@@ -189,3 +204,24 @@ def test_an_unavailable_store_is_an_error_of_the_store() -> None:
     with pytest.raises(StoreUnavailable) as caught:
         open_store("postgresql://me@/runs?host=/nowhere")
     assert caught.value.exit_status == 5
+
+
+def test_an_attempt_is_given_no_more_time_than_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that swallows packets: four seconds are four, and not the ten of an attempt of which nothing was said."""
+    clock = [0.0]
+    given: list[int] = []
+
+    def swallowed(**words: str) -> None:
+        given.append(int(words["connect_timeout"]))
+        clock[0] += given[-1]
+        raise psycopg.OperationalError("timeout expired")
+
+    monkeypatch.setattr(postgres_connections, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(postgres_connections, "threading", SimpleNamespace(Event=lambda: Passing(clock)))
+    monkeypatch.setattr(psycopg, "connect", swallowed)
+    for seconds, attempts in ((4, [4]), (0, [10]), (15, [10, 5]), (1, [2])):
+        clock[0] = 0.0
+        given.clear()
+        with pytest.raises(StoreUnavailable, match="it does not answer"):
+            postgres_connections.connect(parse(f"postgresql://db/runs?connect_timeout={seconds}"))
+        assert given == attempts, seconds

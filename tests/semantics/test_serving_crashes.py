@@ -62,6 +62,7 @@ class Inside:
         self._work, self._ended = work, ended
         self._held: dict[str, RunRecord] = {}
         self.count = 0
+        self.fit = True
 
     @property
     def runs(self) -> set[str]:
@@ -74,6 +75,8 @@ class Inside:
         while self._held:
             run = self._held.pop(next(iter(self._held)))
             self._ended(run.id, self._work(run))
+
+    def keep_spare(self, wanted: bool) -> None: ...
 
     def kill(self) -> None: ...
 

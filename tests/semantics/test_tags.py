@@ -31,6 +31,11 @@ def parent() -> Any:
     return child.run()
 
 
+@workflow
+def many() -> list[Any]:
+    return [child.tagged(level=level).limited(60.0 + len(level)).run() for level in ("low", "high", "low")]
+
+
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     with Engine("memory:", runtime=InlineRuntime()) as opened:
@@ -61,6 +66,14 @@ def test_what_comes_from_a_run_has_its_tags(engine: Engine) -> None:
         other.result()
         assert tags_of(engine.store.find_run(other.id)) == {"env": "prod", "team": "ml"}
         assert other.id in {found.id for found in engine.store.runs(RunFilter(tags=wanted(["env=prod"])))}
+
+
+def test_what_a_call_in_a_body_says_of_a_child_holds_for_that_child(engine: Engine) -> None:
+    """Its tags and its timeout, also where another call of the same workflow says otherwise."""
+    assert engine.start(many).result() == [1, 1, 1]
+    found = engine.store.runs(RunFilter(name="child"))
+    said = sorted((tags_of(run)["level"], run.facts["timeout"], tags_of(run)["team"]) for run in found)
+    assert said == [("high", 64.0, "data"), ("low", 63.0, "data"), ("low", 63.0, "data")]
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dagengine.model import NewRun, ProcessRecord, RunState
 from dagengine.recording import record_run
+from dagengine.serving import serve
 from dagengine.serving.submission import Submission, place
 from dagengine.storage import queues, servers
 from dagengine.storage.interface import RunFilter
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.workflows import load
 from tests.postgres.server import fresh_schema, shared
-from tests.serving.conftest import FLOWS, Site
+from tests.serving.conftest import FLOWS, FOLDER, SECONDS, Site
 
 
 def _submit_without_code(site: Site) -> str:
@@ -88,7 +94,7 @@ def test_what_a_server_took_and_never_began_is_taken_from_it_when_it_is_dead(sit
     assert queues.take(site.store, "default", "a server that died", 1, 1e10).runs == (run,)
     server = site.serve()
     assert site.ended(run).state is RunState.SUCCEEDED
-    site.stop(server)
+    assert f"run {run[:12]} of doubled: the server that had it is gone; going on with it" in site.stop(server)
 
 
 def test_a_server_that_is_stopped_leaves_its_runs_to_the_next(site: Site) -> None:
@@ -112,13 +118,16 @@ def test_a_run_that_somebody_began_by_hand_goes_on_when_its_process_is_killed(si
     site.await_started()
     server = site.serve()
     site.ended(site.submit("doubled", 30))  # it serves; the run has a living owner, and is left alone
+    (run,) = site.store.runs(RunFilter(name="held"))
+    owner = run.owner
+    assert owner is not None
     by_hand.kill()
     by_hand.wait()
     site.await_started()
     site.let_go()
-    (run,) = site.store.runs(RunFilter(name="held"))
     assert site.ended(run.id).state is RunState.SUCCEEDED
-    assert "its process died; going on with it" in site.stop(server)
+    said = f"run {run.id[:12]} of held: process {owner.pid} on {owner.host} is dead; going on with it"
+    assert said in site.stop(server)
     assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1, "double-30": 1}
 
 
@@ -138,7 +147,8 @@ def test_the_run_of_a_machine_that_is_gone_goes_on_when_its_lease_is_over(tmp_pa
         site.await_started()
         site.let_go()
         assert site.ended(run).state is RunState.SUCCEEDED
-        assert "its process died; going on with it" in site.stop(server)
+        said = f"run {run[:12]} of held: process 4711 on another-machine is silent, and its lease is over; going on"
+        assert said in site.stop(server)
         assert site.ledger() == {"double-1": 1, "double-7": 1, "hold-14": 1, "double-15": 1}
     finally:
         site.close()
@@ -157,7 +167,8 @@ def test_the_run_of_a_silent_host_goes_on_elsewhere_although_its_server_lives(tm
         shared().run(f"UPDATE {schema}.process SET expires_at = 0 WHERE id = 'host'")
         server = site.serve()
         assert site.ended(run).state is RunState.SUCCEEDED
-        site.stop(server)
+        said = f"run {run[:12]} of doubled: process 4711 on another-machine is silent, and its lease is over; going on"
+        assert said in site.stop(server)
         assert queues.counts(site.store) == {}
     finally:
         site.close()
@@ -285,3 +296,62 @@ def test_runs_that_wait_without_a_process_are_woken(any_site: Site) -> None:
         assert {site.ended(run.id).state for run in runs} == {RunState.SUCCEEDED}
     site.stop(server)
     assert site.ledger() == {"double-0": 1, "double-5": 1}
+
+
+def until_true(what: Callable[[], bool]) -> None:
+    moment, until = threading.Event(), time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < until
+        moment.wait(0.01)
+
+
+@contextmanager
+def served_here(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[serve.Server]:
+    """By a server of this process, which has looked around and does not do so again by itself."""
+    monkeypatch.setattr(serve, "LOOK_SECONDS", 3_600.0)
+    monkeypatch.setenv(FOLDER, str(site.folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    server = serve.Server(site.settings)
+    thread = threading.Thread(target=server.work)
+    thread.start()
+    try:
+        until_true(lambda: server._settle_at > time.monotonic())
+        yield server
+    finally:
+        server.stop()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+def test_the_death_of_a_process_that_began_after_the_last_look_is_heard(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has said that it is there; and who goes on with its run was ready before."""
+    with served_here(site, monkeypatch) as server:
+        by_hand = site.run("held", "x=4")
+        site.await_started()
+        until_true(lambda: server._hosts._spare is not None)
+        spare = server._hosts._spare
+        assert spare is not None
+        by_hand.kill()
+        by_hand.wait()
+        site.await_started()
+        (run,) = site.store.runs(RunFilter(name="held"))
+        assert run.owner is not None
+        assert run.owner.pid == spare[0].pid
+        site.let_go()
+        assert site.ended(run.id).state is RunState.SUCCEEDED
+    assert spare[0].poll() is not None
+    assert site.ledger() == {"double-4": 1, "hold-8": 2, "double-9": 1}
+
+
+def test_a_process_that_ends_in_order_leaves_nothing_to_look_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that was told of it is not kept busy by programs that come and go, nor does it stay ready for their deaths."""
+    with served_here(site, monkeypatch) as server:
+        monkeypatch.setattr(server, "_settle", None)  # nobody calls it
+        by_hand = site.run("held", "x=4")
+        site.await_started()
+        until_true(lambda: server._hosts._spare is not None)
+        site.let_go()
+        assert by_hand.wait(SECONDS) == 0
+        until_true(lambda: server._hosts._spare is None)
