@@ -67,7 +67,7 @@ def _gs() -> None:
     pytest.importorskip("gcp_storage_emulator", reason="pip install 'dagengine[dev]'")
     from http.server import HTTPServer
 
-    from gcp_storage_emulator.server import RequestHandler, Storage  # type: ignore[import-untyped]
+    from gcp_storage_emulator.server import RequestHandler, Storage
 
     class Server(HTTPServer):
         request_queue_size = 128  # it answers one after the other, and a busy machine is slow
