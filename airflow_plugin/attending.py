@@ -37,6 +37,7 @@ from dagengine.airflow_plugin.decisions import (
     Where,
     decide,
 )
+from dagengine.airflow_plugin.hints import command, store_of
 from dagengine.airflow_plugin.identity import FACT, TaskKey
 from dagengine.airflow_plugin.outcomes import (
     XCOM_LIMIT,
@@ -177,7 +178,7 @@ class Attendant:
                 return self._ended_by_airflow(self.run_id)
             decision = self._decide(client)
             if isinstance(decision, Refuse):
-                return Outcome(Kind.FAILED_FOR_GOOD, decision.reason)
+                return Outcome(Kind.FAILED_FOR_GOOD, _refusal(decision, store_of(client)))
             try:
                 run_id = decision.run_id if isinstance(decision, Return) else self._carry_out(client, decision)
             except (RunOwned, RunExists):
@@ -185,9 +186,9 @@ class Attendant:
             outcome = self._conclude(client, run_id, isinstance(decision, Attach))
             if outcome is not None:
                 return outcome
+        see = command("show", self.run_id or "", store_of(client))
         raise RunConflict(
-            f"run {(self.run_id or '')[:12]} is taken up again and again by somebody else. See who: dagengine show"
-            f" {(self.run_id or '')[:12]}",
+            f"run {(self.run_id or '')[:12]} is taken up again and again by somebody else. See who: {see}",
             run_id=self.run_id,
         )
 
@@ -310,7 +311,7 @@ class Attendant:
         """
         from dagengine.ending import ending
 
-        log = RunLog(self._say, time.time())
+        log = RunLog(self._say, time.time(), store_of(client))
         paused = False
         over = ending(client.store, client.settings, run_id)
         while not self._asked:
@@ -351,7 +352,7 @@ class Attendant:
         if record.failure is not None:
             say_output(self._say, client, record)
         self.cause = client.failure(run_id)
-        return failure_of(record.id, record.workflow, state, record.failure, self.store_hint(client))
+        return failure_of(record.id, record.workflow, state, record.failure, store_of(client))
 
     def _is_mine_now(self, attached: bool, state: RunState) -> bool:
         """Whether this try is to go on with a run that somebody else has let go of."""
@@ -387,12 +388,11 @@ class Attendant:
         run = f"run {run_id[:12]} {what[self._asked or 'leave']}" if run_id else "nothing was begun"
         return Outcome(Kind.FAILED, f"the task was ended: {run}")
 
-    def store_hint(self, client: Client) -> str:
-        """What has to be said after --store for the run to be found; "" if the settings say so already."""
-        from dagengine.config import without_password
 
-        setting = client.settings.store
-        return without_password(setting.value) if setting.origin == "argument" else ""
+def _refusal(decision: Refuse, store: str) -> str:
+    if decision.cancel is None:
+        return decision.reason
+    return f"{decision.reason}. End it first: {command('cancel', decision.cancel, store)}"
 
 
 def _took(record: RunRecord) -> str:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dagengine import errors
 from dagengine.airflow_plugin.attending import Attendant, Work
 from dagengine.airflow_plugin.elsewhere import PROTOCOL
+from dagengine.airflow_plugin.looks import Seen
 from dagengine.airflow_plugin.outcomes import Kind, Outcome, outcome_of_error
 from dagengine.errors import BadArguments, BadOption, DagengineError, RuntimeStopped
 from dagengine.model import RunState
@@ -60,13 +61,21 @@ class Pipe:
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout
         self._left = b""
-        hello = self.receive()
+        hello = self._hello()
         if hello is not None and hello.get("hello") != PROTOCOL:
             self.close()
             raise BadOption(
                 f"dagengine of {python} speaks another version than this one ({hello.get('hello')}, not {PROTOCOL})."
                 " Install the same version in both environments."
             )
+
+    def _hello(self) -> dict[str, Any] | None:
+        try:
+            return self.receive()
+        except RuntimeStopped as error:
+            if self._process.returncode < 0:
+                raise
+            raise BadOption(str(error)) from None  # it ended by itself, before it could speak: it will again
 
     def tell(self, what: Mapping[str, Any]) -> None:
         try:
@@ -177,6 +186,12 @@ class CommandClient:
         asked = list(asked)
         found = self._ask("ends", awaited=[[each.run_id, each.step, each.count] for each in asked])
         return dict(zip(asked, found, strict=True))
+
+    def look(self, asked: Awaited, begun: bool) -> Seen:
+        """As `looks.look_at`."""
+        said = self._ask("look", awaited=[asked.run_id, asked.step, asked.count], begun=begun)
+        outcome = said.pop("outcome")
+        return Seen(**said, outcome=None if outcome is None else Outcome(Kind(outcome["kind"]), outcome["text"]))
 
     def result(self, run_id: str) -> Any:
         return self._ask("result", id=run_id)

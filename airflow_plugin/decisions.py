@@ -95,9 +95,10 @@ class Return:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The task fails for good. `reason`: one line, for the task's log."""
+    """The task fails for good. `reason`: one line, for the task's log. `cancel`: the run that has to be ended first."""
 
     reason: str
+    cancel: str | None = None
 
 
 Decision = Begin | Attach | Resume | Fork | Return | Refuse
@@ -148,16 +149,16 @@ def _cleared(run: Found, where: Where) -> Decision:
     if _is_attended(run, where):
         # It was left alone when the task was killed, or somebody else has taken it up. A second one beside it would do
         # the same work twice, and maybe at once.
-        return Attach(run.run_id) if run.same_arguments else Refuse(_still_works(run))
+        return Attach(run.run_id) if run.same_arguments else _still_works(run)
     if run.undone or not run.begun:
         return Begin()
     return Fork(run.run_id, rebind=not run.same_arguments)
 
 
-def _still_works(run: Found) -> str:
-    return (
-        f"run {run.run_id[:12]}, which this task had before it was cleared, is still {run.state}, with other arguments."
-        f" End it first: dagengine cancel {run.run_id[:12]}"
+def _still_works(run: Found) -> Refuse:
+    return Refuse(
+        f"run {run.run_id[:12]}, which this task had before it was cleared, is still {run.state}, with other arguments",
+        cancel=run.run_id,
     )
 
 

@@ -15,6 +15,7 @@ Of ours it may import the workflow layer.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -65,7 +66,8 @@ class Side:
                 if request["do"] == "attend":
                     self._attend(request["work"])
                 else:
-                    self._tell({"answer": _ANSWERS[request["do"]](self._client(request["place"]), request)})
+                    client = self._client(request["place"], request["do"] in _MAKES)
+                    self._tell({"answer": _ANSWERS[request["do"]](client, request)})
             except DagengineError as error:
                 self._tell({"error": {"type": type(error).__name__, "text": str(error)}})
             except ImportError as error:  # of ours: what a workflow can't import is a LoadError
@@ -78,12 +80,12 @@ class Side:
         for client in self._clients.values():
             client.close()
 
-    def _client(self, place: Mapping[str, Any]) -> Client:
+    def _client(self, place: Mapping[str, Any], make: bool) -> Client:
         from dagengine.client import Client
 
-        name = json.dumps(place, sort_keys=True)
+        name = json.dumps([place, make], sort_keys=True)
         if name not in self._clients:
-            self._clients[name] = Client(**place)
+            self._clients[name] = Client(**place, make=make)
         return self._clients[name]
 
     def _tell(self, what: Mapping[str, Any]) -> None:
@@ -163,7 +165,7 @@ def _read(value: Any) -> Any:
 
     if isinstance(value, dict):
         if READ_KEY in value:
-            with Client(**value[READ_KEY]["place"]) as client:
+            with Client(**value[READ_KEY]["place"], make=False) as client:
                 return client.result(value[READ_KEY]["run"])
         return {key: _read(part) for key, part in value.items()}
     return [_read(part) for part in value] if isinstance(value, list) else value
@@ -194,6 +196,13 @@ def _ends(client: Client, request: dict[str, Any]) -> list[str | None]:
     return [found.get(each) for each in asked]
 
 
+def _look(client: Client, request: dict[str, Any]) -> dict[str, Any]:
+    from dagengine.airflow_plugin.looks import look_at
+    from dagengine.awaited import Awaited
+
+    return dataclasses.asdict(look_at(client, Awaited(*request["awaited"]), request["begun"]))
+
+
 _ANSWERS: dict[str, Callable[[Client, dict[str, Any]], Any]] = {
     "states": lambda client, request: client.states(request["ids"]),
     "state": lambda client, request: client.state(request["id"]),
@@ -202,7 +211,11 @@ _ANSWERS: dict[str, Callable[[Client, dict[str, Any]], Any]] = {
     "resume": lambda client, request: client.resume(request["id"], request["queue"], request["priority"]),
     "submit": _submit,
     "ends": _ends,
+    "look": _look,
 }
+
+_MAKES = frozenset({"states", "submit"})
+"""What is asked of a store that need not be there yet."""
 
 if __name__ == "__main__":
     main()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagengine.airflow_plugin.attending import TURN, Attendant
 from dagengine.airflow_plugin.decisions import Attach, Begin, Decision, Fork, Resume
+from dagengine.airflow_plugin.hints import command, store_of
 from dagengine.airflow_plugin.run_log import RunLog
 from dagengine.continuing import last_of
 from dagengine.errors import BadArguments, Fenced, LoadError, RunConflict, RunOwned
@@ -109,7 +110,7 @@ class Here(Attendant):
             run = begin(engine)
             self.run_id = run.id
             self._say(logging.INFO, self._begun(client, run))
-            self._follow(engine, run)
+            self._follow(client, engine, run)
             error = run.error
         finally:
             engine.close(force=self._times_asked > 0)
@@ -120,15 +121,14 @@ class Here(Attendant):
 
     def _begun(self, client: Client, run: Run[Any]) -> str:
         done = sum(task.before for task in run.progress().tasks)
-        hint = self.store_hint(client)
         kept = f", {done:,} {'step is' if done == 1 else 'steps are'} done already" if done else ""
         return (
-            f"run {run.id} of {run.progress().workflow} begins in this process{kept}. To see it: dagengine show"
-            f" {run.id[:12]}{f' --store {hint}' if hint else ''}"
+            f"run {run.id} of {run.progress().workflow} begins in this process{kept}. To see it:"
+            f" {command('show', run.id, store_of(client))}"
         )
 
-    def _follow(self, engine: Engine, run: Run[Any]) -> None:
-        log = RunLog(self._say, time.time())
+    def _follow(self, client: Client, engine: Engine, run: Run[Any]) -> None:
+        log = RunLog(self._say, time.time(), store_of(client))
         told = 0
         force_at: float | None = None
         while not run.wait(TURN):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from dagengine.airflow_plugin.addresses import Address, address_of
-from dagengine.errors import BadArguments, DagengineError
+from dagengine.errors import BadArguments, BadOption, DagengineError, StoreUnavailable
 
 if TYPE_CHECKING:
     from dagengine.client import Client
@@ -43,11 +43,25 @@ class DagengineHook(DbApiHook):  # type: ignore[misc]
 
     # ---- where ------------------------------------------------------------------------------------
 
+    def is_there(self) -> bool:
+        """Whether Airflow has such a connection."""
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        try:
+            return self.connection is not None
+        except AirflowNotFoundException:
+            return False
+
     @property
     def address(self) -> Address:
-        """Where the runs are, as the connection says it. Raises BadOption; Airflow's error, if there is no connection."""
+        """Where the runs are, as the connection says it.
+
+        Raises BadOption, also if there is no connection; StoreUnavailable, if it may only be that it can't be had now.
+        """
         if self._store is not None:
             return Address(self._store)
+        if not self.is_there():
+            raise _no_connection(self.get_conn_id())
         said = self.connection
         address = address_of(
             host=said.host,
@@ -207,6 +221,21 @@ class DagengineHook(DbApiHook):  # type: ignore[misc]
         with self.client() as client:
             client.states(["none"])
         return True, f"The store answers through {self.address.python}."
+
+
+def _no_connection(conn_id: str) -> DagengineError:
+    """A retry would not find it, either, unless there is a secrets backend: Airflow takes one that fails for one that has none."""
+    from airflow.sdk import conf
+
+    said = f"there is no connection {conn_id!r} in Airflow"
+    if any(conf.get(section, name, fallback="") for section, name in _SECRETS):
+        text = f"{said}, or its secrets backend does not answer. Look there, or correct conn_id."
+        return StoreUnavailable(text, store="")
+    return BadOption(f"{said}. Add one of type dagengine, or correct conn_id.")
+
+
+_SECRETS = (("secrets", "backend"), ("workers", "secrets_backend"))
+"""Settings of Airflow's that name where else connections are looked for."""
 
 
 def _mask(store: str | None) -> None:

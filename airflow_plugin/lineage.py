@@ -23,11 +23,12 @@ RUN_ID = "dagengine_run_id"
 
 
 class Traced:
-    """An operator that has run `traced_run`, in what `open_client(conn_id, store)` opens."""
+    """An operator that has run `traced_run`, in what `open_client(conn_id, store, python)` opens."""
 
     traced_run: str | None = None
     conn_id: str | None
     store: str | None
+    python: str | None = None
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
         return _lineage(self._facts())
@@ -37,13 +38,13 @@ class Traced:
 
     def _facts(self) -> dict[str, Any]:
         """Of the run, as it is recorded; {} if there is none."""
+        from dagengine.airflow_plugin.commands import CommandClient
         from dagengine.airflow_plugin.places import open_client
-        from dagengine.client import Client
 
         if self.traced_run is None:
             return {}
-        with open_client(self.conn_id, self.store) as client:
-            if not isinstance(client, Client):  # of another environment: its store is not asked twice
+        with open_client(self.conn_id, self.store, self.python) as client:
+            if isinstance(client, CommandClient):  # of another environment: its store is not asked twice
                 return {"run": self.traced_run}
             run = client.find(self.traced_run)
             steps: dict[str, int] = {}

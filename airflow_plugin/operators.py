@@ -121,10 +121,6 @@ class DagengineOperator(Traced, BaseOperator):
                 f'{self.task_id}: {said} is of runs that a server works on. Say where="serve", or leave it out: a run in'
                 " the task's own process needs that process."
             )
-        if deferrable and python is not None:
-            raise BadOption(
-                f"{self.task_id}: a trigger knows no python={python!r}. Say it in the connection, and name that: conn_id=…"
-            )
         if deferrable is None:
             deferrable = where == "serve" and conf.getboolean("operators", "default_deferrable", fallback=False)
         self.workflow = workflow if isinstance(workflow, str) else entry_text(workflow)
@@ -168,8 +164,11 @@ class DagengineOperator(Traced, BaseOperator):
             )
         if state in ("missing", "refused"):
             message = event.get("message") or f"run {run_id[:12]} is not in its store any more"
-            raise AirflowFailException(message) if state == "missing" else AirflowException(message)
-        attendant = self._attending(self._work(context, self.workflow, (), {}), run_id)
+            raise AirflowFailException(message)
+        try:
+            attendant = self._attending(self._work(context, self.workflow, (), {}), run_id)
+        except DagengineError as error:
+            raise_for(outcome_of_error(error), error.__cause__)
         return self._finished(context, attendant, self._attend(context, attendant))
 
     def on_kill(self) -> None:
@@ -223,6 +222,7 @@ class DagengineOperator(Traced, BaseOperator):
         if outcome.kind is Kind.SUCCEEDED:
             if self.outlets and attendant.run_id is not None:
                 note_run(self.outlets, context["outlet_events"], attendant.run_id)
+            refuse_to_be_mapped_over(self, context["ti"], outcome.value)
             return outcome.value
         cause = attendant.cause
         return raise_for(outcome, cause if cause is None or cause.__cause__ is None else cause.__cause__)
@@ -249,6 +249,7 @@ class DagengineOperator(Traced, BaseOperator):
             run_id,
             conn_id=place.conn_id,
             store=place.store,
+            python=self.python,
             deadline=deadline,
             poll_interval=self.poll_interval,
             on_kill=self.kill_policy,
@@ -257,7 +258,7 @@ class DagengineOperator(Traced, BaseOperator):
 
     def _cancel(self, run_id: str) -> None:
         if self.kill_policy != "leave":
-            with open_client(self.conn_id, self.store) as client:
+            with open_client(self.conn_id, self.store, self.python) as client:
                 client.cancel(run_id, self.kill_policy == "compensate")
 
     def _say(self, level: int, text: str) -> None:
@@ -353,6 +354,19 @@ _NOWHERE = "/"
 """The store of a hook that only reads references to others."""
 
 _ENDED = {"cancel": "was cancelled", "leave": "goes on", "compensate": "was cancelled, and what it did is undone"}
+
+
+def refuse_to_be_mapped_over(task: Any, ti: Any, value: Any) -> None:
+    """Raises AirflowFailException, if `value` is a reference and a task is mapped over it: Airflow would take its keys."""
+    if not is_reference(value) or ti.is_mapped:
+        return  # over all results of a mapped task, references among them, others can be mapped
+    mapped = next(task.iter_mapped_dependants(), None)
+    if mapped is not None:
+        raise AirflowFailException(
+            f"{mapped.node_id} is mapped over what {task.task_id} returns, and that is a reference: the value is no JSON, or has"
+            " more bytes than xcom_limit. Return a list of plain values, or say a larger xcom_limit; then clear the task (with"
+            ' on_clear="reuse" its run is not repeated).'
+        )
 
 
 def entry_text(workflow: Workflow[..., Any]) -> str:

@@ -6,7 +6,7 @@
     failed for good, mismatch, failed, and no retry would help: arguments that don't fit, code that can't be loaded, an
     cancelled by a person      error that the task's own `retry_on` says is not worth a retry
 
-Pure, but for `raise_for`, which is given Airflow's exceptions by importing them. Of ours it may import errors and model.
+Pure, but for `raise_for`, which is given Airflow's exceptions by importing them. Of ours it may import errors, hints and model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, NoReturn
 
 from dagengine import errors
+from dagengine.airflow_plugin.hints import command
 from dagengine.model import Failure, RunState
 
 REFERENCE_KEY = "__dagengine__"
@@ -111,9 +112,9 @@ def _is_text(text: str) -> bool:
 
 
 def failure_of(run_id: str, workflow: str, state: RunState, failure: Failure | None, store: str = "") -> Outcome:
-    """The outcome of a run that has ended in `state` without success. `store`: as one types it after --store."""
+    """The outcome of a run that has ended in `state` without success. `store`: as of `hints.store_of`."""
     name = f"run {run_id[:12]} of {_line(workflow, 100)}"
-    look = f"dagengine show {run_id[:12]}{f' --store {store}' if store else ''}"
+    look = command("show", run_id, store)
     if state is RunState.CANCELLED:
         return Outcome(Kind.FAILED_FOR_GOOD, f"{name} was cancelled. To see it: {look}")
     if state in (RunState.INTERRUPTED, RunState.CRASHED):
@@ -121,9 +122,9 @@ def failure_of(run_id: str, workflow: str, state: RunState, failure: Failure | N
     if failure is None:
         return Outcome(Kind.FAILED, f"{name} is {state}. To see it: {look}")
     where = failure.facts.get("step")
-    said = f"{failure.type.rpartition('.')[2]}: {_first_line(failure.message)}"
+    said = f"{failure.type.rpartition('.')[2]}: {first_line(failure.message)}"
     if _is_called(failure.type, "AirflowSkipException"):
-        return Outcome(Kind.SKIPPED, _first_line(failure.message) or f"{name} asked to be skipped")
+        return Outcome(Kind.SKIPPED, first_line(failure.message) or f"{name} asked to be skipped")
     text = f"{name} failed{f' in step {_line(str(where), 200)}' if where else ''}: {said}. To see it: {look}"
     for_good = state is RunState.MISMATCH or is_for_good(failure)
     return Outcome(Kind.FAILED_FOR_GOOD if for_good else Kind.FAILED, text)
@@ -146,13 +147,20 @@ def is_for_good(failure: Failure) -> bool:
 def outcome_of_error(error: BaseException, run_id: str = "") -> Outcome:
     """The outcome of a try that ended with an error of ours, before or instead of an end of the run."""
     if isinstance(error, errors.StepSkipped):
-        return Outcome(Kind.SKIPPED, f"what run {run_id[:12]} returned was skipped: {_first_line(str(error))}")
+        return Outcome(Kind.SKIPPED, f"what run {run_id[:12]} returned was skipped: {first_line(str(error))}")
     if _is_called(f"{type(error).__module__}.{type(error).__qualname__}", "AirflowSkipException"):
-        return Outcome(Kind.SKIPPED, _first_line(str(error)))
-    text = _first_line(str(error)) or type(error).__name__
+        return Outcome(Kind.SKIPPED, first_line(str(error)))
+    text = first_line(str(error)) or type(error).__name__
     if not isinstance(error, errors.DagengineError):
         text = f"{type(error).__name__}: {text}"
-    for_good = (*_FOR_GOOD, errors.StoreForeign, errors.StoreNewer, errors.StoreOutdated, errors.RunExists)
+    for_good = (
+        *_FOR_GOOD,
+        errors.RunExists,
+        errors.StoreUnsupported,
+        errors.StoreForeign,
+        errors.StoreNewer,
+        errors.StoreOutdated,
+    )
     return Outcome(Kind.FAILED_FOR_GOOD if isinstance(error, for_good) else Kind.FAILED, text)
 
 
@@ -173,7 +181,8 @@ def _is_called(type_name: str, name: str) -> bool:
     return found == name and module.partition(".")[0] == "airflow"
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """For a log: cut, and without the full stop at its end."""
     lines = text.strip().splitlines()
     return _line(lines[0], _TEXT_LIMIT).rstrip(". ") if lines else ""
 

@@ -17,6 +17,7 @@ from dagengine.errors import BadOption
 
 if TYPE_CHECKING:
     from dagengine.airflow_plugin.addresses import Address
+    from dagengine.airflow_plugin.commands import CommandClient
     from dagengine.client import Client
 
 
@@ -29,32 +30,34 @@ class Place(NamedTuple):
 
 
 def place_of(conn_id: str | None, store: str | None) -> Place:
-    """Raises BadOption; what Airflow raises for a connection that there is not."""
-    from airflow.sdk.exceptions import AirflowNotFoundException
-
+    """Raises what `DagengineHook.address` does."""
     from dagengine.airflow_plugin.addresses import Address
     from dagengine.airflow_plugin.hook import DagengineHook
 
     if store is not None:
         return Place(None, checked := _checked(store), Address(checked))
     hook = DagengineHook(conn_id or DagengineHook.default_conn_name)
-    try:
-        return Place(hook.get_conn_id(), None, hook.address)
-    except AirflowNotFoundException:
-        if conn_id is not None:
-            raise
+    if conn_id is None and not hook.is_there():
         return Place(None, None, Address())
+    return Place(hook.get_conn_id(), None, hook.address)
 
 
-def open_client(conn_id: str | None, store: str | None) -> Client:
-    """A client of that place, for the caller to close. It does not wait for a database that is gone: who asks again waits."""
-    from dagengine.airflow_plugin.hook import DagengineHook
+def open_client(conn_id: str | None, store: str | None, python: str | None = None) -> Client | CommandClient:
+    """A client of that place, for the caller to close, to look at what is there: it makes no store.
+
+    It does not wait for a database that is gone: who asks again waits.
+
+    python: the interpreter of the environment that has the engine, if the connection does not say it
+    """
+    address = place_of(conn_id, store).address
+    if python is not None or address.python is not None:
+        from dagengine.airflow_plugin.commands import CommandClient
+
+        return CommandClient(python or str(address.python), **address.options)
     from dagengine.client import Client
 
-    place = place_of(conn_id, store)
-    client = Client(**place.address.options) if place.conn_id is None else DagengineHook(place.conn_id).client()
-    if isinstance(client, Client):
-        client.store.hurry()
+    client = Client(**address.options, make=False)
+    client.store.hurry()
     return client
 
 

@@ -4,7 +4,7 @@ A line for each thing that a reader of the log would miss: the run's id and how 
 worker (the first 200), each task all of whose steps have ended, a sign of life while nothing else is said, the end of what
 a failed step had printed. Never a line for each step: there may be 100,000.
 
-Of ours it may import model and progress; a client is what it is given.
+Of ours it may import hints, model and progress; a client is what it is given.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dagengine.airflow_plugin.hints import command
 from dagengine.model import RunRecord, RunState, StepState
 from dagengine.progress import Progress, TaskProgress
 
@@ -43,8 +44,10 @@ NOTICE_LEVELS = {"failed and is tried again": logging.WARNING, "lost its worker"
 class RunLog:
     """Says what happens, each once. Called by one thread."""
 
-    def __init__(self, say: Say, now: float) -> None:
+    def __init__(self, say: Say, now: float, store: str = "") -> None:
+        """`store`: as of `hints.store_of`."""
         self._say = say
+        self._store = store
         self._began = self._last = self._looked = now
         self._notices = 0
         self._complete: dict[str, int] = {}
@@ -57,7 +60,8 @@ class RunLog:
             level = next((level for part, level in NOTICE_LEVELS.items() if part in notice), logging.ERROR)
             self._line(level, clean(notice), now)
         if self._notices < NOTICES_SHOWN <= len(progress.notices):
-            self._line(logging.WARNING, f"further ones are not shown: dagengine errors {progress.run_id[:12]}", now)
+            see = command("errors", progress.run_id, self._store)
+            self._line(logging.WARNING, f"further ones are not shown: {see}", now)
         self._notices = len(progress.notices)
         for task in progress.tasks:
             ended = task.done + task.failed + task.skipped
@@ -80,7 +84,8 @@ class RunLog:
         self._looked = now
         if state is not self._state:
             self._state = state
-            self._line(logging.INFO, f"run {run.id[:12]} is {state}{_WHY.get(state, '')}", now)
+            why = _WHY.get(state, "").format(unpause=command("unpause", run.id, self._store))
+            self._line(logging.INFO, f"run {run.id[:12]} is {state}{why}", now)
         elif now - self._last >= SIGN_OF_LIFE:
             counts = client.store.counts(run.number)
             ended = (sum(count for (_, state), count in counts.items() if state.ended), sum(counts.values()))
@@ -98,7 +103,7 @@ class RunLog:
 _WHY = {
     RunState.PENDING: ": it waits for `dagengine serve` to begin it",
     RunState.WAITING: ": for a timer, a signal or another run",
-    RunState.PAUSED: ": it goes on when somebody lets it: dagengine unpause",
+    RunState.PAUSED: ": it goes on when somebody lets it: {unpause}",
 }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,15 +23,15 @@ from airflow.sdk.exceptions import (
 )
 
 from dagengine.airflow_plugin.links import RUN_KEY
-from dagengine.airflow_plugin.operators import DEFAULT_RETRIES
-from dagengine.airflow_plugin.outcomes import Kind, failure_of, raise_for, reference
+from dagengine.airflow_plugin.operators import DEFAULT_RETRIES, refuse_to_be_mapped_over
+from dagengine.airflow_plugin.outcomes import outcome_of_error, raise_for, reference
 from dagengine.airflow_plugin.places import open_client, place_of
-from dagengine.airflow_plugin.triggers import MISSING, REFUSED, DagengineTrigger
+from dagengine.airflow_plugin.triggers import REFUSED, DagengineTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from dagengine.client import Client
+    from dagengine.airflow_plugin.looks import Seen
 
 _BEGUN = frozenset({"running", "deferred", "success", "failed", "up_for_retry", "up_for_reschedule"})
 """States of a task in which its XCom is of its last try."""
@@ -64,7 +63,7 @@ class DagengineSensor(BaseSensorOperator):
     step: the step's key, `nightly/extract[0]`; all calls of a function, `nightly/extract[*]`; all that is in a scope,
         `nightly/child[0]/*`. None: the run itself. A step that was skipped, cancelled or never made skips this task
     count: as many steps of the group are enough; else the group is whole when the workflow's body has returned
-    conn_id, store: where the run is, as of `DagengineOperator`
+    conn_id, store, python: where the run is, as of `DagengineOperator`
     deferrable: wait in the triggerer, with all others that wait for this store. mode="reschedule" holds no worker, either
     poke_interval: seconds between two looks: 5; 20 where each is a try that the scheduler begins (mode="reschedule", and a
         deferrable one while there is no run yet), which must not come due before the scheduler knows of the last one's end
@@ -86,6 +85,7 @@ class DagengineSensor(BaseSensorOperator):
         count: int | None = None,
         conn_id: str | None = None,
         store: str | None = None,
+        python: str | None = None,
         deferrable: bool | None = None,
         poke_interval: float | timedelta | None = None,
         retries: int = DEFAULT_RETRIES,
@@ -104,6 +104,7 @@ class DagengineSensor(BaseSensorOperator):
         self.count = count
         self.conn_id = conn_id
         self.store = store
+        self.python = python
         self.deferrable = deferrable
 
     # ---- waiting ------------------------------------------------------------------------------
@@ -149,6 +150,7 @@ class DagengineSensor(BaseSensorOperator):
             look.run_id,
             conn_id=place.conn_id,
             store=place.store,
+            python=self.python,
             step=self.step,
             count=self.count,
             deadline=until,
@@ -159,18 +161,23 @@ class DagengineSensor(BaseSensorOperator):
 
     def _look(self, context: Context) -> _Look:
         """Raises what is a failure to Airflow."""
-        from dagengine.airflow_plugin.outcomes import outcome_of_error
+        from dagengine.airflow_plugin.commands import CommandClient
         from dagengine.awaited import Awaited
         from dagengine.errors import DagengineError
 
         try:
-            with open_client(self.conn_id, self.store) as client:
-                run_id = self._run(context, client)
-                if run_id is None:
-                    return _Look()
-                found = client.ends([asked := Awaited(run_id, self.step, self.count)])
-                state = found.get(asked, MISSING)
-                return _Look(run_id, state is not None, self._over(context, client, run_id, state))
+            run_id = str(self.run_id) if self.run_of is None else self._run_of(context)
+            if run_id is None:
+                return _Look()
+            asked = Awaited(run_id, self.step, self.count)
+            with open_client(self.conn_id, self.store, self.python) as client:
+                if isinstance(client, CommandClient):
+                    seen = client.look(asked, self.run_of is not None)
+                else:
+                    from dagengine.airflow_plugin.looks import look_at
+
+                    seen = look_at(client, asked, self.run_of is not None)
+            return _Look(seen.run_id, seen.end is not None or not seen.recorded, self._over(context, seen))
         except DagengineError as error:
             raise_for(outcome_of_error(error, self.run_id or ""), error)
 
@@ -186,10 +193,8 @@ class DagengineSensor(BaseSensorOperator):
         if self.conn_id is not None and self.store is not None:
             raise AirflowFailException("say where the run is recorded: conn_id, or store. One of them.")
 
-    def _run(self, context: Context, client: Client) -> str | None:
-        """The run's whole id; None while there is none. Raises AirflowFailException if there won't be one, RunNotFound."""
-        if self.run_of is None:
-            return client.find(str(self.run_id)).id
+    def _run_of(self, context: Context) -> str | None:
+        """The id that the task `run_of` has said; None while there is none. Raises what it is, if there won't be one."""
         state = self._task_state(context)
         if state in _BEGUN:
             ti: Any = context["ti"]
@@ -214,38 +219,21 @@ class DagengineSensor(BaseSensorOperator):
 
     # ---- the end ------------------------------------------------------------------------------
 
-    def _over(self, context: Context, client: Client, run_id: str, state: str | None) -> bool | PokeReturnValue:
-        """What a wait that has ended in this state is to Airflow; False: it goes on."""
-        if state == "succeeded":
-            return PokeReturnValue(True, self._value(client, run_id))
-        waits = state is None or (state == MISSING and self.run_of is not None)  # its id is said before it is recorded
-        if waits or (self.run_of is not None and self._task_state(context) not in {*_OVER, "success"}):
+    def _over(self, context: Context, seen: Seen) -> bool | PokeReturnValue:
+        """What the wait's end is to Airflow; False: it goes on."""
+        if seen.end == "succeeded":
+            value = self._value(seen)
+            refuse_to_be_mapped_over(self, context["ti"], value)
+            return PokeReturnValue(True, value)
+        if seen.outcome is None or (self.run_of is not None and self._task_state(context) not in {*_OVER, "success"}):
             return False  # the task may be retried, and the run with it
-        if self.step is not None:
-            self._raise_for_step(client, run_id, str(state))
-        record = client.find(run_id)
-        outcome = failure_of(record.id, record.workflow, client.state(run_id), record.failure)
-        return raise_for(replace(outcome, kind=Kind.FAILED_FOR_GOOD) if outcome.kind is Kind.FAILED else outcome)
+        return raise_for(seen.outcome)
 
-    def _value(self, client: Client, run_id: str) -> dict[str, Any]:
+    def _value(self, seen: Seen) -> dict[str, Any]:
         if self.step is not None:
-            return {"run": run_id, "step": self.step, "state": "succeeded"}
+            return {"run": seen.run_id, "step": self.step, "state": "succeeded"}
         conn_id = place_of(self.conn_id, self.store).conn_id
-        return reference(run_id, conn_id=conn_id, store=None if conn_id is not None else client.store.url)
-
-    def _raise_for_step(self, client: Client, run_id: str, state: str) -> None:
-        look = f"To see it: dagengine steps {run_id[:12]}"
-        if state == "none":
-            raise AirflowSkipException(f"{self._what(run_id)} was never made. {look}")
-        if state in ("skipped", "cancelled"):
-            raise AirflowSkipException(f"{self._what(run_id)} was {state}. {look}")
-        if state != "failed":
-            raise AirflowFailException(f"{self._what(run_id)} was not run to its end: the run is {state}. {look}")
-        why = ""
-        if "*" not in str(self.step):
-            failure = client.step(run_id, str(self.step)).failure
-            why = "" if failure is None else f": {failure.type.rpartition('.')[2]}: {failure.message.splitlines()[0]}"
-        raise AirflowFailException(f"{self._what(run_id)} failed{why}. {look}")
+        return reference(seen.run_id, conn_id=conn_id, store=None if conn_id is not None else seen.store)
 
     def _what(self, run_id: str | None = None) -> str:
         run = f"run {(run_id or self.run_id or '')[:12]}" if run_id or self.run_id else f"the run of task {self.run_of}"

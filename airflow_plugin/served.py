@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagengine.airflow_plugin.attending import TURN, Attendant, Work
 from dagengine.airflow_plugin.decisions import Attach, Begin, Decision, Fork, Resume
+from dagengine.airflow_plugin.hints import command, store_of
 from dagengine.airflow_plugin.run_log import Say
 from dagengine.errors import BadArguments, RunConflict
 from dagengine.model import RunState
@@ -34,8 +35,7 @@ class Served(Attendant):
 
     def _carry_out(self, client: Client, decision: Decision) -> str:
         run_id = self.run_id = self._leave(client, decision)
-        hint = self.store_hint(client)
-        see = f"dagengine show {run_id[:12]}{f' --store {hint}' if hint else ''}"
+        see = command("show", run_id, store_of(client))
         self._say(logging.INFO, f"run {run_id} {_LEFT[type(decision)]}, queue {self.work.queue}. To see it: {see}")
         if not self.work.wait:
             self.left_waiting = True

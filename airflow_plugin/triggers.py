@@ -23,6 +23,7 @@ from dagengine.airflow_plugin.places import open_client
 from dagengine.airflow_plugin.poller import Answer, watching
 
 if TYPE_CHECKING:
+    from dagengine.airflow_plugin.commands import CommandClient
     from dagengine.awaited import Awaited
     from dagengine.client import Client
 
@@ -32,19 +33,22 @@ REFUSED: Final = "refused"
 """What an event's "state" can be besides the state of a run or step: the deadline has passed; there is no such run (any
 more); the store or its connection can't be had, and waiting won't change that."""
 
+SETTLING = 5.0
+"""Seconds for which a trigger fires nothing. A task that is queued again before Airflow's scheduler has read that its worker has
+let it go, which it does once a round, is failed as lost ("finished with state success, but the … state attribute is queued")."""
+
 
 class StoreSource:
     """A store, as the poller asks it: how each wait has ended; "" where it has not."""
 
-    def __init__(self, conn_id: str | None, store: str | None) -> None:
-        self._conn_id = conn_id
-        self._store = store
-        self._client: Client | None = None
+    def __init__(self, conn_id: str | None, store: str | None, python: str | None) -> None:
+        self._place = (conn_id, store, python)
+        self._client: Client | CommandClient | None = None
 
     def ask(self, questions: Sequence[Awaited]) -> Mapping[Awaited, str]:
         client = self._client
         if client is None:
-            client = self._client = open_client(self._conn_id, self._store)
+            client = self._client = open_client(*self._place)
         return {question: end or "" for question, end in client.ends(questions).items()}
 
     def close(self) -> None:
@@ -53,20 +57,18 @@ class StoreSource:
             client.close()
 
     def is_lasting(self, error: Exception) -> bool:
-        from airflow.sdk.exceptions import AirflowNotFoundException
-
-        from dagengine.errors import DefinitionError, StoreError, StoreFull, StoreUnavailable
+        from dagengine.errors import DefinitionError, StoreError, StoreFull, StoreUnavailable, StoreUnsupported
 
         if isinstance(error, StoreError):
-            return not isinstance(error, (StoreUnavailable, StoreFull))
-        return isinstance(error, (AirflowNotFoundException, DefinitionError))
+            return isinstance(error, StoreUnsupported) or not isinstance(error, (StoreUnavailable, StoreFull))
+        return isinstance(error, DefinitionError)
 
 
 class DagengineTrigger(BaseTrigger):
     """Fires once: {"run_id", "step", "deadline", "state", "message"}.
 
     run_id: the run's whole id
-    conn_id, store: where it is recorded (`places`)
+    conn_id, store: where it is recorded (`places`); python: the interpreter that asks there, as of `DagengineOperator`
     step, count: wait for a step, or a group of them (`DagengineSensor`), instead of the run
     deadline: when to give up, in seconds since the epoch: the event's state is "timeout" then
     poll_interval: seconds between two looks into the store, at least
@@ -79,6 +81,7 @@ class DagengineTrigger(BaseTrigger):
         *,
         conn_id: str | None = None,
         store: str | None = None,
+        python: str | None = None,
         step: str | None = None,
         count: int | None = None,
         deadline: float | None = None,
@@ -89,6 +92,7 @@ class DagengineTrigger(BaseTrigger):
         self.run_id = run_id
         self.conn_id = conn_id
         self.store = store
+        self.python = python
         self.step = step
         self.count = count
         self.deadline = deadline
@@ -100,6 +104,7 @@ class DagengineTrigger(BaseTrigger):
             "run_id": self.run_id,
             "conn_id": self.conn_id,
             "store": self.store,
+            "python": self.python,
             "step": self.step,
             "count": self.count,
             "deadline": self.deadline,
@@ -113,16 +118,18 @@ class DagengineTrigger(BaseTrigger):
 
         asked = Awaited(self.run_id, self.step, self.count)
         seconds = None if self.deadline is None else max(0.0, self.deadline - time.time())
+        earliest = asyncio.get_running_loop().time() + SETTLING
         try:
             async with asyncio.timeout(seconds):
                 state, message = await self._end(asked)
         except TimeoutError:
             state, message = TIMEOUT, None
+        await asyncio.sleep(earliest - asyncio.get_running_loop().time())
         said = {"run_id": self.run_id, "step": self.step, "deadline": self.deadline}
         yield TriggerEvent({**said, "state": state, "message": message})
 
     async def _end(self, asked: Awaited) -> tuple[str, str | None]:
-        key = (self.conn_id, self.store)
+        key = (self.conn_id, self.store, self.python)
         troubled = False
         async with watching(key, lambda: StoreSource(*key), asked, self.poll_interval) as watch:
             while True:
@@ -150,5 +157,5 @@ class DagengineTrigger(BaseTrigger):
         await asyncio.to_thread(self._cancel)
 
     def _cancel(self) -> None:
-        with open_client(self.conn_id, self.store) as client:
+        with open_client(self.conn_id, self.store, self.python) as client:
             client.cancel(self.run_id, compensate=self.when_killed == "compensate")

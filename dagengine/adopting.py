@@ -7,7 +7,7 @@ grown, stays with it.
 
 A call that has changed the state of a stateful object can't be taken back, so a mismatch before one can't be adopted.
 
-May import base modules and the interfaces of storage, and knows the driver.
+May import base modules and the interfaces of storage.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
 
 from dagengine.errors import InternalError, RunMismatch, StoreError
 from dagengine.model import (
     Claim,
-    EventRecord,
     Failure,
     RecordedCall,
     RunRecord,
@@ -30,16 +28,10 @@ from dagengine.model import (
     StepState,
 )
 from dagengine.storage.interface import Store
-from dagengine.storage.writes import AddEvent, FinishStep, HandleFailures, RenameSteps, Write
-
-if TYPE_CHECKING:
-    from dagengine.driver import Driver
+from dagengine.storage.writes import FinishStep, HandleFailures, RenameSteps, Write
 
 _SUPERSEDED = re.compile(r"~\d+$")
 _BELOW = re.compile(r"/@(\d+)$")
-
-SHOWN = 20
-"""Keys of orphans that are told."""
 
 LOOKED_UP = 1_000
 """Keys that are looked up to tell what the body has called from what its steps have grown; beyond, nothing is said."""
@@ -88,20 +80,17 @@ def is_superseded(key: str) -> bool:
     return _SUPERSEDED.search(key) is not None
 
 
-def note_orphans(driver: Driver, left: Sequence[RecordedCall]) -> None:
-    """Say of which recorded calls the body has not asked, if any: not of those that steps have grown, or superseded ones."""
-    store, number = driver.engine.store, driver.claim.run_number
+def orphans(store: Store, run_number: int, left: Sequence[RecordedCall]) -> list[str]:
+    """Keys of the recorded calls that the body has not asked for: not of those that steps have grown, or superseded ones."""
     grown: dict[str, bool] = {}
-    orphans = []
+    found = []
     for call in left:
         start = call.key.rpartition("/")[0]
         if start not in grown and len(grown) < LOOKED_UP:
-            grown[start] = any(step.kind in _GROWING for step in store.steps(number, key=start))
+            grown[start] = any(step.kind in _GROWING for step in store.steps(run_number, key=start))
         if not (grown.get(start, True) or is_superseded(call.key) or _BELOW.search(start)):
-            orphans.append(call.key)
-    if orphans:
-        data = {"keys": orphans[:SHOWN], "count": len(orphans)}
-        driver.record_beside([AddEvent(EventRecord(driver.engine.clock.now(), "run.orphans", None, data))])
+            found.append(call.key)
+    return found
 
 
 # ---- which -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ the run has failed again:
     the run was compensated                      rerun
     the bytes of a value are gone or damaged     recompute, then resume
 
-May import model, compensating, continuing, forks' words and storage's interface.
+May import model, units, compensating, continuing, forks' words and storage's interface.
 """
 
 from __future__ import annotations

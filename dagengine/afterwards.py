@@ -38,7 +38,7 @@ def word_of_end(driver: Driver, writes: Iterable[Write]) -> list[Write]:
 def after_end(driver: Driver) -> None:
     """The end of the driver's run is durable. On the engine's thread."""
     engine, state = driver.engine, driver.state
-    if driver.continued and state is RunState.SUCCEEDED:
+    if driver.stage.continued and state is RunState.SUCCEEDED:
         engine.helpers.submit(_begin_successor, driver)
     elif driver.adopt and state is RunState.MISMATCH:
         engine.helpers.submit(_adopt_more, driver)

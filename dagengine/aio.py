@@ -1,6 +1,6 @@
 """Waiting for values in an async body: as in `waiting`, but to be awaited, so that other branches go on.
 
-`await ref` is the same as `await get(ref)`. May import refs, moments and approvals.
+`await ref` is the same as `await get(ref)`. May import errors, refs, moments and approvals.
 """
 
 from __future__ import annotations

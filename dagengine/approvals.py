@@ -1,7 +1,7 @@
 """Asking a person: a run waits until somebody says yes, or no, and records who it was and why.
 
 Approvals are events under a prefix of their own: what is sent with `signal` is never taken for one.
-May import errors, model, moments, refs and signals.
+May import errors, model, moments, refs and signals; the engine when one is answered in this process.
 """
 
 from __future__ import annotations

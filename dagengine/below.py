@@ -55,7 +55,7 @@ class Below:
         if why not in (Stop.CANCEL, Stop.TIMEOUT):
             return
         here = {child_id(self._driver.run_id, step.seq) for step in steps if self._ends_with(step, why)}
-        if here or self._driver.replayed_below:
+        if here or self._driver.stage.replayed_below:
             self._ask(here)
 
     def taken_over(self) -> None:
@@ -78,7 +78,7 @@ class Below:
         with self._lock:  # one that is being begun is there when this has it
             self._over = True
         found = [find(engine.store, run_id) for run_id in here]
-        if driver.replayed_below:
+        if driver.stage.replayed_below:
             found += children_of(engine.store, driver.record)
         for child in found:
             if child is not None:

@@ -24,7 +24,7 @@ from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, Fail
 from dagengine.ends import BodyStopped, End, Outcome, Waiter, Waiting
 from dagengine.errors import BadArguments, Rejected
 from dagengine.failures import exception_of
-from dagengine.model import Input, NewStep, RecordedCall, StepInput, StepKind, StepState
+from dagengine.model import Input, NewStep, StepInput, StepKind, StepState
 from dagengine.outside import value_of
 from dagengine.refs import EphemeralRef, Ref
 from dagengine.replaying import Mismatched, Replay
@@ -35,7 +35,7 @@ from dagengine.values import encode, encode_plain
 
 if TYPE_CHECKING:
     from dagengine.definitions import Defined
-    from dagengine.driver import Driver
+    from dagengine.stages import Stage
     from dagengine.tasks import Task
     from dagengine.workflows import Workflow
 
@@ -45,16 +45,16 @@ NO_CALL = encode_plain(((), {})).to_bytes()
 
 
 class Body:
-    """One call of a workflow's body, in the service of a driver."""
+    """One call of a workflow's body, on a stage. `replay`: of what is recorded of its calls, if something is."""
 
-    def __init__(self, driver: Driver, workflow: Workflow[..., Any], recorded: Iterator[RecordedCall] | None) -> None:
-        self.driver = driver
+    def __init__(self, stage: Stage, workflow: Workflow[..., Any], replay: Replay | None) -> None:
+        self.stage = stage
         self.workflow = workflow
-        self.workflow_name = driver.workflow_name
-        self.run_id = driver.run_id
-        self._replay = Replay(driver, recorded) if recorded is not None else None
-        self._scope = Scope(self, driver.workflow_name)
-        self._stopped = False
+        self.workflow_name = stage.workflow_name
+        self.run_id = stage.run_id
+        self._replay = replay
+        self._scope = Scope(self, stage.workflow_name)
+        self.stopped = False
         self.blocking = Blocking()
         self._waiters: set[Waiting] = set()
         self._delivered: set[int] = set()  # failures given to the body, which has not gone on since
@@ -70,7 +70,7 @@ class Body:
 
     def stop(self) -> None:
         """Let go: whatever the body asks next raises BodyStopped. Called on the engine's thread."""
-        self._stopped = True
+        self.stopped = True
         for waiter in list(self._waiters):
             waiter.stop()
 
@@ -81,26 +81,26 @@ class Body:
 
     def _main(self) -> None:
         try:
-            args, kwargs = self.driver.read_arguments()
+            args, kwargs = self.stage.read_arguments()
             self._scope.enter()
             returned = self._returned(args, kwargs)
             self._went_on()
             if self._replay is not None:
                 self._replay.end()
-            self.driver.post(returned)
+            self.stage.post(returned)
         except Mismatched as mismatch:
-            self.driver.post(BodyMismatched(mismatch.failure))
+            self.stage.post(BodyMismatched(mismatch.failure))
         except BodyStopped:
             pass
         except BaseException as error:
-            self.driver.post(self._raised_event(error))
+            self.stage.post(self._raised_event(error))
 
     def _returned(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BodyReturned:
         try:
             result = self._call(args, kwargs)
         except Continuation as asked:
             return record_successor(self, asked)
-        return BodyReturned(*encode_call((result,), {}, f"the result of {self.workflow_name}", self.driver.keep, self))
+        return BodyReturned(*encode_call((result,), {}, f"the result of {self.workflow_name}", self.stage.keep, self))
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = self.workflow.function
@@ -119,7 +119,7 @@ class Body:
         for part in _chain(error):
             for raised, seq, root in self._raised:
                 if raised is part:
-                    key = self.driver.key_of(root)
+                    key = self.stage.key_of(root)
                     facts = {"step": key, "failed": [key], "count": 1}
                     return BodyRaised(replace(failure, facts=facts), (seq, root))
             if isinstance(part, Rejected):  # the step that asked has succeeded: it has its answer
@@ -152,8 +152,8 @@ class Body:
         if isinstance(items, (str, bytes)):
             raise BadArguments(f"{task.name}.map over a string would call it for each character. Put it in a list.")
         what = f"a call of {task.name}"
-        args = tuple(set_aside(value, what, self.driver.keep) for value in args)
-        kwargs = {name: set_aside(value, what, self.driver.keep) for name, value in kwargs.items()}
+        args = tuple(set_aside(value, what, self.stage.keep) for value in args)
+        kwargs = {name: set_aside(value, what, self.stage.keep) for name, value in kwargs.items()}
         return [self.call(scope, task, (item, *args), kwargs) for item in items]
 
     def map_later(
@@ -172,17 +172,17 @@ class Body:
 
         It is not waited for: what the body does with it is recorded after it, so nothing is ever built on another one.
         """
-        if self._stopped:
+        if self.stopped:
             raise BodyStopped
-        definition, new_definition = self.driver.definitions.of(called)
+        definition, new_definition = self.stage.definitions.of(called)
         self._went_on()
         if self._replay is not None:
             recorded = self._replay.answer(key, StepKind.RECORDED, definition, NO_CALL, ())
             if recorded is not None:
-                return self.driver.read_steps([recorded.seq])[recorded.seq]
+                return self.stage.read_steps([recorded.seq])[recorded.seq]
         value = compute()
-        step = NewStep(self.driver.take_seqs(), key, StepKind.RECORDED, definition, NO_CALL, ())
-        self.driver.post_known(StepKnown(new_definition, step, value_of(encode(value).to_bytes())))
+        step = NewStep(self.stage.take_seqs(), key, StepKind.RECORDED, definition, NO_CALL, ())
+        self.stage.post_known(StepKnown(new_definition, step, value_of(encode(value).to_bytes())))
         return value
 
     def _record(
@@ -195,43 +195,43 @@ class Body:
         *,
         further: tuple[StepInput, ...] = (),
     ) -> Ref:
-        if self._stopped:
+        if self.stopped:
             raise BodyStopped
-        call, inputs = encode_call(args, kwargs, f"the call {key}", self.driver.keep, self)
+        call, inputs = encode_call(args, kwargs, f"the call {key}", self.stage.keep, self)
         if further:
             inputs += further
         if kind in (StepKind.CREATE, StepKind.METHOD):
             self._refuse_ephemeral(key, inputs)
-        definition, new_definition = self.driver.definitions.of(called)
+        definition, new_definition = self.stage.definitions.of(called)
         self._went_on()
         if self._replay is not None:
             recorded = self._replay.answer(key, kind, definition, call, inputs)
             if recorded is not None:
                 if recorded.state.ended:
-                    self.driver.ended_before(recorded)
+                    self.stage.ended_before(recorded)
                 return self._ref(recorded.seq, key, definition)
-        step = NewStep(self.driver.take_seqs(), key, kind, definition, call, inputs)
-        self.driver.post_step(new_definition, step)
+        step = NewStep(self.stage.take_seqs(), key, kind, definition, call, inputs)
+        self.stage.post_step(new_definition, step)
         return self._ref(step.seq, key, definition)
 
     def _ref(self, seq: int, key: str, definition: int) -> Ref:
-        if self.driver.definitions[definition].options.get("checkpoint") is not False:
+        if self.stage.definitions[definition].options.get("checkpoint") is not False:
             return Ref(self, seq, key)
-        self.driver.ephemeral.add(seq)
+        self.stage.ephemeral.add(seq)
         return EphemeralRef(self, seq, key)
 
     def _refuse_ephemeral(self, key: str, inputs: tuple[Input, ...]) -> None:
         for item in inputs:
-            if isinstance(item, StepInput) and item.seq in self.driver.ephemeral:
+            if isinstance(item, StepInput) and item.seq in self.stage.ephemeral:
                 raise BadArguments(
-                    f"{key} would change its object's state with {self.driver.key_of(item.seq)}, whose value is not"
+                    f"{key} would change its object's state with {self.stage.key_of(item.seq)}, whose value is not"
                     " recorded (checkpoint=False): after a crash the call could not be made again. Record that value."
                 )
 
     def dropped(self, seq: int) -> None:
         """The body's ref to an ephemeral value is gone. Called wherever it was collected, so it only takes a note."""
-        if not self._stopped:
-            self.driver.post(RefsDropped((seq,)))
+        if not self.stopped:
+            self.stage.post(RefsDropped((seq,)))
 
     # ---- waiting ----------------------------------------------------------------------------
 
@@ -239,11 +239,11 @@ class Body:
         return Waiter(self, refs)
 
     def watch(self, waiter: Waiter, seqs: list[int]) -> None:
-        if self._stopped:
+        if self.stopped:
             raise BodyStopped
         self._waiters.add(waiter)
-        self.driver.watch(seqs, waiter)
-        if self._stopped:  # stopped in between: nobody else will tell this waiter
+        self.stage.watch(seqs, waiter)
+        if self.stopped:  # stopped in between: nobody else will tell this waiter
             waiter.stop()
 
     def end_of(self, watch: Callable[[Waiting], None]) -> StepState:
@@ -251,7 +251,7 @@ class Body:
         end = End()
         self._waiters.add(end)
         watch(end)
-        if self._stopped:
+        if self.stopped:
             end.stop()
         state = end.told.get()
         self._waiters.discard(end)
@@ -277,20 +277,20 @@ class Body:
 
     def delivered(self, seq: int, key: str) -> BaseException:
         """The exception of a step that did not succeed, on its way to the body."""
-        state, failure = self.driver.failure_of(seq)
+        state, failure = self.stage.failure_of(seq)
         root = int(failure.facts.get("root_seq", seq))
         self._delivered.update({seq, root})
         with outside():
             error = exception_of(failure, key)
             if state is StepState.SKIPPED and root != seq:
-                error.__cause__ = exception_of(self.driver.failure_of(root)[1], self.driver.key_of(root))
+                error.__cause__ = exception_of(self.stage.failure_of(root)[1], self.stage.key_of(root))
         self._raised.append((error, seq, root))
         return error
 
     def _went_on(self) -> None:
         """The body did something after it was given failures: it has handled them."""
         if self._delivered:
-            self.driver.post(FailuresHandled(sorted(self._delivered)))
+            self.stage.post(FailuresHandled(sorted(self._delivered)))
             self._delivered.clear()
 
 

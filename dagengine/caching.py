@@ -72,7 +72,7 @@ class Wanted:
 
 
 class Caching:
-    """Of one engine. `look`, `ended` and `forget` are called on its thread; the rest is done on one of its own."""
+    """Of one engine. `look` and `ended` are called on its thread; the rest is done on one of its own."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

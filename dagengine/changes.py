@@ -145,7 +145,7 @@ def _answer_mark(engine: Engine, driver: Driver, request: dict[str, Any], note: 
     from dagengine.edits import decided, value_of_json
 
     seq, state = int(request["seq"]), StepState(request["state"])
-    key = driver.key_of(seq)
+    key = driver.stage.key_of(seq)
     reason = engine.look_into(lambda: driver._core.unmarkable(seq))
     if reason is not None:
         return {"error": f"{key} can't be marked: {reason}."}
@@ -160,7 +160,7 @@ def _answer_mark(engine: Engine, driver: Driver, request: dict[str, Any], note: 
     )
     end = End()
     engine.tell(driver, [marked])
-    driver._post_watch([seq], end)
+    driver.stage.watch_core([seq], end)
     ended = end.wait(RECORDED_SECONDS)
     if ended is not state:
         return {"error": f"{key} ended by itself before it could be marked: {ended or 'the run stops'}."}

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dagengine import config
-from dagengine.errors import BadOption, RunConflict, RunError, RunExists, RunOwned
+from dagengine.errors import BadOption, RunConflict, RunError, RunExists, RunOwned, StoreUnavailable
 from dagengine.identity import is_alive, this_process
 from dagengine.model import RunRecord, RunState, Standing, StepRecord
 from dagengine.validation import did_you_mean
@@ -37,6 +37,7 @@ class Client:
     store: a path or URL; None: the configured one
     artifacts: where large values go; None: beside the store
     home: the folder of settings, and of the default store
+    make: False: a store that is not there is StoreUnavailable, and is not made
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Client:
         *,
         artifacts: str | Path | None = None,
         home: str | Path | None = None,
+        make: bool = True,
     ) -> None:
+        self._make = make
         self.settings = config.load(store=store, artifacts=artifacts, home=home)
         self._lock = threading.Lock()
         self._store: Store | None = None
@@ -67,14 +70,25 @@ class Client:
 
     @property
     def store(self) -> Store:
-        """The open store; made if it is not there. Raises StoreError."""
+        """The open store; made if it is not there, and may be. Raises StoreError."""
         with self._lock:
             if self._store is None:
-                from dagengine.storage import open_store
-
-                config.create_private(self.settings.folder)
-                self._store = open_store(self.settings.store.value)
+                self._store = self._open()
             return self._store
+
+    def _open(self) -> Store:
+        from dagengine.storage import open_store
+        from dagengine.storage.opening import open_existing
+
+        url = self.settings.store.value
+        found = None if self._make else open_existing(url)
+        if found is None and not self._make:
+            place = config.without_password(url)
+            raise StoreUnavailable(
+                f"there is no store at {place}. Correct the path or URL, or look where it is gone.", store=place
+            )
+        config.create_private(self.settings.folder)
+        return open_store(url) if found is None else found
 
     @property
     def artifacts(self) -> ArtifactStore:

@@ -7,7 +7,7 @@ values that are; then artifacts and packs of code that no row names; and if what
 the runs that were begun first. Each of its steps is whole by itself, so a pass can be killed anywhere, and the next one goes
 on. Runs that have not ended, and pinned ones, are never touched.
 
-May import errors, model, retention, identity and the interfaces of storage.
+May import errors, model, tags, retention, identity and the interfaces of storage.
 """
 
 from __future__ import annotations

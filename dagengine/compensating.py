@@ -116,7 +116,7 @@ def _answer(driver: Driver, found: list[RecordedCall] | None) -> None:
     driver._note("run.compensating", None, {"steps": len(found)})
     new: list[Definition] = []
     numbers: dict[int, int] = {}
-    first = driver.take_seqs(len(found))
+    first = driver.stage.take_seqs(len(found))
     steps = []
     for index, call in enumerate(found):
         number = numbers.get(call.definition)

@@ -1,7 +1,7 @@
 """What the code of a task, or of a workflow's body, may know of its place in the run; and what a task may do there so
 that it counts once (dagengine/effects.py).
 
-May import model, effects and the runtime's slot for the current attempt.
+May import model, scopes, effects, transactions and the runtime's slot for the current attempt.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dagengine.calls import encode_call
 from dagengine.core.events import BodyReturned
 from dagengine.errors import DefinitionError, RunConflict, RunExists, RunNotFound
-from dagengine.model import NewRun, RunRecord, RunState, StepInput
+from dagengine.model import NewRun, PayloadInput, RunRecord, RunState, StepInput
 from dagengine.refs import Ref
 from dagengine.scopes import current_scope, outside
 from dagengine.storage.interface import RunFilter
@@ -75,24 +75,24 @@ def is_continued(returned: bytes | None) -> bool:
 
 def record_successor(body: Body, asked: Continuation) -> BodyReturned:
     """Record the run that goes on, and return what is recorded of this body. On the body's thread."""
-    driver = body.driver
-    call, inputs = encode_call(*asked.arguments, f"the call {body.workflow_name}", driver.keep, body)
+    stage = body.stage
+    call, inputs = encode_call(*asked.arguments, f"the call {body.workflow_name}", stage.keep, body)
     if any(isinstance(item, StepInput) for item in inputs):
         body.wait([Ref(body, item.seq, "") for item in inputs if isinstance(item, StepInput)])
         with outside():
-            args, kwargs = driver.reader.call(call, inputs)
-            call, inputs = encode_call(args, kwargs, f"the call {body.workflow_name}", driver.keep)
-    record, engine = driver.record, driver.engine
-    facts = {name: fact for name, fact in record.facts.items() if name not in ("fork", "forked_from", "logical_time")}
-    facts["continued_from"] = record.id
-    facts["first"] = record.facts.get("first", record.id)
-    run_id = successor_id(record.id)
-    payloads = tuple(item for item in inputs if not isinstance(item, StepInput))
-    new = NewRun(run_id, record.workflow, record.entry, call, payloads, engine.clock.now(), facts)
-    with contextlib.suppress(RunExists):  # recorded by a process that died before it could say so here
-        engine.store.create_run(new, None)
-    driver.continued = True
+            args, kwargs = stage.read_call(call, inputs)
+            call, inputs = encode_call(args, kwargs, f"the call {body.workflow_name}", stage.keep)
+    stage.begin_successor(call, tuple(item for item in inputs if not isinstance(item, StepInput)))
     return BodyReturned(_CONTINUED, ())
+
+
+def begin_successor(store: Store, run: RunRecord, call: bytes, inputs: tuple[PayloadInput, ...], at: float) -> None:
+    """Record the run that goes on after `run`, at `at`; harmless if a process that died has done so."""
+    facts = {name: fact for name, fact in run.facts.items() if name not in ("fork", "forked_from", "logical_time")}
+    facts["continued_from"] = run.id
+    facts["first"] = run.facts.get("first", run.id)
+    with contextlib.suppress(RunExists):
+        store.create_run(NewRun(successor_id(run.id), run.workflow, run.entry, call, inputs, at, facts), None)
 
 
 # ---- looking runs up ----------------------------------------------------------------------------

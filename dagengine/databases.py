@@ -6,7 +6,8 @@
 A database is given by a URL without a password, or by the name of a connection, or by the id of one of Airflow's: what
 these mean is found by the process that runs the step (`connections`), and is not recorded.
 
-Rows are taken from the cursor in batches, and kept as Arrow only. May import connections, errors, tasks and storage's module of SQL.
+Rows are taken from the cursor in batches, and kept as Arrow only. May import arrow_types, connections, errors,
+options, tasks and storage's module of SQL.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One run's shell: turns the world into events for the run core, and the core's actions into the world.
 
-Two sides. The *body's thread* takes seqs, posts steps and events, watches ends and reads values. The *engine's thread*
-calls `turn` with what has happened; nothing else touches the core. Between the two are one deque (`post…`) and the
-waiters' queues.
+Everything here is for the *engine's thread*, which calls `turn` with what has happened, but for what says otherwise; nothing
+else touches the core. The body's side is its `stage` (`run_stage`).
 
 May import everything of the workflow layer but the engine, which it knows by the few methods that it calls.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,9 +18,7 @@ from dagengine import compensating
 from dagengine.afterwards import after_end, parent_of, word_of_end
 from dagengine.attempts import Attempts, RuntimeNews, shared_parts
 from dagengine.below import Below
-from dagengine.body import Body
 from dagengine.commits import Commits
-from dagengine.continuing import continued_as
 from dagengine.core.actions import Actions, Notice
 from dagengine.core.compensation import Ending
 from dagengine.core.core import RunCore
@@ -34,9 +30,6 @@ from dagengine.core.events import (
     InterruptRequested,
     PatienceOver,
     Recorded,
-    SharedDropped,
-    StepKnown,
-    StepsCalled,
     TimeIsUp,
 )
 from dagengine.core.states import STATE_OF, BodyPhase, Phase
@@ -49,12 +42,8 @@ from dagengine.life import Life
 from dagengine.liveness import Liveness
 from dagengine.model import (
     Claim,
-    Definition,
     EventRecord,
-    Failure,
     Frontier,
-    NewStep,
-    RecordedCall,
     RunRecord,
     RunState,
     StepState,
@@ -63,23 +52,17 @@ from dagengine.outside import Outside
 from dagengine.progress import NOTICE_LENGTH, Progress, Tally
 from dagengine.questions import Questions
 from dagengine.reading import Reader
+from dagengine.run_stage import RunStage
 from dagengine.runtime.protocol import (
     Succeeded,
 )
-from dagengine.serving.logical import with_logical_time
-from dagengine.shared_steps import SharedSteps, fork_facts
 from dagengine.storage.blocks import Tallies
 from dagengine.storage.writes import AddEvent, SideWrite, Write
 from dagengine.supply import Supply
 from dagengine.taking_over import compensation_of, vanished_attempts
-from dagengine.values import Encoded, decode
 
 if TYPE_CHECKING:
     from dagengine.engine import Engine
-
-POSTED_MAX = 8_192
-"""Calls that the body may be ahead of the engine; at the bound the body waits. Keeps a body of a million calls from
-filling memory with what could not be recorded yet."""
 
 PATIENCE_SECONDS = 1.0
 """How long attempts wait beside a stateful object that has nothing to do, before it gives its place to them."""
@@ -117,29 +100,17 @@ class Driver:
         self.reopened = False  # somebody has asked it to go on
         self.adopt = False  # what its body calls differently is to replace what is recorded
         self.parent: RunRecord | None = None  # whose child it is
-        self.continued = continued_as(record) is not None
         self.error: BaseException | None = None  # why this process let go of the run before its end
         self._load_workflow = life.load
-        self._body: Body | None = None
         self._commits = Commits()
         self._tallies = Tallies()
         self._core = RunCore(engine.window, engine.host, claim.token)
         self._abandoned = False
-        # the body's side
-        self._posted: deque[tuple[Definition | None, NewStep] | Event | tuple[list[int], Waiting]] = deque()
-        self._notified = False
-        self._room = threading.Condition()
-        self._next_seq = 0
-        self.replayed_below = 0  # steps below this seq were recorded when this process took the run over
-        self._seq_lock = threading.Lock()
-        self._ended_before: dict[int, StepState] = {}
-        self.shared: SharedSteps | None = None  # what a fork has in common with its donor
-        self.ephemeral: set[int] = set()  # steps that the body called, and whose values are not recorded
-        # the engine's side
         self._waiters: dict[int, list[Waiting]] = {}
         self._supply = Supply(engine.store, engine.artifacts, claim.run_number, engine.keeping.must_verify)
         self._holding = Holding(engine, index, self._core, self._supply)
         self._tally = Tally(self.life.notices)
+        self.stage = RunStage(self, self._core, self._supply, self._holding, self._tally)
         self.liveness = Liveness(self, self._core)
         self._attempts = Attempts(
             engine,
@@ -151,7 +122,7 @@ class Driver:
             supply=self._supply,
             tally=self._tally,
             liveness=self.liveness,
-            take_seqs=self.take_seqs,
+            take_seqs=self.stage.take_seqs,
         )
         self.questions = Questions(self, self._core)
         self.outside = Outside(self, self._core)
@@ -165,7 +136,7 @@ class Driver:
         """Take over a recorded run (or, with no frontier, begin a new one) and call its body if it has not returned."""
         self.parent = parent_of(self.engine.store, self.record)
         if frontier is not None:
-            self._next_seq = self.replayed_below = frontier.next_seq
+            self.stage.take_over(frontier)
             for definition in frontier.definitions:
                 self.definitions.learn(definition)
                 self._tally.of(definition.name)  # shown in the order in which they were called
@@ -177,12 +148,7 @@ class Driver:
         else:
             self._frontier = None
         if not self.record.body_closed and self._compensating is None and not self.was_cancelled:
-            recorded = None
-            if frontier is not None and frontier.next_seq:
-                if fork_facts(self.record) is not None:
-                    self.shared = SharedSteps(self.engine.store, self.record, frontier, self.post)
-                recorded = self.engine.store.recorded_calls(self.claim.run_number)
-            self._body = Body(self, self._load_workflow(), recorded)
+            self.stage.call(self._load_workflow(), frontier)
 
     def begin(self) -> None:
         """First turn, on the engine's thread."""
@@ -210,106 +176,13 @@ class Driver:
             self.record_beside([AWAKE])
         else:
             self._note("run.started", None, {})
-        if self._body is not None:
-            self._body.start()
+        if self.stage.body is not None:
+            self.stage.body.start()
 
     @property
     def was_cancelled(self) -> bool:
         """Whether somebody had asked the run to stop before this process took it up, and nobody to go on since."""
         return not self.reopened and self.record.cancel_requested_at is not None
-
-    # ---- for the body's thread ----------------------------------------------------------------
-
-    def take_seqs(self, count: int = 1) -> int:
-        """Set aside `count` seqs, and return the first. The body takes them for its calls, expansions for their items."""
-        with self._seq_lock:
-            first = self._next_seq
-            self._next_seq += count
-        return first
-
-    def post_step(self, definition: Definition | None, step: NewStep) -> None:
-        self._wait_for_room()
-        if definition is not None:
-            self.definitions.recording(definition)
-        self._posted.append((definition, step))
-        self._notify()
-
-    def post_known(self, event: StepKnown) -> None:
-        self._wait_for_room()
-        if event.definition is not None:
-            self.definitions.recording(event.definition)
-        self.post(event)
-
-    def _wait_for_room(self) -> None:
-        if len(self._posted) >= POSTED_MAX:
-            with self._room:
-                self._room.wait_for(lambda: len(self._posted) < POSTED_MAX or self._stopping)
-
-    def post(self, event: Event) -> None:
-        self._posted.append(event)
-        self._notify()
-
-    def _notify(self) -> None:
-        if not self._notified:
-            self._notified = True
-            self.engine.wake(self)
-
-    def watch(self, seqs: list[int], waiter: Waiting) -> None:
-        """Tell the waiter of each step's end, in the order of completion; also of those that have ended."""
-        before = [seq for seq in seqs if seq in self._ended_before]
-        if before:
-            order = self.engine.store.finish_order(self.claim.run_number, before) if len(before) > 1 else {}
-            for seq in sorted(before, key=lambda seq: order.get(seq, 0)):
-                waiter.tell(seq, self._ended_before[seq])
-        rest = [seq for seq in seqs if seq not in self._ended_before]
-        if rest:
-            self._post_watch(rest, waiter)
-
-    def _post_watch(self, seqs: list[int], waiter: Waiting) -> None:
-        self._posted.append((seqs, waiter))
-        self._notify()
-
-    def ended_before(self, recorded: RecordedCall) -> None:
-        """A step that the body asked for again had ended when this process took the run over."""
-        self._ended_before[recorded.seq] = recorded.state
-
-    def keep(self, encoded: Encoded) -> None:
-        """Make a large argument or result of the body durable."""
-        self.engine.artifacts.put(encoded.digest(), encoded.size, encoded.to_bytes())
-
-    def read_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        given = self.reader.call(self.record.call, self.record.inputs)
-        return with_logical_time(self.record, self._load_workflow(), given)
-
-    def read_steps(self, seqs: list[int]) -> dict[int, Any]:
-        found, rest = {}, []
-        for seq in seqs:
-            data = self._supply.at_hand(seq)
-            if data is not None:
-                found[seq] = decode(data)
-            elif seq in self.ephemeral:
-                found[seq] = self._holding.read(seq, self.post, self._end_of)
-            else:
-                rest.append(seq)
-        return {**found, **self.reader.steps(rest)} if rest else found
-
-    def _end_of(self, seq: int) -> StepState:
-        """Wait until the ephemeral step has ended, and if it is made again, until that has."""
-        assert self._body is not None
-        return self._body.end_of(lambda waiter: self._post_watch([seq], waiter))
-
-    def failure_of(self, seq: int) -> tuple[StepState, Failure]:
-        unmade = self._holding.failure_of(seq)
-        if unmade is not None:
-            return StepState.FAILED, unmade
-        return self.engine.store.failures(self.claim.run_number, [seq])[seq]
-
-    def key_of(self, seq: int) -> str:
-        step = self._core.steps.get(seq)
-        if step is not None:
-            return step.key
-        found = self.engine.store.steps(self.claim.run_number, seqs=[seq])
-        return found[0].key if found else f"step {seq}"
 
     # ---- for whoever watches ------------------------------------------------------------------
 
@@ -321,16 +194,12 @@ class Driver:
 
     # ---- the engine's thread --------------------------------------------------------------------
 
-    @property
-    def _stopping(self) -> bool:
-        return self._abandoned or self._body is None or self._body._stopped
-
     def turn(self, events: list[Event]) -> None:
         """Apply what the body posted and what has happened, and carry out what follows."""
         if self._abandoned or self.ended.is_set():
-            self._posted.clear()
+            self.stage.drop_posted()
             return
-        watched = self._take_posted(events)
+        watched = self.stage.take(events)
         if events:
             if self._flush_due and any(type(event) is FlushAttempts for event in events):
                 self._flush_due = False
@@ -339,34 +208,6 @@ class Driver:
             self._watch(seqs, waiter)
         if events or watched:
             self.outside.turned()
-
-    def _take_posted(self, events: list[Event]) -> list[tuple[list[int], Waiting]]:
-        self._notified = False
-        watched = []
-        called: StepsCalled | None = None
-        posted = self._posted
-        while posted:
-            item = posted.popleft()
-            if not isinstance(item, tuple):
-                called = None
-                events.append(item)
-                if isinstance(item, SharedDropped):
-                    self._tally.dropped(item.tasks)
-                if type(item) is StepKnown:
-                    self._tally.of(self.definitions[item.step.definition].name).total += 1
-            elif isinstance(item[1], NewStep):
-                if called is None:
-                    called = StepsCalled([], [])
-                    events.append(called)
-                if item[0] is not None:
-                    called.definitions.append(item[0])
-                called.steps.append(item[1])
-                self._tally.of(self.definitions[item[1].definition].name).total += 1
-            else:
-                watched.append(item)
-        with self._room:
-            self._room.notify_all()
-        return watched
 
     def _watch(self, seqs: list[int], waiter: Waiting) -> None:
         steps = self._core.steps
@@ -394,10 +235,8 @@ class Driver:
             self.questions.settle(actions.writes)
             self.liveness.settle(actions.writes)
             self._write(actions.writes)
-        if actions.stop_body and self._body is not None:
-            self._body.stop()
-            with self._room:
-                self._room.notify_all()
+        if actions.stop_body:
+            self.stage.stop()
         if actions.release:
             self._attempts.release(actions.release)
         if actions.rebuild:
@@ -492,10 +331,7 @@ class Driver:
             return
         self._abandoned = True
         self.error = error
-        if self._body is not None:
-            self._body.stop()
-        with self._room:
-            self._room.notify_all()
+        self.stage.stop()
         out = [(self.index, step.seq, step.attempt) for step in self._core.steps.values() if step.phase in _OUT]
         self.engine.runtime.cancel(out, force=True)
         self.questions.end()
@@ -518,19 +354,17 @@ class Driver:
     @property
     def is_idle(self) -> bool:
         """Whether the body has returned, or waits for this and nothing else. On the engine's thread."""
-        return not self._posted and (
-            self._body is None or self._core.body is not BodyPhase.OPEN or self._body.blocking.now
-        )
+        return self.stage.is_idle(self._core.body is BodyPhase.OPEN)
 
     def join_body(self, timeout: float) -> bool:
-        return self._body is None or self._body.join(timeout)
+        return self.stage.body is None or self.stage.body.join(timeout)
 
     def dismantle(self) -> None:
         """The run waits without a process, and the body's thread has ended: nothing asks this driver again.
 
         Its parts know each other, and Python's collector of such circles comes too seldom for thousands of runs.
         """
-        parts = [self._attempts, self._holding, self._body]
+        parts = [self._attempts, self._holding, self.stage.body]
         parts += [part for part in vars(self).values() if getattr(part, "_driver", None) is self]
         for part in parts:
             if part is not None:

@@ -121,7 +121,7 @@ class Waiter:
             raise BodyStopped
         ends = [new for new in news if new is not None]
         with outside():
-            values = self._body.driver.read_steps([seq for seq, state in ends if state is StepState.SUCCEEDED])
+            values = self._body.stage.read_steps([seq for seq, state in ends if state is StepState.SUCCEEDED])
         for seq, state in ends:
             for ref in self._refs[seq]:
                 self._ready.append(Outcome(self._body, ref, state, values.get(seq)))

@@ -37,6 +37,7 @@
     │   └── RuntimeStopped
     └── StoreError               the operator of the store
         ├── StoreUnavailable, StoreForeign, StoreNewer, StoreOutdated, StoreFull
+        │   └── StoreUnsupported     no store that can be opened here, now or later
         ├── Fenced                 this process no longer owns the run
         └── ArtifactMissing, ArtifactDamaged
 
@@ -320,6 +321,10 @@ class StoreError(DagengineError):
 
 class StoreUnavailable(StoreError):
     """The store can't be opened, read or written."""
+
+
+class StoreUnsupported(StoreUnavailable):
+    """The URL says no store that this installation can open: another kind, written wrong, or its driver is missing."""
 
 
 class StoreForeign(StoreError):

@@ -3,7 +3,7 @@
 Bytes are written and synced on a helper thread; only then does the run hear of them. So nothing is recorded that names an
 artifact which a crash could take away.
 
-May import base modules, the runtime's protocol and the interface of the artifacts.
+May import base modules, attempts, the runtime's protocol and the interface of the artifacts.
 """
 
 from __future__ import annotations

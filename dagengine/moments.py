@@ -61,7 +61,7 @@ _SLEEP, _TIMER, _EVENT = Builtin("sleep"), Builtin("timer"), Builtin("event")
 def now() -> datetime:
     """The time, in UTC. In a body: when it was first asked for."""
     scope = current_scope.get()
-    seconds = time.time() if scope is None else _known(scope, _NOW, scope.body.driver.engine.clock.now)
+    seconds = time.time() if scope is None else _known(scope, _NOW, scope.body.stage.now)
     return datetime.fromtimestamp(seconds, UTC)
 
 

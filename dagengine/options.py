@@ -1,5 +1,5 @@
-"""What can be said of a task or of one call of it, validated when it is said. May import validation
-and what is said of caches only.
+"""What can be said of a task or of one call of it, validated when it is said. May import errors,
+validation and what is said of caches.
 
 Options are recorded with a run's definitions, as JSON without the defaults; a predicate on exceptions is code, and
 stays with the function.

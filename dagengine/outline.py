@@ -18,22 +18,30 @@ import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from dagengine.body import Body
 from dagengine.clocks import Clock
 from dagengine.core.events import BodyRaised, Event, StepKnown
 from dagengine.definitions import Definitions
 from dagengine.ends import BodyStopped, Waiting
-from dagengine.errors import BadArguments, DefinitionError
-from dagengine.model import Definition, Input, NewRun, NewStep, RunRecord, StepInput, StepKind, StepState
+from dagengine.errors import BadArguments, DefinitionError, InternalError
+from dagengine.model import (
+    Definition,
+    Input,
+    NewStep,
+    PayloadInput,
+    RecordedCall,
+    RunRecord,
+    StepInput,
+    StepKind,
+    StepState,
+)
 from dagengine.refs import Ref
 from dagengine.storage.interface import Store
 from dagengine.values import Encoded
 
 if TYPE_CHECKING:
-    from dagengine.driver import Driver
     from dagengine.workflows import Workflow
 
 PATIENCE_SECONDS = 60.0
@@ -132,33 +140,19 @@ class _Parameter(Ref):
     __slots__ = ()
 
     def _hint(self, what: str) -> str:
-        cast(_Stage, self._body.driver).asked_for(self._seq)
+        cast(_Stage, self._body.stage).asked_for(self._seq)
         return f"the body needs the value of {self._key} (to {what.replace(' it', '', 1)})"
 
 
-class _NoStore:
-    """A body that would record the run that goes on from it has come to its end here."""
-
-    def __init__(self, stage: _Stage) -> None:
-        self._stage = stage
-
-    def create_run(self, run: NewRun, process: None) -> None:
-        self._stage.end = CONTINUED
-        raise BodyStopped
-
-
 class _Stage:
-    """What a body asks of a driver."""
+    """A `Stage` that has no record, and values of nothing but what it is given."""
 
     def __init__(self, workflow: Workflow[..., Any], known: Mapping[str, Any]) -> None:
         signature = workflow.signature
         self.workflow_name = workflow.name
         self.run_id = "outline"
-        self.record = SimpleNamespace(id=self.run_id, workflow=workflow.name, entry={}, facts={})
-        self.engine = SimpleNamespace(clock=Clock(), store=_NoStore(self))
+        self.now = Clock().now
         self.definitions = Definitions()
-        self.shared = None
-        self.replayed_below = 0
         self.ephemeral: set[int] = set()
         self.names = tuple(
             name for name in signature.parameters if name not in known and _can_stand_in(signature, name)
@@ -172,7 +166,7 @@ class _Stage:
         self.end = ""
         self._raised: BodyRaised | None = None
         self._lock = threading.Lock()
-        self.body = Body(cast("Driver", self), workflow, None)
+        self.body = Body(self, workflow, None)
 
     def asked_for(self, seq: int) -> None:
         """The body uses a stand-in as the value. Whatever it makes of the exception, the outline would be a guess."""
@@ -202,6 +196,14 @@ class _Stage:
     def keep(self, encoded: Encoded) -> None:
         """Nothing is written."""
 
+    def ended_before(self, recorded: RecordedCall) -> None:
+        """Nothing is recorded."""
+
+    def begin_successor(self, call: bytes, inputs: tuple[PayloadInput, ...]) -> NoReturn:
+        """A body that would record the run that goes on from it has come to its end here."""
+        self.end = CONTINUED
+        raise BodyStopped
+
     def post(self, event: Event) -> None:
         if isinstance(event, BodyRaised):
             self._raised = event
@@ -217,7 +219,7 @@ class _Stage:
         further = {name: value for name, value in values.items() if name not in self._signature.parameters}
         return bound.args, {**bound.kwargs, **further}
 
-    def watch(self, seqs: Sequence[int], waiter: Waiting) -> None:
+    def watch(self, seqs: list[int], waiter: Waiting) -> None:
         """Of the world only time is sure to do what is waited for."""
         for seq in seqs:
             if seq < len(self.names):
@@ -232,6 +234,15 @@ class _Stage:
 
     def read_steps(self, seqs: list[int]) -> dict[int, Any]:
         return dict.fromkeys(seqs)
+
+    def read_call(self, call: bytes, inputs: Sequence[Input]) -> NoReturn:
+        """Only asked for by a body that would go on in another run."""
+        self.end = CONTINUED
+        raise BodyStopped
+
+    def failure_of(self, seq: int) -> NoReturn:
+        """Nothing fails here."""
+        raise InternalError(f"an outline has no failure of {self.key_of(seq)}")
 
     def key_of(self, seq: int) -> str:
         if seq < len(self.names):

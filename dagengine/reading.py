@@ -1,7 +1,7 @@
 """Reading recorded values: from the row, from a mapped artifact, or as the list of a map's items.
 
-Decoding runs the user's code: only bodies, and whoever asked for a result, read values. May import base modules and
-the interfaces of storage.
+Decoding runs the user's code: only bodies, and whoever asked for a result, read values. May import base modules,
+failures and the interfaces of storage.
 """
 
 from __future__ import annotations

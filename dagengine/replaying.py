@@ -1,6 +1,6 @@
 """What is recorded of a body's calls, when it is called again: each call is found by its key, and held against the record.
 
-May import everything of the workflow layer but the engine, the driver and the body.
+May import errors, model, calls, ends, scopes and, for types, stages.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dagengine.adopting import note_orphans
 from dagengine.calls import same_call, show_call
 from dagengine.ends import BodyStopped
 from dagengine.model import Failure, Input, RecordedCall, StepKind
 from dagengine.scopes import outside
 
 if TYPE_CHECKING:
-    from dagengine.driver import Driver
+    from dagengine.stages import ReplayStage
 
 
 class Mismatched(BodyStopped):
@@ -29,8 +28,8 @@ class Mismatched(BodyStopped):
 class Replay:
     """Recorded calls by key, read in the order of recording, which is close to the order in which they are asked for."""
 
-    def __init__(self, driver: Driver, recorded: Iterator[RecordedCall]) -> None:
-        self._driver = driver
+    def __init__(self, stage: ReplayStage, recorded: Iterator[RecordedCall]) -> None:
+        self._stage = stage
         self._recorded = recorded
         self._passed: dict[str, RecordedCall] = {}
 
@@ -44,12 +43,12 @@ class Replay:
         recorded = self._find(key)
         if recorded is None:
             return None
-        was, now = self._driver.definitions[recorded.definition], self._driver.definitions[definition]
+        was, now = self._stage.definitions[recorded.definition], self._stage.definitions[definition]
         before, after = (recorded.call, recorded.inputs), (call, inputs)
         same = was.name == now.name and recorded.kind is kind
         with outside():
-            same = same and same_call(before, after, self._driver.reader.payload)
-        shared = self._driver.shared
+            same = same and same_call(before, after, self._stage.reader.payload)
+        shared = self._stage.shared
         if shared is not None and shared.has(recorded.seq):
             code = {was.fingerprint, now.fingerprint} - {""}
             return recorded if shared.stands(recorded, same and len(code) < 2) else None
@@ -60,9 +59,7 @@ class Replay:
     def end(self) -> None:
         """The body has returned: what it has not asked for is no part of it any more."""
         left = [*self._passed.values(), *(call for call in self._recorded if not _is_item(call))]
-        if self._driver.shared is not None:
-            self._driver.shared.leave(left)
-        note_orphans(self._driver, left)
+        self._stage.leave(left)
 
     def _find(self, key: str) -> RecordedCall | None:
         if key in self._passed:
@@ -75,10 +72,10 @@ class Replay:
         return None
 
     def _mismatch(self, recorded: RecordedCall, before: str, after: str) -> Mismatched:
-        driver, key, seq = self._driver, recorded.key, recorded.seq
+        stage, key, seq = self._stage, recorded.key, recorded.seq
         message = (
             f"{key} was recorded as another call than the code makes now; the record stands. Put the code back as it"
-            f" was, or fork the run, or let today's calls replace the recorded ones: dagengine resume {driver.run_id[:8]}"
+            f" was, or fork the run, or let today's calls replace the recorded ones: dagengine resume {stage.run_id[:8]}"
             " --adopt. If the body calls other things after a failure, name its calls: options(key=...)."
         )
         facts = {
@@ -86,7 +83,7 @@ class Replay:
             "difference": f"- {before}\n+ {after}",
             "step": key,
             "seq": seq,
-            "below": driver.replayed_below,
+            "below": stage.replayed_below,
         }
         return Mismatched(Failure("mismatch", "dagengine.errors.RunMismatch", message, facts=facts))
 

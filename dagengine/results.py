@@ -1,7 +1,7 @@
 """How a run ended, for code that did not work on it: what it returned, or the exception that says why there is nothing.
 
 Reading a value runs the code of whoever wrote its class: it is taken from the run's own pack of code, where that can be had.
-May import errors, failures, functions, model, pinning, reading and the interfaces of storage.
+May import advice, errors, failures, functions, model, pinning, reading and the interfaces of storage.
 """
 
 from __future__ import annotations

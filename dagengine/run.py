@@ -1,4 +1,5 @@
-"""`Run`: the handle of a run that this process works on. May import model, progress, reading and results."""
+"""`Run`: the handle of a run that this process works on. May import graph, model, progress, reading
+and results."""
 
 from __future__ import annotations
 

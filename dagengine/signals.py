@@ -4,7 +4,8 @@ A signal is in the store before anybody is told. Then whoever has the run is: it
 socket, elsewhere by the database, and if nobody has it, who let go of it and whoever serves the store. Nobody who is told
 is needed: the run finds what was sent when it is taken up.
 
-May import errors, calls, control, model, moments, values and storage.
+May import base modules, advice, calls, control, moments, scopes, serving's hints and storage; the engine when one
+is sent by `signal`.
 """
 
 from __future__ import annotations

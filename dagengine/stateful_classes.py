@@ -5,7 +5,8 @@ and `trainer.epoch(table)` records another one and gives a ref. To a type checke
 has nothing but the methods: what the object holds is in a worker, or in the record.
 
 The class stays the class that was written, so that objects are pickled by its name; only its `__new__` is another.
-May import errors, options, scopes, functions and refs' words; the body is known by its interface.
+May import errors, model, options, tasks, scopes, functions, the run core's events and refs' words; the
+body is known by its interface.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ class Proxy:
 
     def __del__(self) -> None:
         with suppress(Exception):  # also one that was never whole, and one that outlives its engine
-            self.__body.driver.post(InstanceLetGo(self.__seq))
+            self.__body.stage.post(InstanceLetGo(self.__seq))
 
     def __hint(self, what: str, instead: str) -> str:
         return f"{self.__key} lives in a worker, so you can't {what}. {instead}."

@@ -1,6 +1,6 @@
 """`task`: a function whose calls in a workflow's body become steps. Anywhere else it is the plain function.
 
-May import errors, options, scopes and functions.
+May import errors, options, what is said of caches, scopes, functions, refs, deferred and transactions.
 """
 
 from __future__ import annotations

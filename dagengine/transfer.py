@@ -10,7 +10,7 @@ A run comes after those that belong to it (`families`), each with such members o
 there once. Nothing in the archive is a path to write to, and nothing of it is unpickled here; but who resumes an imported run, or reads
 its values, runs what is in it: import only what you would run. Artifacts are held against their digests.
 
-May import errors, model, families, code_views and the interfaces of storage.
+May import errors, model, identity, families, code.views and the interfaces of storage.
 """
 
 from __future__ import annotations

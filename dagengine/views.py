@@ -4,7 +4,8 @@ The store holds few states (an unfinished step is WAITING, a run that somebody b
 here, from open attempts, edges, and the proof that the owner is alive; nothing derived is ever written. No value and no
 exception is unpickled: a view of a run runs nobody's code.
 
-May import nothing of ours but errors, model, identity, validation, storage's interface and, where a worker's output is, runtime.
+May import nothing of ours but errors, model, identity, validation, continuing, storage's interface and,
+where a worker's output is, runtime.
 """
 
 from __future__ import annotations

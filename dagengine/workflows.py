@@ -1,7 +1,7 @@
 """`workflow`: a function whose calls of tasks become a durable run. Called by itself it is the plain function.
 
 Called in the body of another workflow, it adds its steps to that run, in a scope of its own.
-May import errors, validation, scopes, functions, tasks and, only when a run is started, the engine.
+May import errors, validation, scopes, functions, tags, tasks and, only when a run is started or submitted, what does that.
 """
 
 from __future__ import annotations

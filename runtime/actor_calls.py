@@ -12,7 +12,7 @@ the last checkpoint, or if there is none as the first did; what calls after the 
 
 All methods but `create` and `call` are called with the session's lock held.
 
-May import nothing of ours but errors, model and runtime modules.
+May import nothing of ours but errors, model, values and runtime modules.
 """
 
 from __future__ import annotations

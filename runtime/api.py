@@ -10,7 +10,7 @@
 
 The same functions work inside of tasks. docs/runtime.md has the whole story.
 
-May import nothing of ours but errors and runtime modules.
+May import nothing of ours but base modules and runtime modules.
 """
 
 from __future__ import annotations

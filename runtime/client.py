@@ -2,7 +2,7 @@
 
 A call costs a round trip over the worker's socket. While a task waits for results it needs no cpu; others get it.
 
-May import nothing of ours but errors, model and runtime modules.
+May import nothing of ours but errors, model, values and runtime modules.
 """
 
 from __future__ import annotations

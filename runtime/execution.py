@@ -3,7 +3,7 @@
 Whatever the task does short of ending the process becomes a message: its exceptions, `SystemExit` included, are
 failures of the task. (`Terminated` is not the task's: the worker ends.)
 
-May import nothing of ours but errors, functions, model, values and runtime modules.
+May import nothing of ours but errors, functions, model, packs, values and runtime modules.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ How a ref crosses:
 A ref that arrives in another process is held for that process until the last Ref there is collected, or the process
 dies. Actor handles cross as themselves everywhere.
 
-May import nothing of ours but errors, model and values.
+May import nothing of ours but errors, model, values and clients.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ on an actor come one after the other, objects are never spilled, and streams mak
 
     queue ─▶ the first entry that can go on: a task whose objects are there, an actor to end, a stream with credit
 
-Of one actor's entries the first goes first. May import nothing of ours but errors, model and runtime modules.
+Of one actor's entries the first goes first. May import nothing of ours but base modules and runtime
+modules.
 """
 
 from __future__ import annotations

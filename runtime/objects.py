@@ -6,7 +6,7 @@ closed by others.
 Objects with an id of the node's own (`private`) are results that go to whoever submitted, and are theirs until they
 close them.
 
-May import nothing of ours but model and runtime modules.
+May import nothing of ours but errors, model and runtime modules.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Notes on the lifetime of runs, in side tables: which are removed, whose values have expired, which are pinned.
 
-Functions of any store. May import nothing of ours but the interface and modules of storage.
+Functions of any store. May import nothing of ours but model, the interface and modules of storage.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dagengine.errors import StoreUnavailable
+from dagengine.errors import StoreUnavailable, StoreUnsupported
 from dagengine.storage.interface import ArtifactStore, Store
 from dagengine.storage.postgres_url import is_postgres
 
@@ -91,7 +91,7 @@ def need_driver() -> None:
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
-        raise StoreUnavailable(
+        raise StoreUnsupported(
             f"the driver for postgresql: stores can't be loaded: {' '.join(str(error).split())[:200]}. "
             "Install it: pip install 'dagengine[postgres]'",
             store="postgresql:",
@@ -109,10 +109,10 @@ def local_path(url: str) -> str | None:
         return None
     if name != "sqlite":
         # Only the scheme is repeated: the rest of a URL may hold a password.
-        raise StoreUnavailable(f"{name}: stores can't be opened: {_SUPPORTED}", store=f"{name}:")
+        raise StoreUnsupported(f"{name}: stores can't be opened: {_SUPPORTED}", store=f"{name}:")
     path = rest.partition("?")[0]
     if not path.startswith("///") or not path.strip("/"):
-        raise StoreUnavailable(f"a sqlite: URL without the path of a file: {_SUPPORTED}", store="sqlite:")
+        raise StoreUnsupported(f"a sqlite: URL without the path of a file: {_SUPPORTED}", store="sqlite:")
     return _absolute(path)
 
 

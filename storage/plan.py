@@ -4,7 +4,7 @@ Sorting by kind must not change what the writes mean. `Plan.add` refuses the ord
 (`OutOfOrder`), none of which a sound caller hands over; such a group is applied again batch by batch, write by write,
 and so is a group in which a statement did not change the rows that it should have (`Refused`).
 
-May import nothing of ours but errors, model, writes and what builds rows.
+May import nothing of ours but errors, model, writes, blocks and what builds rows.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import shlex
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote
 
-from dagengine.errors import StoreUnavailable
+from dagengine.errors import StoreUnsupported
 
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 DEFAULT_SCHEMA = "dagengine"
@@ -68,7 +68,7 @@ def with_connect_timeout(url: str, seconds: float) -> str:
 
 
 def parse(url: str) -> Target:
-    """Raises StoreUnavailable."""
+    """Raises StoreUnsupported."""
     _, _, rest = url.partition(":")
     if not rest.startswith("//"):
         raise _misread("it has no //")
@@ -138,5 +138,5 @@ def _shown(libpq: dict[str, str], schema: str) -> str:
     return f"postgresql://{user}{hosts}/{quote(libpq.get('dbname', ''))}" + ("?" + "&".join(words) if words else "")
 
 
-def _misread(why: str) -> StoreUnavailable:
-    return StoreUnavailable(f"the URL of the store can't be understood: {why}. It is {_FORM}", store="postgresql:")
+def _misread(why: str) -> StoreUnsupported:
+    return StoreUnsupported(f"the URL of the store can't be understood: {why}. It is {_FORM}", store="postgresql:")

@@ -5,7 +5,7 @@ its parameters by name, and returns a driver's cursor: SQLAlchemy's own executio
 statements. Another database than SQLite compiles them in its own dialect: its connections have a method `ask`.
 
 Literals stand where a partial index has to match (`state = 'waiting'`); everything that comes from a caller is a bound
-parameter. May import nothing of ours but model and the schema.
+parameter. May import nothing of ours but model and the schemas.
 """
 
 from __future__ import annotations

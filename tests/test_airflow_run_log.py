@@ -13,7 +13,7 @@ Said = list[tuple[int, str]]
 
 def log() -> tuple[RunLog, Said]:
     said: Said = []
-    return RunLog(lambda level, text: said.append((level, text)), 0.0), said
+    return RunLog(lambda level, text: said.append((level, text)), 0.0, "/srv/my runs.db"), said
 
 
 def progress(*counts: tuple[int, int], notices: tuple[str, ...] = (), before: int = 0) -> Progress:
@@ -53,7 +53,10 @@ def test_what_goes_wrong_is_said_once_and_at_its_level() -> None:
     assert said == [(logging.WARNING, notices[0]), (logging.ERROR, notices[1])]
     watched.update(progress((0, 1), notices=tuple(f"w/a[{index}] failed: x" for index in range(1_000))), 2.0)
     assert len(said) == NOTICES_SHOWN + 1
-    assert said[-1] == (logging.WARNING, "further ones are not shown: dagengine errors 1a2b3c4d5e6f")
+    assert said[-1] == (
+        logging.WARNING,
+        "further ones are not shown: dagengine errors 1a2b3c4d5e6f --store '/srv/my runs.db'",
+    )
 
 
 def test_tasks_that_were_done_before_are_not_said_again() -> None:

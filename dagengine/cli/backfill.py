@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dagengine.cli.app import Invocation, common
-from dagengine.cli.queue import writing
+from dagengine.cli.stores import writing
 from dagengine.cli.terminal import clean, note, number, plural, print_json, table
 
 if TYPE_CHECKING:
@@ -63,15 +63,12 @@ def command(
     """
     from dagengine.serving.schedules import Schedule, backfill, find_schedule, plan_backfill
 
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings()) as store:
         schedule = Schedule.of(find_schedule(store, name))
         begin = _aware(first, schedule)
         end = datetime.datetime.now(datetime.UTC) if last is None else _aware(last, schedule)
         planned = plan_backfill(store, schedule, begin, end, existing=existing, reverse=reverse, limit=limit)
         begun = [] if dry_run else backfill(store, invocation.settings().control, name, planned)
-    finally:
-        store.close()
     if invocation.json:
         print_json(
             [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagengine.cli.app import Invocation, common, short
-from dagengine.cli.queue import writing
+from dagengine.cli.stores import writing
 from dagengine.cli.terminal import ago, clean, note, plural, print_json, size, table
 from dagengine.units import parse_duration
 
@@ -99,14 +99,11 @@ def remove(invocation: Invocation, names: tuple[str, ...], *, older: str | None,
         before = time.time() - (0.0 if older is None else parse_duration(older))
     except ValueError:
         raise click.UsageError(f'--older {older!r} is no length of time, as in "12h" or "7d".') from None
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings()) as store:
         found = (
             caching.entries(store) if everything else [entry for name in names for entry in entries_named(store, name)]
         )
         removed = caching.remove(store, [entry for entry in found if older is None or entry.at < before])
-    finally:
-        store.close()
     if invocation.json:
         print_json({"removed": removed})
     else:

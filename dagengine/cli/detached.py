@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagengine.cli.machine import machine_words
+from dagengine.cli.stores import writing_values
 from dagengine.cli.terminal import clean
 from dagengine.errors import RuntimeStopped
 
@@ -34,20 +35,10 @@ def record(
     refresh: Sequence[str] = (),
 ) -> str:
     """Record the run, which nobody works on yet; returns its id."""
-    from dagengine.config import create_private
     from dagengine.recording import record_run
-    from dagengine.storage import open_artifacts, open_store
 
-    create_private(settings.folder)
-    store = open_store(settings.store.value)
-    try:
-        artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
-        try:
-            return record_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
-        finally:
-            artifacts.close()
-    finally:
-        store.close()
+    with writing_values(settings) as (store, artifacts):
+        return record_run(store, artifacts, workflow, args, kwargs, run_id=run_id, refresh=refresh)
 
 
 def spawn(settings: Settings, run_id: str, *further: str) -> int:

@@ -12,6 +12,7 @@ import click
 from dagengine.cli.app import Invocation, short
 from dagengine.cli.machine import machine_options
 from dagengine.cli.resume import find_modules
+from dagengine.cli.stores import writing_values
 from dagengine.cli.terminal import print_json
 from dagengine.cli.work import prints_aside, work_on
 
@@ -75,17 +76,9 @@ def begin_new(
     from dagengine.cli.detached import spawn
     from dagengine.code.packing import Shelf
     from dagengine.forks import Place
-    from dagengine.storage import open_artifacts, open_store
 
-    store = open_store(settings.store.value)
-    try:
-        artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
-        try:
-            recorded = record(Place(store, artifacts, Shelf(store, settings.folder / "cache" / "code")))
-        finally:
-            artifacts.close()
-    finally:
-        store.close()
+    with writing_values(settings) as (store, artifacts):
+        recorded = record(Place(store, artifacts, Shelf(store, settings.folder / "cache" / "code")))
     spawn(settings, recorded)
     if invocation.json:
         print_json({"id": recorded, "workflow": donor.workflow, "forked_from": donor.id, "state": "running"})

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dagengine.cli.app import Invocation, common, short
+from dagengine.cli.stores import writing_values
 from dagengine.cli.terminal import print_json
 
 
@@ -19,21 +20,11 @@ def command(invocation: Invocation, file: Path) -> None:
 
     To read its values, or to resume it, runs what is in it: import only what you would run.
     """
-    from dagengine.config import create_private
-    from dagengine.storage import open_artifacts, open_store
     from dagengine.transfer import import_run
 
     settings = invocation.settings()
-    create_private(settings.folder)
-    store = open_store(settings.store.value)
-    try:
-        artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
-        try:
-            run_id = import_run(store, artifacts, file)
-        finally:
-            artifacts.close()
-    finally:
-        store.close()
+    with writing_values(settings) as (store, artifacts):
+        run_id = import_run(store, artifacts, file)
     if invocation.json:
         print_json({"id": run_id})
     else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
-from dagengine.cli.deciding import changing, note_options
+from dagengine.cli.deciding import note_options
+from dagengine.cli.stores import writing
 from dagengine.cli.terminal import clean, print_json
 from dagengine.model import StepState
 
@@ -45,7 +46,7 @@ def command(
             given = keep_value(artifacts, found, step)
         finally:
             artifacts.close()
-    with changing(settings) as store:
+    with writing(settings) as store:
         marked = mark(store, record, step, STATES[state], value=given, by=by, why=why, control=settings.control)
         after = store.find_run(record.id)
     if invocation.json:

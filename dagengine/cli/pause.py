@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
-from dagengine.cli.deciding import changing, note_options
+from dagengine.cli.deciding import note_options
+from dagengine.cli.stores import writing
 from dagengine.cli.terminal import print_json
 from dagengine.model import RunState
 
@@ -23,7 +24,7 @@ def command(invocation: Invocation, /, run: str, *, force: bool, by: str | None,
     from dagengine.edits import pause
 
     settings = invocation.settings()
-    with changing(settings) as store:
+    with writing(settings) as store:
         record = find_run(store, run)
         state = pause(store, record, by=by, why=why, force=force, control=settings.control)
     if invocation.json:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagengine.cli.app import Invocation, common, short
+from dagengine.cli.stores import writing
 from dagengine.cli.terminal import ago, clean, duration, note, number, plural, print_json, table
-from dagengine.storage.interface import Store
 
 if TYPE_CHECKING:
     from dagengine.storage.queue_rules import QueueSettings
@@ -20,16 +20,6 @@ _NAME = click.argument("name", metavar="NAME")
 @click.group("queue", short_help="Look at queues, and set their limits.")
 def command() -> None:
     """Look at queues, and set their limits. Runs wait in them for `dagengine serve`."""
-
-
-def writing(invocation: Invocation) -> Store:
-    """The store, to change something; made if it is not there."""
-    from dagengine.config import create_private
-    from dagengine.storage import open_store
-
-    settings = invocation.settings()
-    create_private(settings.folder)
-    return open_store(settings.store.value)
 
 
 @command.command("ls")
@@ -127,12 +117,8 @@ def set_limits(
     """Make a queue, or change its limits. What is left out stays as it is."""
     from dagengine.serving.queues import set_queue
 
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings(), hints=True) as store:
         settings = set_queue(store, name, rate=rate, concurrency=concurrency, per_worker=per_worker, per_key=per_key)
-        _tell(invocation, store)
-    finally:
-        store.close()
     if invocation.json:
         print_json({"name": name, **settings.to_json()})
     else:
@@ -160,12 +146,8 @@ def resume(invocation: Invocation, name: str) -> None:
 def _paused(invocation: Invocation, name: str, paused: bool) -> None:
     from dagengine.serving.queues import pause_queue
 
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings(), hints=True) as store:
         pause_queue(store, name, paused)
-        _tell(invocation, store)
-    finally:
-        store.close()
     if invocation.json:
         print_json({"name": name, "paused": paused})
     else:
@@ -180,18 +162,9 @@ def purge(invocation: Invocation, name: str) -> None:
     """Cancel all runs that wait in a queue. What is under way goes on."""
     from dagengine.serving.queues import purge_queue
 
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings()) as store:
         dropped = purge_queue(store, name)
-    finally:
-        store.close()
     if invocation.json:
         print_json({"name": name, "cancelled": dropped})
     else:
         print(f"{plural(len(dropped), 'run')} cancelled")
-
-
-def _tell(invocation: Invocation, store: Store) -> None:
-    from dagengine.serving.hints import hint
-
-    hint(store, invocation.settings().control)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagengine.cli.app import Invocation, common, short
-from dagengine.cli.queue import writing
+from dagengine.cli.stores import writing
 from dagengine.cli.terminal import clean, duration, note, print_json, table
 from dagengine.cli.work import load_workflow, prints_aside
 
@@ -87,12 +87,8 @@ def create(
     args, kwargs = bind(found.name, signature, found.function, words)
     if fill:  # by name, because another parameter may stand before it
         kwargs, args = {**dict(zip(signature.parameters, args, strict=False)), **kwargs}, ()
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings(), hints=True) as store:
         schedule = create_schedule(store, name, (found, args, kwargs), when)
-        _tell(invocation, store)
-    finally:
-        store.close()
     due = schedule.next_after(time.time())
     if invocation.json:
         print_json({**_object(schedule), "next_at": due, "paused": False})
@@ -171,12 +167,8 @@ def resume(invocation: Invocation, name: str) -> None:
 def _pause(invocation: Invocation, name: str, paused: bool) -> None:
     from dagengine.serving.schedules import pause_schedule
 
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings(), hints=True) as store:
         pause_schedule(store, name, paused)
-        _tell(invocation, store)
-    finally:
-        store.close()
     if invocation.json:
         print_json({"name": name, "paused": paused})
     else:
@@ -191,11 +183,8 @@ def trigger_now(invocation: Invocation, name: str) -> None:
     """Begin a run of it now, and print its id."""
     from dagengine.serving.schedules import trigger
 
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings()) as store:
         run = trigger(store, invocation.settings().control, name)
-    finally:
-        store.close()
     if invocation.json:
         print_json({"id": run, "schedule": name})
     else:
@@ -210,11 +199,8 @@ def remove(invocation: Invocation, name: str) -> None:
     """Remove a schedule. Its runs stay."""
     from dagengine.serving.schedules import remove_schedule
 
-    store = writing(invocation)
-    try:
+    with writing(invocation.settings()) as store:
         remove_schedule(store, name)
-    finally:
-        store.close()
     if invocation.json:
         print_json({"name": name, "removed": True})
     else:
@@ -239,9 +225,3 @@ def _moment(at: float | None, schedule: Schedule) -> str:
     if at is None:
         return "never"
     return f"{datetime.fromtimestamp(at, schedule.zone):%Y-%m-%d %H:%M %Z}"
-
-
-def _tell(invocation: Invocation, store: Any) -> None:
-    from dagengine.serving.hints import hint
-
-    hint(store, invocation.settings().control)

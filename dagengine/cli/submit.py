@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dagengine.cli.app import Invocation, common, short
+from dagengine.cli.stores import writing_values
 from dagengine.cli.terminal import print_json
 from dagengine.cli.work import load_workflow, prints_aside
 from dagengine.tags import given
@@ -104,17 +105,7 @@ def command(
 def _submit(
     settings: Settings, call: tuple[Workflow[..., object], tuple[object, ...], dict[str, object]], how: Submission
 ) -> tuple[str, bool]:
-    from dagengine.config import create_private
     from dagengine.serving.submission import submit
-    from dagengine.storage import open_artifacts, open_store
 
-    create_private(settings.folder)
-    store = open_store(settings.store.value)
-    try:
-        artifacts = open_artifacts(settings.artifacts.value, cache=str(settings.folder / "cache"))
-        try:
-            return submit(store, artifacts, settings.control, call, how)
-        finally:
-            artifacts.close()
-    finally:
-        store.close()
+    with writing_values(settings) as (store, artifacts):
+        return submit(store, artifacts, settings.control, call, how)

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
-from dagengine.cli.deciding import changing, note_options
+from dagengine.cli.deciding import note_options
 from dagengine.cli.machine import machine_options
 from dagengine.cli.resume import find_modules
+from dagengine.cli.stores import writing
 from dagengine.cli.summary import command as command_line
 from dagengine.cli.terminal import note, print_json
 from dagengine.cli.work import work_on
@@ -43,7 +44,7 @@ def command(
     from dagengine.serving.hints import hint
 
     settings = invocation.settings(artifacts=artifacts, **machine)
-    with changing(settings) as store:
+    with writing(settings) as store:
         record = find_run(store, run)
         state = unpause(store, record, by=by, why=why)
         told = hint(store, settings.control)

@@ -1,7 +1,7 @@
 """A run's steps under today's code: which functions are the same, which have changed, which are gone.
 
 Held against each other are fingerprints: what was recorded with the run's functions, and what this process has loaded.
-May import errors, fingerprints, functions, model, packs, packing and storage.
+May import errors, fingerprints, functions, model, packs, packing, pinning and storage.
 """
 
 from __future__ import annotations

@@ -11,23 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from dagengine.adopting import orphans
 from dagengine.body import Body
 from dagengine.clocks import Clock
 from dagengine.core.events import BodyMismatched, BodyRaised, BodyReturned, Event, StepKnown
 from dagengine.definitions import Definitions
 from dagengine.ends import BodyStopped, Waiting
-from dagengine.errors import ArtifactMissing, InternalError
-from dagengine.model import Claim, Definition, Failure, NewRun, NewStep, RecordedCall, RunRecord, RunState, StepState
+from dagengine.errors import ArtifactMissing
+from dagengine.model import (
+    Definition,
+    Failure,
+    Input,
+    NewStep,
+    PayloadInput,
+    RecordedCall,
+    RunRecord,
+    RunState,
+    StepState,
+)
 from dagengine.reading import Reader
+from dagengine.replaying import Replay
 from dagengine.storage.interface import ArtifactStore, Store
-from dagengine.storage.writes import AddEvent, Write
 from dagengine.values import Encoded
 
 if TYPE_CHECKING:
-    from dagengine.driver import Driver
+    from dagengine.shared_steps import SharedSteps
     from dagengine.workflows import Workflow
 
 PATIENCE_SECONDS = 60.0
@@ -71,7 +81,7 @@ def rehearse(
 ) -> Rehearsal:
     """Call the body of `workflow`, as this process has it loaded, against the record of the run."""
     stage = _Stage(store, artifacts, run)
-    body = Body(cast("Driver", stage), workflow, store.recorded_calls(run.number))
+    body = Body(stage, workflow, Replay(stage, store.recorded_calls(run.number)))
     body.start()
     if not body.join(patience):
         body.stop()
@@ -79,35 +89,22 @@ def rehearse(
     return stage.told()
 
 
-class _Readable:
-    """A store of which a body only reads. One that would record the run that goes on from it has come to its end here."""
-
-    def __init__(self, store: Store) -> None:
-        self.steps = store.steps
-        self.find_run = store.find_run
-
-    def create_run(self, run: NewRun, process: None) -> None:
-        raise BodyStopped
-
-
 class _Stage:
-    """What a body asks of a driver, answered from the record."""
+    """A `ReplayStage` that answers from the record."""
 
     def __init__(self, store: Store, artifacts: ArtifactStore, run: RunRecord) -> None:
         self.record = run
         self.run_id = run.id
         self.workflow_name = run.workflow
-        self.claim = Claim(run.number, run.id, run.token)
-        self.engine = SimpleNamespace(clock=Clock(), store=_Readable(store))
+        self.now = Clock().now
         self.definitions = Definitions()
         for definition in store.definitions(run.number):
             self.definitions.learn(definition)
         self.reader = Reader(store, artifacts, run.number)
-        self.shared = None
+        self.shared: SharedSteps | None = None
         self.replayed_below = run.steps
         self.ephemeral: set[int] = set()
         self.asked = 0
-        self._missing = ""
         self._unasked: tuple[str, ...] = ()
         self._store = store
         self._ended: dict[int, StepState] = {}
@@ -115,11 +112,6 @@ class _Stage:
         self._new: list[str] = []
         self._new_count = 0
         self._end: Event | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        # The body would take it for an exception of the user's code.
-        self._missing = name
-        raise AttributeError(name)
 
     # ---- calls --------------------------------------------------------------------------------
 
@@ -150,6 +142,13 @@ class _Stage:
     def keep(self, encoded: Encoded) -> None:
         """Nothing is written."""
 
+    def begin_successor(self, call: bytes, inputs: tuple[PayloadInput, ...]) -> NoReturn:
+        """A body that would record the run that goes on from it has come to its end here."""
+        raise BodyStopped
+
+    def leave(self, left: list[RecordedCall]) -> None:
+        self._unasked = tuple(orphans(self._store, self.record.number, left)[:SHOWN])
+
     def post(self, event: Event) -> None:
         if isinstance(event, (BodyReturned, BodyMismatched, BodyRaised)):
             self._end = event
@@ -159,13 +158,16 @@ class _Stage:
     def read_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return self.reader.call(self.record.call, self.record.inputs)
 
+    def read_call(self, call: bytes, inputs: Sequence[Input]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return self.reader.call(call, inputs)
+
     def read_steps(self, seqs: list[int]) -> dict[int, Any]:
         try:
             return self.reader.steps(seqs)
         except ArtifactMissing:  # checkpoint=False, or expired
             raise BodyStopped from None
 
-    def watch(self, seqs: Sequence[int], waiter: Waiting) -> None:
+    def watch(self, seqs: list[int], waiter: Waiting) -> None:
         ended = [seq for seq in seqs if seq in self._ended]
         order = self._store.finish_order(self.record.number, ended) if len(ended) > 1 else {}
         for seq in sorted(ended, key=lambda seq: order.get(seq, 0)):
@@ -180,20 +182,12 @@ class _Stage:
         found = self._store.steps(self.record.number, seqs=[seq])
         return found[0].key if found else f"step {seq}"
 
-    def record_beside(self, writes: Sequence[Write]) -> None:
-        """Nothing is written; but what would be noted of calls that the body did not make, is told."""
-        for write in writes:
-            if isinstance(write, AddEvent) and write.event.kind == "run.orphans":
-                self._unasked = tuple(write.event.data["keys"][:SHOWN])
-
     # ---- the end ------------------------------------------------------------------------------
 
     def told(self) -> Rehearsal:
         end, text, key, difference = "waits", "", "", ""
         unasked: tuple[str, ...] = ()
         event = self._end
-        if self._missing:
-            raise InternalError(f"a rehearsal has no {self._missing}, which the body asked for")
         if isinstance(event, BodyMismatched):
             end, text = "mismatch", event.failure.message
             key, difference = event.failure.facts["key"], event.failure.facts["difference"]

@@ -9,7 +9,7 @@ Jitter delays the run, not its logical time, by the same for everybody: it is co
 What was due while nobody served, or more than `LATE_SECONDS` ago for another reason, is missed; `catch_up` says which of these
 are begun after all: "none", the "latest", or "all". While a schedule is paused nothing is missed.
 
-May import errors, cron, model, validation, submission, the store's interface and modules of storage; the engine when one is made.
+May import everything of the workflow layer; the engine only when a schedule is made.
 """
 
 from __future__ import annotations

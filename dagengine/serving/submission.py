@@ -2,7 +2,8 @@
 
 The run and its row in the queue are written in one transaction: a process that dies leaves a run that waits, or nothing.
 
-May import errors, model, units, validation, hints, the store's interface and modules of storage; the engine only when it is called.
+May import base modules, recording, scopes, hints, the store's interface and modules of storage; the engine only when it
+is called.
 """
 
 from __future__ import annotations

@@ -187,9 +187,8 @@ class _Lives:
             self.case.world(engine, RUN_ID)
         if not run.wait(self.case.timeout):
             raise CrashFailure(f"the run did not end within {self.case.timeout:g} s; its state is {run.state}")
-        error = run._driver.error
-        if error is not None:
-            raise error
+        if run.error is not None:
+            raise run.error
 
     def find(self) -> RunRecord | None:
         """The run; of one that was continued, the last."""

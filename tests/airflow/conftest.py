@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 
 from tests.airflow.stack import Stack
-from tests.airflow.world import Dags, settings
+from tests.airflow.world import PROCESS_SECONDS, Dags, settings
+from tests.postgres.server import shared
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-"))
 
-MIGRATE_SECONDS = 120
+TEST_SECONDS = 600
+"""For one test on a busy machine. Most take five, and the first of the stack's half a minute, to start it."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(settings(HOME))
     config.addinivalue_line("filterwarnings", "ignore")
     config.addinivalue_line("filterwarnings", "error:::dagengine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -57,14 +65,15 @@ def pytest_unconfigure() -> None:
 def airflow_home() -> Path:
     """The home of an Airflow whose database is migrated."""
     command = [sys.executable, "-m", "airflow", "db", "migrate"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=MIGRATE_SECONDS, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return HOME
 
 
 @pytest.fixture
-def dags(airflow_home: Path) -> Iterator[Dags]:
-    """DAG files of one test, and runs of them in this process."""
+def dags(airflow_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dags]:
+    """DAG files of one test, and runs of them in this process, where no scheduler has to be waited for."""
+    monkeypatch.setattr("dagengine.airflow_plugin.triggers.SETTLING", 0.0)
     made = Dags(airflow_home)
     yield made
     made.clear()
@@ -72,8 +81,8 @@ def dags(airflow_home: Path) -> Iterator[Dags]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """All of Airflow's processes, once for all tests of the group."""
-    made = Stack(tmp_path_factory.mktemp("stack"))
+    """All of Airflow's processes, once for all tests of the group, on a database of PostgreSQL."""
+    made = Stack(tmp_path_factory.mktemp("stack"), shared())
     try:
         made.start()
         yield made

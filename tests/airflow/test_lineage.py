@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.airflow.world import Dags
+from tests.airflow.world import PROCESS_SECONDS, Dags
 
 FLOW = """
 from dagengine import task, workflow
@@ -84,7 +84,7 @@ def test_openlineage_is_told_which_run_it_was_and_how_it_ended(dags: Dags, sourc
             **os.environ,
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(told), "append": True}),
         },
-        capture_output=True, text=True, timeout=100, check=False,
+        capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False,
     )  # fmt: skip
     assert told.exists(), done.stdout[-3000:] + done.stderr[-3000:]
     events: list[dict[str, Any]] = [json.loads(line) for line in told.read_text().splitlines() if line]

@@ -5,15 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from dagengine.airflow_plugin.outcomes import is_reference
+from dagengine.airflow_plugin.places import place_of
 from dagengine.client import Client
+from dagengine.errors import StoreUnavailable
 from dagengine.model import RunState
-from tests.airflow.world import Dags, Ran
+from dagengine.storage.interface import RunFilter
+from tests.airflow.stack import wait_until
+from tests.airflow.world import PROCESS_SECONDS, Dags, Ran
 
 FLOWS = """
 from pathlib import Path
@@ -193,6 +199,25 @@ DagengineOperator(task_id="all", workflow="MODULE:length", arguments={"value": e
     assert ran.task("each", 0).max_tries == 2
 
 
+def test_nothing_is_mapped_over_a_reference(site: Site) -> None:
+    """Airflow would take its keys for the values: the task fails for good, and clearing it need not repeat the run."""
+    ran = site.run("""
+@task
+def each(value):
+    print(value)
+each.expand(value=DagengineOperator(task_id="large", workflow="MODULE:large").output)
+mapped = DagengineOperator.partial(task_id="mapped", workflow="MODULE:large").expand(arguments=[{}, {}])
+DagengineOperator.partial(task_id="length", workflow="MODULE:length").expand(
+    arguments=mapped.output.map(lambda one: {"value": one}))
+""")  # fmt: skip
+    assert ran.states() == {
+        "large": "failed", "each": "upstream_failed",
+        "mapped[0]": "success", "mapped[1]": "success", "length[0]": "success", "length[1]": "success",
+    }  # fmt: skip
+    assert "each is mapped over what large returns, and that is a reference" in ran.output
+    assert site.states(ran, "large") == [RunState.SUCCEEDED]
+
+
 def test_a_tasks_own_params_are_the_arguments_unless_arguments_are_given(site: Site) -> None:
     """Rendered, and changed by the run's configuration, as everywhere in Airflow; the DAG's params are none of them."""
     ran = site.run(
@@ -246,6 +271,9 @@ DagengineOperator(task_id="run", workflow=flows.doubled, arguments={"x": 1})""")
         ('workflow="MODULE:doubled", arguments={"x": 1}, store="postgresql://u:secret@h/d"', "has a password in it"),
         ('workflow="MODULE:doubled", arguments={"x": {"__dagengine__": 1, "run": "ab", "conn_id": "dagengine_default"}}',
          "there is no run ab in"),
+        ('workflow="MODULE:doubled", arguments={"x": 1}, conn_id="nowhere"', "there is no connection 'nowhere' in Airflow"),
+        ('workflow="MODULE:length", arguments={"value": {"__dagengine__": 1, "run": "ab", "conn_id": "nowhere"}}',
+         "there is no connection 'nowhere' in Airflow"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_failure_for_good(site: Site, words: str, text: str) -> None:
@@ -256,6 +284,22 @@ def test_what_is_wrong_is_one_failure_for_good(site: Site, words: str, text: str
     assert text in ran.output
     assert len(failures) <= 2
     assert "secret" not in ran.output
+
+
+def test_a_driver_that_is_not_installed_is_a_failure_for_good(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor would it be at the next try."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.setenv("AIRFLOW_CONN_GONE", json.dumps({"conn_type": "dagengine", "host": "db", "schema": "runs"}))
+    ran = site.run('DagengineOperator(task_id="run", workflow="MODULE:doubled", arguments={"x": 1}, conn_id="gone")')
+    assert ran.states() == {"run": "failed"}
+    assert "pip install 'dagengine[postgres]'" in ran.output
+
+
+def test_a_secrets_backend_that_may_be_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow tells a connection that is nowhere, and one that it could not ask for, by the same exception."""
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "airflow.secrets.local_filesystem.LocalFilesystemBackend")
+    with pytest.raises(StoreUnavailable, match="or its secrets backend does not answer"):
+        place_of("nowhere", None)
 
 
 def test_a_store_that_cannot_be_reached_may_be_retried(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,15 +315,27 @@ DagengineOperator(task_id="run", workflow="MODULE:doubled", arguments={"x": 1}, 
 
 @pytest.mark.parametrize(("on_kill", "state"), [("cancel", "cancelled"), ("leave", "interrupted")])
 def test_a_task_that_runs_out_of_time_ends_its_run(site: Site, on_kill: str, state: str) -> None:
-    """Airflow's execution_timeout raises in the middle of the wait: the run is cancelled, or left as it is."""
+    """Airflow's execution_timeout raises in the middle of the wait: the run is cancelled, or left as it is.
+
+    It is a timer's signal to the process. That comes here once a step of the run has begun, however long that takes.
+    """
     os.mkfifo(site.folder / "go")
+
+    def run_out() -> None:
+        wait_until((site.folder / "ledger").exists, "a step has begun")
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    running_out = threading.Thread(target=run_out)
+    running_out.start()
     ran = site.run(f"""
 from datetime import timedelta
 DagengineOperator(task_id="run", workflow="MODULE:holds", arguments={{"x": 1}}, retries=0, on_kill="{on_kill}",
-    execution_timeout=timedelta(seconds=3))""")
+    execution_timeout=timedelta(hours=1))""")
+    running_out.join()
     assert ran.states() == {"run": "failed"}
     assert "AirflowTaskTimeout" in ran.output
-    assert [str(found) for found in site.states(ran, "run")] == [state]
+    with Client(site.store) as client:
+        assert [str(client.state(run.id)) for run in client.store.runs(RunFilter())] == [state]
 
 
 def test_the_run_may_go_on_in_another_environment(site: Site) -> None:
@@ -297,12 +353,15 @@ DagengineOperator(task_id="fails", workflow="{site.file}:fails_once", arguments=
 
 
 def test_an_environment_without_what_dagengine_needs_is_one_failure_for_good(site: Site, tmp_path: Path) -> None:
-    """The package is found there, its dependencies are not: no traceback of ours, and no retry."""
+    """The package is found there, its dependencies are not, or nothing at all: no traceback of ours, and no retry."""
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     bare.chmod(0o755)
-    ran = site.run(f'DagengineOperator(task_id="run", workflow="{site.file}:large", python={str(bare)!r})')
-    assert ran.states() == {"run": "failed"}
+    ran = site.run(f"""
+DagengineOperator(task_id="run", workflow="{site.file}:large", python={str(bare)!r})
+DagengineOperator(task_id="none", workflow="{site.file}:large", python="/bin/false")""")
+    assert ran.states() == {"run": "failed", "none": "failed"}
+    assert "ended (exit status 1). Its last words are in the log; is dagengine installed there?" in ran.output
     assert "has not all that dagengine needs: No module named" in ran.output
     assert "elsewhere.py" not in ran.output
 
@@ -310,7 +369,6 @@ def test_an_environment_without_what_dagengine_needs_is_one_failure_for_good(sit
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ("where='serve', deferrable=True, python='/usr/bin/python3'", "a trigger knows no python="),
         ("where='there'", "where='there' is not known"),
         ("on_kill='ignore'", "There is: cancel, leave, compensate"),
         ("deferrable=True", "deferrable=True is of runs that a server works on"),
@@ -333,9 +391,11 @@ def test_importing_the_operator_imports_no_engine(dags: Dags) -> None:
         "print(sorted(name for name in set(sys.modules) - before if name.startswith(('dagengine', 'sqlalchemy', 'pyarrow',"
         " 'networkx', 'msgspec', 'cloudpickle'))))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PROCESS_SECONDS
+    )
     found = json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
-    thin = {"addresses", "decisions", "identity", "lineage", "links", "operators", "outcomes", "places"}
+    thin = {"addresses", "decisions", "hints", "identity", "lineage", "links", "operators", "outcomes", "places"}
     allowed = {"dagengine", "dagengine.airflow_plugin", "dagengine.errors", "dagengine.model"}
     assert set(found) <= allowed | {f"dagengine.airflow_plugin.{name}" for name in thin}
 

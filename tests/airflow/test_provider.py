@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from dagengine.airflow_plugin.provider import get_provider_info
-from tests.airflow.world import Dags
+from tests.airflow.world import PROCESS_SECONDS, Dags
 
 HEAVY = {
     "alembic",
@@ -35,7 +35,7 @@ def airflow(*words: str) -> str:
     """What the command prints, warnings of Python's included."""
     done = subprocess.run(
         [sys.executable, "-W", "default", "-m", "airflow", *words],
-        capture_output=True, text=True, timeout=90, check=False,
+        capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "dagengine" not in done.stderr, done.stderr
@@ -169,7 +169,7 @@ def in_a_new_process(script: str, **environment: str) -> list[str]:
 
     done = subprocess.run(
         [sys.executable, "-W", "default", "-c", textwrap.dedent(script)],
-        env={**os.environ, **environment}, capture_output=True, text=True, timeout=90, check=False,
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=PROCESS_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "dagengine" not in done.stderr, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,6 +107,31 @@ def test_a_sensor_ends_as_its_run_or_step_has(dags: Dags, runs: Runs) -> None:
     assert ran.states() == {f"{name}_{way}": case[1] for name, case in cases.items() for way in BOTH}
     for _, _, text in cases.values():
         assert text is None or text in ran.output
+    for verb in ("show", "steps"):
+        assert f"To see it: dagengine {verb} {runs.bad[:12]} --store {runs.store}" in ran.output
+
+
+def test_a_sensor_may_look_from_another_environment(dags: Dags, runs: Runs) -> None:
+    """Where Airflow's has no engine: each look, and the trigger's, is taken there; its ends are the same."""
+    said = f"python={sys.executable!r}, run_id='{runs.good[:12]}'"
+    bad = said.replace(runs.good[:12], runs.bad)
+    ran = dags.run(
+        dag_of(
+            f"task_id='good', {said}",
+            f"task_id='deferred', {said}, deferrable=True",
+            f"task_id='step', {said}, step='nightly/extract[2]'",
+            f"task_id='bad', {bad}, deferrable=True",
+            f"task_id='skipped', {bad}, step='nightly/load[1]'",
+            f"task_id='unknown', python={sys.executable!r}, run_id='feedfeed'",
+        )
+    )
+    assert ran.states() == {
+        "good": "success", "deferred": "success", "step": "success", "bad": "failed", "skipped": "skipped",
+        "unknown": "failed",
+    }  # fmt: skip
+    assert ran.xcom("good") == {"__dagengine__": 1, "run": runs.good, "conn_id": "dagengine_default"}
+    assert "failed in step nightly/extract[1]: ValueError: no row -2" in ran.output
+    assert "there is no run feedfeed" in ran.output
 
 
 def test_a_sensor_is_tried_again_but_not_for_the_failure_that_it_has_seen(dags: Dags, runs: Runs) -> None:
@@ -217,15 +243,17 @@ def test_a_sensor_that_can_never_succeed_says_so_at_once(dags: Dags, runs: Runs,
         "empty": ("run_id=\"{{ dag_run.conf.get(0) or '' }}\"", "run_id is empty"),
         "neither": ("step='nightly/load[0]'", "say which run: run_id, or run_of"),
         "both": (f"run_id={runs.good!r}, conn_id='a', store='b'", "conn_id, or store"),
+        "no_store": (f"run_id={runs.good!r}, store={str(tmp_path / 'none' / 'runs.db')!r}", "there is no store at"),
         "foreign": (f"run_id={runs.good!r}, store={str(foreign)!r}", "notes.db"),
         "pattern": (f"run_id={runs.good!r}, step='nightly/*/load'", "names no steps"),
         "no_index": (f"run_id={runs.good!r}, step='nightly/load'", "'nightly/load' names no step"),
-        "no_connection": (f"run_id={runs.good!r}, conn_id='nowhere'", "nowhere"),
+        "no_connection": (f"run_id={runs.good!r}, conn_id='nowhere'", "there is no connection 'nowhere' in Airflow"),
         "no_task": ("run_of='nobody'", "there is no task nobody"),
     }
     said = [f"task_id='{name}_{way}', {case[0]}, {how}" for name, case in cases.items() for way, how in BOTH.items()]
     ran = dags.run(dag_of(*said))
     assert set(ran.states().values()) == {"failed"}
+    assert not (tmp_path / "none").exists()
     for _, text in cases.values():
         assert text in ran.output
 
@@ -263,7 +291,7 @@ def test_a_sensor_follows_the_run_of_another_task(dags: Dags, runs: Runs, way: s
     """It waits for that task's run; where there won't be one, it fails or is skipped as that task was."""
     for run, fails, states in ((runs.good, False, ("success", "success")), (runs.bad, True, ("failed", "skipped"))):
         begun = RUN_OF.replace("RUN", repr(run)).replace("FAILS", str(fails))
-        waits = f"{way}, poke_interval=0.01, timeout=20, trigger_rule='all_done'"
+        waits = f"{way}, poke_interval=0.01, timeout=600, trigger_rule='all_done'"
         source = dag_of(
             f"task_id='a', run_of='begins', {waits}",
             f"task_id='b', run_of='begins', step='nightly/load[1]', {waits}",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dagengine import Client, Engine
 from dagengine.model import RunState
-from tests.airflow.stack import DagRun, Stack, wait_until
+from tests.airflow.stack import SOON, DagRun, Stack, wait_until
 
 HELD = """
 from dagengine import get, task, wait_event, workflow
@@ -25,29 +27,58 @@ def held(file):
     get(note(file, "before"))
     wait_event("go")
     return get(note(file, "after"))
+
+@workflow
+def once():
+    return note("/dev/null", "once")
 """
 
 DAG = """
-from datetime import timedelta
 from airflow.sdk import DAG
 from dagengine.airflow_plugin import DagengineOperator, DagengineSensor
 
-with DAG(DAG_ID, schedule=None, default_args={"retries": 0}):
+with DAG(DAG_ID, schedule=None):
     DagengineOperator(
-        task_id="run", workflow="held_by_tests:held", arguments={"file": "{{ dag_run.conf['file'] }}"},
-        where="serve", deferrable=True, defer_after=0, execution_timeout=TIMEOUT,
+        task_id="run", workflow="held_by_tests:held", retries=0, arguments={"file": "{{ dag_run.conf['file'] }}"},
+        where="serve", deferrable=True, defer_after=0,
     )
-    DagengineSensor(task_id="step", run_of="run", step="held/note[0]", deferrable=True, poke_interval=1)
-    DagengineSensor(task_id="end", run_of="run", deferrable=True, poke_interval=1)
+    DagengineSensor(task_id="step", run_of="run", step="held/note[0]", deferrable=True, SOON)
+    DagengineSensor(task_id="end", run_of="run", deferrable=True, SOON)
+""".replace("SOON", SOON)
+
+
+LATE = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from dagengine.airflow_plugin import DagengineOperator
+
+with DAG(DAG_ID, schedule=None):
+    DagengineOperator(
+        task_id="run", workflow="held_by_tests:held", retries=0, arguments={"file": "/dev/null"},
+        where="serve", deferrable=True, defer_after=0, execution_timeout=timedelta(seconds=45),
+    )
 """
+"""A task that has to have gone to the triggerer when its time is over, also on a busy machine."""
 
 
 @pytest.fixture(scope="module")
-def dag_id(stack: Stack) -> Iterator[str]:
-    """A DAG with a run that waits for a word, and sensors that wait for it; a server works on the runs."""
+def served(stack: Stack) -> Iterator[None]:
+    """A server works on the runs."""
     stack.module("held_by_tests", HELD)
     with stack.serving():
-        yield stack.deploy(DAG.replace("TIMEOUT", "None"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def late(stack: Stack, served: None) -> DagRun:
+    """A DAG run whose task waits until it is out of time, while the other tests do what they do."""
+    return stack.trigger(stack.deploy(LATE))
+
+
+@pytest.fixture(scope="module")
+def dag_id(stack: Stack, late: DagRun) -> str:
+    """A DAG with a run that waits for a word, and sensors that wait for it."""
+    return stack.deploy(DAG)
 
 
 def begun(stack: Stack, dag_id: str, file: Path) -> tuple[DagRun, str]:
@@ -55,9 +86,10 @@ def begun(stack: Stack, dag_id: str, file: Path) -> tuple[DagRun, str]:
     run = stack.trigger(dag_id, {"file": str(file)})
     stack.await_task(run, "step", "success")
     for task_id in ("run", "end"):
-        stack.await_task(run, task_id, "deferred")
+        attempt = stack.await_task(run, task_id, "deferred")["try_number"]
         # Airflow asks nothing of a trigger that no triggerer has begun yet, also not to end what it waits for.
-        wait_until(lambda task_id=task_id: ") starting" in stack.log(run, task_id), f"the trigger of {task_id} begins")  # type: ignore[misc]
+        what = partial(stack.log, run, task_id, attempt)
+        wait_until(lambda what=what: ") starting" in what(), f"the trigger of {task_id} begins")  # type: ignore[misc]
     return run, str(stack.xcom(run, "run", "dagengine_run_id"))
 
 
@@ -74,12 +106,13 @@ def run_state(stack: Stack, run_id: str) -> RunState:
 def test_a_deferred_task_outlives_its_triggerer(stack: Stack, dag_id: str, tmp_path: Path) -> None:
     """Killed by SIGKILL while tasks wait in it: another one goes on with the same run. No try is lost, no step is repeated."""
     run, run_id = begun(stack, dag_id, tmp_path / "notes")
+    tries = [stack.task(run, task_id)["try_number"] for task_id in ("run", "step", "end")]
     stack.restart_triggerer()
     say_go(stack, run_id)
     assert stack.await_end(run) == "success"
     assert (tmp_path / "notes").read_text().split() == ["before", "after"]
     assert stack.xcom(run, "run") == "after"
-    assert [stack.task(run, task_id)["try_number"] for task_id in ("run", "step", "end")] == [1, 1, 1]
+    assert [stack.task(run, task_id)["try_number"] for task_id in ("run", "step", "end")] == tries
     with Client(stack.store, home=stack.home / "dagengine") as client:
         mine = [each for each in client.store.find_runs([run_id]).values() if each.id == run_id]
         assert [each.facts["airflow"]["run_id"] for each in mine] == [run.run_id]
@@ -96,25 +129,16 @@ def test_a_person_who_ends_a_deferred_task_ends_its_run(stack: Stack, dag_id: st
     assert (tmp_path / "notes").read_text().split() == ["before"]
 
 
-def test_a_deferred_task_that_is_out_of_time_ends_its_run(stack: Stack, dag_id: str, tmp_path: Path) -> None:
-    """`execution_timeout` counts while the task waits in the triggerer, and what is said is said by the task."""
-    late = stack.deploy(DAG.replace("TIMEOUT", "timedelta(seconds=8)"))
-    run, run_id = begun(stack, late, tmp_path / "notes")
-    assert stack.await_end(run) == "failed"
-    assert stack.states(run) == {"run": "failed", "step": "success", "end": "failed"}
-    assert run_state(stack, run_id) is RunState.CANCELLED
-    assert "execution_timeout was over" in stack.log(run, "run")
-
-
 DECORATED = """
 from airflow.sdk import dag, task
 import dagengine
+from dagengine.airflow_plugin import DagengineOperator
 
 @dagengine.task
 def double(x):
     return 2 * x
 
-@dag(DAG_ID, schedule=None)
+@dag(DAG_ID, schedule=None, default_args={"retries": 20, "retry_delay": 1})
 def made():
     @task.dagengine(workers=1)
     def here(x: int):
@@ -126,6 +150,9 @@ def made():
             return double(double(x))
 
     there(here(3))
+    DagengineOperator(
+        task_id="elsewhere", workflow="held_by_tests:once", where="serve", deferrable=True, defer_after=0, python=PYTHON
+    )
 
 made()
 """
@@ -133,6 +160,14 @@ made()
 
 def test_a_taskflow_function_is_a_workflow_here_and_on_a_server(stack: Stack, dag_id: str) -> None:
     """By value, out of the function of a DAG; its steps are in the DAG's own file, which workers and hosts are given with it."""
-    run = stack.trigger(stack.deploy(DECORATED))
+    run = stack.trigger(stack.deploy(DECORATED.replace("PYTHON", repr(sys.executable))))
     assert stack.await_end(run) == "success", stack.log(run, "here") + stack.log(run, "there")
     assert (stack.xcom(run, "here"), stack.xcom(run, "there")) == (6, 24)
+    assert stack.xcom(run, "elsewhere") == "once"  # deferred in another environment: asked by its interpreter
+
+
+def test_a_deferred_task_that_is_out_of_time_ends_its_run(stack: Stack, late: DagRun) -> None:
+    """`execution_timeout` counts while the task waits in the triggerer, and what is said is said by the task."""
+    assert stack.await_end(late) == "failed"
+    assert run_state(stack, stack.xcom(late, "run", "dagengine_run_id")) is RunState.CANCELLED
+    assert "execution_timeout was over" in stack.log(late, "run")

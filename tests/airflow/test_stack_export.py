@@ -11,7 +11,7 @@ from dagengine.airflow_plugin.export import export
 from dagengine.airflow_plugin.export_file import Wanted
 from dagengine.airflow_plugin.export_text import Code, text
 from dagengine.workflows import load
-from tests.airflow.stack import Stack
+from tests.airflow.stack import SOON, Stack
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -31,9 +31,7 @@ def test_steps_are_seen_to_end_while_the_run_goes_on(stack: Stack, tmp_path: Pat
     into, gate = tmp_path / "lines", tmp_path / "gate"
     wanted = Wanted(Code(text(str(FLOWS))), "export_flows.py:held", dag_id="its_id")
     made = export(load(f"{FLOWS}:held"), {"into": str(into), "gate": str(gate)}, wanted)
-    source = made.text.replace('"its_id"', "DAG_ID").replace(
-        'mode="reschedule"', 'mode="reschedule", poke_interval=0.5'
-    )
+    source = made.text.replace('"its_id"', "DAG_ID").replace('mode="reschedule"', f'mode="reschedule", {SOON}')
     run = stack.trigger(stack.deploy(source))
     stack.await_task(run, "part", "success")
     assert stack.task(run, "run")["state"] == "running"

@@ -19,6 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+PROCESS_SECONDS = 240.0
+"""For one command of Airflow's on a busy machine; most take five."""
+
 _ids = itertools.count()
 
 

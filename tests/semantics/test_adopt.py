@@ -20,6 +20,7 @@ from dagengine.storage.memory import MemoryStore
 from dagengine.storage.sqlite import SqliteStore
 from dagengine.testing.crashes import RUN_ID, _Case, _Lives
 from dagengine.testing.mortal import Fate
+from tests.engines import opened
 from tests.semantics.conftest import emptied_postgres
 
 SEEN: list[Any] = []
@@ -34,12 +35,6 @@ def clear() -> None:
 @pytest.fixture(autouse=True)
 def clean() -> None:
     clear()
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[Engine]:
-    with Engine(folder / "store.db", home=folder, runtime=InlineRuntime()) as engine:
-        yield engine
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +12,8 @@ from dagengine.engine import Engine
 from dagengine.errors import BadArguments, DefinitionError, RefMisuse, RunFailed, TooDeep
 from dagengine.model import RunState, StepState
 from dagengine.run import Run
-from dagengine.runtime.inline import InlineRuntime
 from dagengine.testing import memory_engine
+from tests.engines import opened
 from tests.semantics.conftest import Everywhere
 
 SEEN: list[Any] = []
@@ -26,12 +24,6 @@ FLAGS: dict[str, Any] = {}
 def clean() -> None:
     SEEN.clear()
     FLAGS.clear()
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[Engine]:
-    with Engine(folder / "store.db", home=folder, runtime=InlineRuntime()) as engine:
-        yield engine
 
 
 @task

@@ -86,8 +86,8 @@ class Process(_Lives):
             return
         run: Run[Any] = engine.resume(RUN_ID) if record else engine.fork("donor", new_id=RUN_ID, **Process.asked)
         assert run.wait(30)
-        if run._driver.error is not None:
-            raise run._driver.error
+        if run.error is not None:
+            raise run.error
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from dagengine.model import Failure, RunState
 from dagengine.reading import Reader
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.runtime.protocol import TaskSpec
+from tests.engines import opened
 
 SEEN: list[str] = []
 """What ran, in order: tasks run in this process."""
@@ -53,12 +52,6 @@ class Forgetful(InlineRuntime):
                 self.lose.discard(object_id[1])
                 why = Failure("object", "dagengine.errors.ObjectLost", "damaged", facts={"object": list(object_id)})
                 self._objects._found[object_id] = why
-
-
-@contextmanager
-def opened(folder: Path, runtime: InlineRuntime | None = None) -> Iterator[Engine]:
-    with Engine(folder / "store.db", home=folder, runtime=runtime or InlineRuntime()) as engine:
-        yield engine
 
 
 @task(checkpoint=False)

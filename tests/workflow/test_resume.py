@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from dagengine.errors import (
 from dagengine.identity import this_process
 from dagengine.model import RunState, StepState
 from dagengine.run import Run
-from dagengine.runtime.inline import InlineRuntime
+from tests.engines import opened
 
 SEEN: list[str] = []
 """What ran, in order: tasks run in this process."""
@@ -42,12 +41,6 @@ FLAGS: dict[str, Any] = {}
 def clean() -> None:
     SEEN.clear()
     FLAGS.clear()
-
-
-@contextmanager
-def opened(folder: Path) -> Iterator[Engine]:
-    with Engine(folder / "store.db", home=folder, runtime=InlineRuntime()) as engine:
-        yield engine
 
 
 @task

@@ -6,7 +6,6 @@ import asyncio
 import pickle
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.runtime.processes import ProcessRuntime
 from dagengine.runtime.protocol import ActorLost, Runtime, Succeeded
+from tests.engines import opened
 from tests.workflow.stateful_flows import (
     Heavy,
     Notebook,
@@ -47,12 +47,6 @@ EVENTS: dict[str, threading.Event] = {}
 @pytest.fixture(params=RUNTIMES)
 def make(request: pytest.FixtureRequest) -> Callable[[], Runtime]:
     return RUNTIMES[request.param]
-
-
-@contextmanager
-def opened(folder: Path, runtime: Runtime) -> Iterator[Engine]:
-    with Engine(folder / "store.db", home=folder, runtime=runtime) as engine:
-        yield engine
 
 
 @pytest.fixture
