@@ -41,11 +41,10 @@ def _loaded_by(code: str) -> set[str]:
         assert done.returncode == 0, done.stderr
         return seconds, done.stderr
 
-    run(code)  # so that bytecode is there
-    bare = min(run("pass")[0] for _ in range(3))
-    full = min(run(code)[0] for _ in range(3))
+    bare, _ = run("pass")
+    full, said = run(code + AFTER)
     print(f"{(full - bare) * 1e3:.0f} ms over a bare interpreter ({bare * 1e3:.0f} ms): {code.strip().splitlines()[0]}")
-    return set(json.loads(run(code + AFTER)[1]))
+    return set(json.loads(said))
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:

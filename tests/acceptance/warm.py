@@ -80,6 +80,7 @@ def _parent(verb: str) -> socket.socket:
 
     def end() -> None:
         ours.close()
+        process.terminate()  # a fork of this process may hold our end open
         process.wait()
 
     atexit.register(end)
