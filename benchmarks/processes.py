@@ -1,24 +1,32 @@
-"""Trees of processes from outside: to start one, kill it whole, and read what it uses. Linux's /proc; no engine here."""
+"""Trees of processes from outside: to start one, kill it whole, and read what it uses. Linux's /proc; no engine here.
+
+python benchmarks/processes.py PID      the most memory that this tree has together, until the input ends
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
+SAMPLE_SECONDS = 0.1
+"""Each time the kernel walks over all pages of each process: 50 ms for a tree that has 1 GB in common."""
+
 
 def tree(pid: int) -> list[int]:
     """`pid` and all that descend from it, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
     found = [pid]
     for parent in found:
-        found += children.get(parent, [])
+        with contextlib.suppress(OSError):  # it has ended
+            for thread in Path(f"/proc/{parent}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
     return found
 
 
@@ -44,6 +52,33 @@ def written_bytes(pids: list[int]) -> int:
 def memory_bytes(pids: list[int]) -> int:
     """Their memory together; a page that several share counts once (PSS)."""
     return sum(_number(f"/proc/{pid}/smaps_rollup", "Pss:") for pid in pids) * 1024
+
+
+class PeakMemory:
+    """The most memory that this process and those below it had together, in `bytes` when the block has ended.
+
+    A process of its own looks: a thread would take the interpreter from what is measured."""
+
+    def __enter__(self) -> PeakMemory:
+        self.bytes = 0
+        command = [sys.executable, "-S", __file__, str(os.getpid())]
+        self._looks = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._looks.stdout is not None
+        self._looks.stdout.readline()  # it has begun
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bytes = int(self._looks.communicate()[0])
+
+
+def _peak(root: int) -> int:
+    """Of this process's parent and those below it, but not of this process."""
+    peak = 0
+    print("looking", flush=True)
+    while True:
+        peak = max(peak, memory_bytes([pid for pid in tree(root) if pid != os.getpid()]))
+        if select.select([sys.stdin], [], [], SAMPLE_SECONDS)[0]:
+            return peak
 
 
 def busy(seconds: float = 0.5) -> float:
@@ -74,3 +109,7 @@ def _machine_ticks() -> tuple[int, int]:
     with open("/proc/stat") as file:
         ticks = [int(field) for field in file.readline().split()[1:]]
     return sum(ticks), ticks[3] + ticks[4]
+
+
+if __name__ == "__main__":
+    print(_peak(int(sys.argv[1])))

@@ -4,7 +4,7 @@ another process of the same machine goes on with it.
 python -m benchmarks.takeover                 20 times each; median, least to most
 
     resumed    this process, which has an engine open, resumes the run as soon as the owner is dead
-    served     a `dagengine serve` that is up notices by itself, starts a host for the run's code, and that its workers
+    served     a `dagengine serve` that is up notices by itself; a host that it had ready begins, and that its workers
 
 Timed is from the kill to the first line of the step that had been running, in its next attempt.
 """
@@ -99,7 +99,7 @@ def served(store: str, home: Path) -> float:
         assert server.stdout is not None
         server.stdout.readline()  # it serves
         with Engine(store=store, home=home / "third", workers=1) as engine:
-            time.sleep(1.0)  # it has looked around, and watches the owner
+            time.sleep(5.0)  # it has looked around, watches the owner, and has a host ready
             at = kill(process)
             seconds = until(folder, 2) - at
             while engine.store.find_run("held-run").state is not RunState.SUCCEEDED:

@@ -114,6 +114,8 @@ def _stuck(run: RunRecord, key: str, failure: Failure) -> list[Advice]:
     if kind in ("ArtifactMissing", "ArtifactDamaged"):
         bytes_again = Advice("to have its task make these bytes again", ("recompute", _short(run)))
         return [bytes_again, Advice("then", ("resume", _short(run)))]
+    if kind == "ObjectStoreFull":
+        return [Advice("to go on with room for what it reads", ("resume", _short(run), "--object-memory", "SIZE"))]
     if kind == "Rejected":
         return [Advice("the answer is recorded, also for a resume; to ask again, in a new run", again)]
     return []

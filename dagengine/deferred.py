@@ -50,15 +50,18 @@ def defer(task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if current.context.get() is None:
         return task.function(*args, **kwargs)
     task.check_arguments(args, kwargs)
-    if task.function not in _known:
+    said = (task.settings.retry_on, task.settings.version)
+    known = _known.get(task.function)
+    if known is None or known[0] != said:
         from dagengine.code.fingerprints import fingerprint  # reads source: of no use to whoever defers nothing
 
-        _known[task.function] = (refer(task).to_json(), fingerprint(task))
-    reference, code = _known[task.function]
+        known = _known[task.function] = (said, refer(task).to_json(), fingerprint(task))
+    _, reference, code = known
     encoded = encode((args, kwargs), f"the call {task.name}.defer", "arguments")
     function = LaterFunction(task.name, reference, task.options_json(), code)
     return Deferred(current.task.get(), function, encoded, task.settings.key)
 
 
-_known: WeakKeyDictionary[Any, tuple[dict[str, Any], str]] = WeakKeyDictionary()
-"""By function: its reference and fingerprint. One that travels by value is pickled once, however often it is deferred."""
+_known: WeakKeyDictionary[Any, tuple[object, dict[str, Any], str]] = WeakKeyDictionary()
+"""By function: the options that its reference and fingerprint are made with, and these. One that travels by value is
+pickled once, however often it is deferred."""

@@ -87,8 +87,18 @@ def load_file(path: str) -> Any:
         del sys.modules[name], _files[name]
         if not isinstance(error, Exception):
             raise
-        raise LoadError(f"{path} can't be loaded: {describe(error)}") from error
+        raise LoadError(f"{path} can't be loaded: {describe(error)}{_of_a_package(file, error)}") from error
     return module
+
+
+def _of_a_package(file: Path, error: Exception) -> str:
+    """What to do about a relative import: a file that is named as a file belongs to no package."""
+    root, names = file.parent, [file.stem]
+    if not isinstance(error, ImportError) or "relative import" not in str(error):
+        return ""
+    while (root / "__init__.py").is_file():
+        root, names = root.parent, [root.name, *names]
+    return f". Name it as a module, in the folder {root}: {'.'.join(names)}" if len(names) > 1 else ""
 
 
 def _search_in(folder: Path) -> None:

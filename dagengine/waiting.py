@@ -6,6 +6,7 @@ bodies. May import errors and refs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, Literal, TypeVar, overload
 
@@ -64,7 +65,7 @@ class as_completed(Iterator[T]):  # noqa: N801 - reads as the function that it i
 
     def __init__(self, refs: Iterable[T]) -> None:
         items = list(refs)
-        self._known = [item for item in items if not isinstance(item, Ref)]
+        self._known = deque(item for item in items if not isinstance(item, Ref))
         waiting = [item for item in items if isinstance(item, Ref)]
         self._waiter = body_of(waiting[0]).waiter(waiting) if waiting else None
 
@@ -73,7 +74,7 @@ class as_completed(Iterator[T]):  # noqa: N801 - reads as the function that it i
 
     def __next__(self) -> T:
         if self._known:
-            return self._known.pop(0)
+            return self._known.popleft()
         if self._waiter is None or not self._waiter.left:
             raise StopIteration
         value: T = self._waiter.next().value()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dagengine.approvals import asked_by
+from dagengine.approvals import LOOKED_THROUGH, asked_by
 from dagengine.model import RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.storage.interface import Store
 from dagengine.storage.sleepers import sleeper
@@ -40,9 +40,19 @@ def waiting_view(store: Store, run: RunRecord) -> WaitingView | None:
     return WaitingView(None if found is None else found.wake_at, named)
 
 
+def signals_awaited(store: Store, run: RunRecord) -> list[str]:
+    """The names of the signals that the run waits for now, each once."""
+    steps = store.steps(run.number, states=[StepState.WAITING], limit=LOOKED_THROUGH)
+    return list(dict.fromkeys(_event(one) for one in steps if one.kind is StepKind.EVENT and asked_by(one) is None))
+
+
 def waits_for(step: StepRecord) -> str:
-    """What an unfinished step that the world ends waits for. The key names the event."""
+    """What an unfinished step that the world ends waits for."""
     if step.kind is StepKind.EVENT:
-        name = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")[0]
-        return f"the signal {name}" if asked_by(step) is None else f"an approval of {name}"
+        return f"the signal {_event(step)}" if asked_by(step) is None else f"an approval of {_event(step)}"
     return _WHAT.get(step.kind, "its inputs")
+
+
+def _event(step: StepRecord) -> str:
+    """The name of the event, which its key has."""
+    return step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")[0]

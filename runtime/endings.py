@@ -220,9 +220,10 @@ class Endings:
 
     def _other(self, action: core.Ended, spec: TaskSpec) -> None:
         facts = action.facts or {}
-        figures = ", ".join(f"{name} {value:,}" for name, value in facts.items())
+        figures = ", ".join(f"{name} {value:,} bytes" for name, value in facts.items())
         text = (
-            f"the objects that it reads and makes can't be in the memory for objects at once ({figures}): give it more"
+            f"the objects that it reads and makes can't be in the memory for objects at once ({figures}):"
+            " give more, or have it read less at a time"
         )
         failure = Failure("objects", "dagengine.errors.ObjectStoreFull", text, retriable=False, facts=dict(facts))
         self._tell_failed(spec, failure)

@@ -143,6 +143,7 @@ class ProcessRuntime:
         self._wake: int | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._why_not_open = _NOT_OPEN
         self._woken = False
         self._waiting: set[_Waiter] = set()
         self._shell: Shell | None = None
@@ -187,7 +188,7 @@ class ProcessRuntime:
 
     def submit(self, tasks: Sequence[TaskSpec]) -> None:
         if self._closed:
-            raise RuntimeStopped(_NOT_OPEN)
+            raise RuntimeStopped(self._why_not_open)
         requests = []
         for spec in tasks:
             request = request_of(spec)
@@ -299,7 +300,7 @@ class ProcessRuntime:
                 if self._thread is threading.current_thread():
                     self._put(given)  # of the runtime's own last turns
                     return
-                raise RuntimeStopped(_NOT_OPEN)
+                raise RuntimeStopped(self._why_not_open)
             self._put(given)
 
     def _take_in(self, event: Submitted) -> bool:
@@ -394,6 +395,8 @@ class ProcessRuntime:
         finally:
             with self._lock:
                 self._closed = True
+                if shell.broken is not None:
+                    self._why_not_open = shell.broken.message
                 wake, self._wake = self._wake, None
                 if wake is not None:
                     os.close(wake)

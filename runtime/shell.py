@@ -101,7 +101,7 @@ class Shell:
         self._asleep_until: float | None = None
         self._trouble: BaseException | None = None
         """What went wrong on the thread of whoever submitted."""
-        self._broken: Failure | None = None
+        self.broken: Failure | None = None  # why it ended by itself
         self._forker_gone = False
         self._closing = False
         self._agent_closing = False
@@ -125,13 +125,13 @@ class Shell:
             self._selector.register(self._wake, selectors.EVENT_READ, None)
             self.happen(NodeJoined(NODE, self.capacity))
             self.agent.start()
-            while not (self._over or self._forker_gone or self._broken):
+            while not (self._over or self._forker_gone or self.broken):
                 self._turn()
         except OSError as error:
             # No room for output, no descriptors left: nothing of ours, and the operator is told by the event.
-            self._broken = _stopped(f"the runtime can't go on: {error}")
+            self.broken = _stopped(f"the runtime can't go on: {_reason(error)}")
         except Exception as error:
-            self._broken = Failure("internal", type(error).__qualname__, f"the runtime failed: {error}")
+            self.broken = Failure("internal", type(error).__qualname__, f"the runtime failed: {error}")
             raise
         finally:
             self._end()
@@ -221,13 +221,13 @@ class Shell:
             if hasattr(self, "agent"):
                 status = self.agent.end()
                 if self._forker_gone:
-                    self._broken = _stopped(_forker_died(status))
+                    self.broken = _stopped(_forker_died(status))
         finally:
             self._selector.close()
             if hasattr(self, "requests"):
-                self.requests.end(self._broken or _stopped("the runtime was closed"))
-            if self._broken is not None:
-                self.told.append(Broken(self._broken))
+                self.requests.end(self.broken or _stopped("the runtime was closed"))
+            if self.broken is not None:
+                self.told.append(Broken(self.broken))
             self._tell()
 
     # ---- the core -----------------------------------------------------------------------------
@@ -284,7 +284,7 @@ class Shell:
 
     def give_up(self, trouble: str) -> None:
         reason = trouble or "they die before they are up"
-        self._broken = _stopped(f"no worker can be started: {reason}")
+        self.broken = _stopped(f"no worker can be started: {reason}")
 
     def all_gone(self) -> None:
         self._over = True
@@ -295,6 +295,10 @@ class Shell:
 
 def _stopped(message: str) -> Failure:
     return Failure("internal", "dagengine.errors.RuntimeStopped", message)
+
+
+def _reason(error: OSError) -> str:
+    return str(error) if error.filename is not None else error.strerror or str(error)
 
 
 def _forker_died(status: int) -> str:

@@ -1,22 +1,20 @@
 """Spilled objects at any URL that fsspec knows: object stores, file servers, another process's memory in tests.
 
-May import nothing of ours but errors, identity and runtime.spill_files. fsspec is imported when such a place is opened.
+May import nothing of ours but errors, identity, remote_files and runtime.spill_files.
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from dagengine.identity import is_mark_dead, process_mark
+from dagengine.remote_files import described, open_files, without_secrets
 from dagengine.runtime.spill_files import CHUNK, PREFIX, DiskFull
-
-_SECRETS = re.compile(r"(?<=://)[^/@]*@")
 
 _numbers = itertools.count()  # of all folders of this process
 
@@ -25,12 +23,10 @@ class RemoteFolder:
     """Files in a folder below `url` that is named after this process. Thread-safe, as fsspec is."""
 
     def __init__(self, url: str) -> None:
-        self.where = _SECRETS.sub("…@", url)
-        import fsspec
-
+        self.where = without_secrets(url)
+        self._given = url
         with self._translated():
-            self._files, root = fsspec.url_to_fs(url)
-        self._root = str(root).rstrip("/")
+            self._files, self._root = open_files(url)
         self._folder = f"{self._root}/{PREFIX}{process_mark()}-{next(_numbers)}"
         self._names = itertools.count()
 
@@ -117,5 +113,5 @@ class RemoteFolder:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(self.where) from error
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise OSError(errno.EIO, f"{self.where} can't be reached: {reason}") from error
+            reason = described(error, self._given)
+            raise OSError(errno.EIO, f"the spill space {self.where} can't be reached: {reason}") from error

@@ -4,7 +4,7 @@ Bytes are uploaded under a temporary name and then moved, so that a name with a 
 have that by themselves (an object is there whole or not at all, and a move would copy it), so there it is one upload.
 Tasks map values from files, so what is read is fetched into a folder first, which is a local artifact store itself.
 
-May import nothing of ours but errors and the local artifacts. fsspec is imported when such a store is opened.
+May import nothing of ours but errors, remote_files and the local artifacts.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dagengine.errors import ArtifactDamaged, InternalError, StoreError, StoreUnavailable
+from dagengine.remote_files import described, open_files, without_secrets
 from dagengine.storage.artifacts import (
     CHUNK,
     LocalArtifacts,
@@ -39,21 +39,15 @@ that there is half a day between the two, whatever the clocks say."""
 
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2"})
 
-_SECRETS = re.compile(r"(?<=://)[^/@]*@")
-
 
 class FsspecArtifacts:
     """An `ArtifactStore` at `url`; `cache` is a local folder, which is made if it is not there."""
 
     def __init__(self, url: str, cache: str) -> None:
-        self.url = _SECRETS.sub("…@", url)
-        secret = _SECRETS.search(url)
-        self._secret = secret[0] if secret else None
-        import fsspec
-
+        self.url = without_secrets(url)
+        self._given = url
         with self._translated():
-            self._files, root = fsspec.url_to_fs(url)
-            self._root = str(root).rstrip("/")
+            self._files, self._root = open_files(url)
             self._moves = not _OBJECT_STORES.intersection(_protocols(self._files))
         make_private_folders(Path(cache).parent)  # who only reads may be the first here: without a home folder
         self._cache = LocalArtifacts(cache)
@@ -62,10 +56,15 @@ class FsspecArtifacts:
     def put(self, digest: str, size: int, source: bytes | int, offset: int = 0) -> None:
         place = self._place(digest)
         with self._translated():
-            if self._size_of(place) == size and not self._is_old(place):
+            if self._is_there(place, size):
                 return
             if not self._moves:
-                self._upload(place, size, source, offset)
+                try:
+                    self._upload(place, size, source, offset)
+                except Exception:
+                    # Azure refuses who commits second of two that upload at once: then the other one's bytes are there.
+                    if not self._is_there(place, size):
+                        raise
                 return
             temporary = f"{self._root}/tmp/{writer_mark()}-{next(self._names)}"
             self._files.makedirs(f"{self._root}/tmp", exist_ok=True)
@@ -109,6 +108,9 @@ class FsspecArtifacts:
     def exists(self, digest: str) -> bool:
         with self._translated():
             return self._size_of(self._place(digest)) is not None
+
+    def _is_there(self, place: str, size: int) -> bool:
+        return self._size_of(place) == size and not self._is_old(place)
 
     def _is_old(self, place: str) -> bool:
         """Put so long ago that it may be collected as garbage while it is about to be named again: put it anew."""
@@ -193,12 +195,8 @@ class FsspecArtifacts:
         except (StoreError, InternalError):
             raise
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            if self._secret is not None:
-                reason = reason.replace(self._secret, "…@")
             raise StoreUnavailable(
-                f"the artifacts at {self.url} can't be reached: {reason}. Check the address and the rights to it",
-                store=self.url,
+                f"the artifacts at {self.url} can't be reached: {described(error, self._given)}", store=self.url
             ) from error
 
 

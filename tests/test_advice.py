@@ -140,6 +140,17 @@ def test_an_unknown_end_is_looked_at_first() -> None:
     store.close()
 
 
+def test_what_found_no_room_gets_more() -> None:
+    """A resume with as little memory for objects as before fails as before."""
+    store = MemoryStore()
+    book = Book(store)
+    book.step("sum[0]")
+    book.fail("sum[0]", Failure("objects", "dagengine.errors.ObjectStoreFull", "too much"))
+    book.end(RunState.FAILED, boom(step="nightly/sum[0]", failed=["nightly/sum[0]"]))
+    assert said(store, book.run) == ["to go on with room for what it reads: dagengine resume 7f3a --object-memory SIZE"]
+    store.close()
+
+
 def test_where_a_resume_changes_something_it_is_what_is_said() -> None:
     """One of two failures is unknown: the other step runs again."""
     store = MemoryStore()

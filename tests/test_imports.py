@@ -22,7 +22,7 @@ FOLDERS = {
     "dagengine.airflow_plugin": ROOT / "airflow_plugin",
 }
 
-BASE = {"errors", "units", "validation", "model", "values", "functions", "identity", "packs"}
+BASE = {"errors", "units", "validation", "model", "values", "functions", "identity", "packs", "remote_files"}
 
 MAY_IMPORT = {
     "base": {"base"},
@@ -226,6 +226,7 @@ def test_every_import_is_a_dependency_or_the_standard_library(module: str) -> No
     named = {
         *("alembic", "click", "cloudpickle", "fsspec", "grpc", "msgspec", "networkx", "pyarrow", "rich", "sqlalchemy"),
         *("psycopg", "airflow", "ray", "starlette", "uvicorn", "numpy", "matplotlib", "dask", "joblib", "pynvml"),
+        "aiohttp",  # of gcsfs, for whose filesystem it is imported
         *("attr", "openlineage"),  # only when Airflow's provider for OpenLineage calls, which brings them
     }
     known = named | sys.stdlib_module_names | {"dagengine"}

@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,27 +49,6 @@ def running(workers: int, object_memory: int | None = None) -> Iterator[None]:
 
         rt.get([touch.remote(np.ones(KIB)) for _ in range(100)])
         yield
-
-
-class PeakMemory:
-    """The most memory that this process and its workers had together, looked at every 50 ms."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def _watch(self) -> None:
-        while not self._over.wait(0.05):
-            self.bytes = max(self.bytes, processes.memory_bytes(processes.tree(os.getpid())))
-
-    def __enter__(self) -> PeakMemory:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -171,7 +149,7 @@ def args(workers: int, scale: float) -> Metrics:
         ref = rt.put(array)
         return rt.get([sum_of.remote(ref) for _ in range(count)])
 
-    with running(workers), PeakMemory() as peak:
+    with running(workers), processes.PeakMemory() as peak:
         taken, results = seconds(run)
         shared = rt.put(array)
         mapping = round_trips(lambda: rt.get(length.remote(shared)), 50)
@@ -239,7 +217,7 @@ def shuffle(workers: int, scale: float) -> Metrics:
 
     with running(workers, object_memory=data // 4):
         idle = processes.memory_bytes(processes.tree(os.getpid()))
-        with PeakMemory() as peak:
+        with processes.PeakMemory() as peak:
             taken, results = seconds(run)
         stats = rt.stats()
     merged = 0
@@ -267,7 +245,7 @@ def oom(workers: int, scale: float) -> Metrics:
         return rt.get([sum_of.remote(*blocks[:4]), sum_of.remote(*blocks[4:])])
 
     # A block is a little more than its array: its header, and a whole number of pages.
-    with running(workers, object_memory=6 * (size + 64 * KIB)), PeakMemory() as peak:
+    with running(workers, object_memory=6 * (size + 64 * KIB)), processes.PeakMemory() as peak:
         taken, results = seconds(run)
         stats = rt.stats()
     assert results == [4 * (size // 8)] * 2

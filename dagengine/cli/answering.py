@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dagengine.cli.app import Invocation, run_argument, short
-from dagengine.cli.signal import posting
+from dagengine.cli.signal import posting, say_if_early
 from dagengine.cli.terminal import clean, print_json
 
 if TYPE_CHECKING:
     from dagengine.model import RunRecord
-    from dagengine.storage.interface import Store
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,24 +29,25 @@ def answer_arguments(function: Function) -> Function:
 
 def answer(invocation: Invocation, run: str, name: str | None, *, approved: bool, by: str | None, why: str) -> None:
     """Send the answer, and say so."""
-    from dagengine.approvals import answer_of, send_answer
+    from dagengine.approvals import answer_of, asked_for, send_answer
 
     given = answer_of(approved, by, why)
     with posting(invocation, run) as (post, record):
-        name = name or _only_one(post.store, record)
+        asked = asked_for(post.store, record)
+        name = name or _only_one(record, asked)
         send_answer(post, record.id, name, given)
     if invocation.json:
         print_json({"id": record.id, "name": name, "approved": approved, "by": given.by, "why": given.why})
     else:
         said = "approved" if approved else "rejected"
         print(f"run {short(record.id)}: {clean(name, 200)} {said} by {clean(given.by, 200)}")
+    say_if_early(name, asked)
 
 
-def _only_one(store: Store, run: RunRecord) -> str:
+def _only_one(run: RunRecord, names: list[str]) -> str:
     """The name of what the run asks approval for, if it asks for one thing; the usual name if it asks for nothing yet."""
-    from dagengine.approvals import DEFAULT_NAME, asked_for
+    from dagengine.approvals import DEFAULT_NAME
 
-    names = asked_for(store, run)
     if len(names) > 1:
         raise click.UsageError(
             f"run {short(run.id)} asks for {', '.join(clean(name, 60) for name in names)}. Name one."

@@ -267,7 +267,7 @@ def artifacts(settings: Settings) -> Iterator[Finding]:
     try:
         opened = open_artifacts(place, cache=str(settings.folder / "cache"))
         try:
-            swept = opened.sweep()
+            place, swept = opened.url, opened.sweep()
         finally:
             opened.close()
     except DagengineError as error:

@@ -1,7 +1,7 @@
 """Text and JSON as a Python type says: what a word of the command line means to a parameter.
 
 `parse` takes text, `convert` a value that JSON knows. Both go by the annotation alone, and call nothing of the user's but the
-constructors of dataclasses, named tuples and enums.
+constructors of dataclasses, named tuples and enums, and what pydantic's models have for this.
 """
 
 from __future__ import annotations
@@ -131,8 +131,10 @@ def convert(value: Any, annotation: Any, depth: int = 0) -> Any:
             return _fields(value, kind, depth)
         if isinstance(value, list) and _is_named_tuple(kind) and len(value) <= len(kind._fields):
             return _fields(dict(zip(kind._fields, value, strict=False)), kind, depth)
+    elif hasattr(kind, "model_validate_json"):
+        return _validated(value, kind)
     else:
-        raise Mismatch(f"a {type_name(annotation)} can't be given on the command line")
+        raise Mismatch(f"a {type_name(annotation)} can't be given on the command line, as a dataclass can")
     raise Mismatch(f"{_shown(value)} is not {an(type_name(annotation))}")
 
 
@@ -330,6 +332,16 @@ def _fields(value: dict[str, Any], kind: Any, depth: int) -> Any:
         return kind(**arguments)
     except Exception as error:  # a missing field, or what the class itself says of the values
         raise Mismatch(f"{type(error).__name__}: {error}") from None
+
+
+def _validated(value: Any, model: Any) -> Any:
+    """A model of pydantic's, which checks the value itself."""
+    try:
+        return model.model_validate_json(json.dumps(value))
+    except ValueError as error:
+        first: dict[str, Any] = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise Mismatch(first["msg"], path) from None
 
 
 def _shown(value: Any) -> str:

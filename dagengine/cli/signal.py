@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
-from dagengine.cli.terminal import clean, print_json
+from dagengine.cli.terminal import clean, note, print_json
 
 if TYPE_CHECKING:
     from dagengine.model import RunRecord
@@ -36,13 +36,25 @@ def command(invocation: Invocation, run: str, name: str, payload: str | None, *,
     dagengine signal 7f3a answer '{"yes": true}' --id mail-77
     """
     from dagengine.signals import send
+    from dagengine.waiting_view import signals_awaited
 
     with posting(invocation, run) as (post, record):
+        awaited = signals_awaited(post.store, record)
         sent = send(post, record.id, name, _payload(name, payload), signal_id=signal_id)
     if invocation.json:
         print_json({"id": record.id, "name": name, "sent": sent})
     else:
         print(f"run {short(record.id)}: {clean(name, 200)} {'sent' if sent else 'was sent before, under the same id'}")
+    if sent:
+        say_if_early(name, awaited)
+
+
+def say_if_early(name: str, awaited: list[str]) -> None:
+    """A name that nothing waits for may be a slip of the pen; or early, which does no harm."""
+    if name not in awaited:
+        others = ", ".join(clean(other, 60) for other in awaited[:5])
+        now = f"; now it waits for {others}" if others else ""
+        note(f"it does not wait for {clean(name, 200)} yet: this is kept until it does{now}")
 
 
 @contextmanager

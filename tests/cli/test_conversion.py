@@ -173,6 +173,15 @@ def test_without_an_annotation_json_stays_what_it_is(value: Any) -> None:
     assert convert(value, Any) == value
 
 
+def test_a_model_of_pydantics_checks_what_it_is_given() -> None:
+    pydantic = pytest.importorskip("pydantic")
+    model = pydantic.create_model("Settings", rate=(float, ...), names=(list[str], []))
+    assert parse('{"rate": 1, "names": ["a"]}', model) == model(rate=1.0, names=["a"])
+    with pytest.raises(Mismatch, match="valid string") as wrong:
+        parse('{"rate": 1, "names": ["a", 2]}', model)
+    assert wrong.value.path == ".names[1]"
+
+
 def test_a_boolean_is_no_number() -> None:
     """JSON's true does not pass for 1."""
     for annotation in (int, float, int | str):

@@ -68,6 +68,19 @@ def test_an_approval_needs_no_name_where_one_is_asked_for(cli: Cli, home: Path) 
         assert run.result() == ("ada", "bob")
 
 
+def test_what_nothing_waits_for_is_kept_and_said_so(cli: Cli, home: Path) -> None:
+    """`approve` at a run that asked for nothing yet, and a slip of the pen, looked like any other answer."""
+    with Engine(home=home, runtime=InlineRuntime()) as engine:
+        run = waiting(engine)
+        said = cli("signal", run.id, "payd")
+        assert said.out == f"run {run.id[:8]}: payd sent\n"
+        assert said.err == "it does not wait for payd yet: this is kept until it does; now it waits for paid\n"
+        assert cli("approve", run.id).err == "it does not wait for approval yet: this is kept until it does\n"
+        assert cli("approve", run.id, "release", "--why", "early").status == 0
+        assert cli("signal", run.id, "paid", "1").err == ""
+        assert run.result() == (1, "early")
+
+
 def test_a_run_that_waits_says_for_what_and_until_when(cli: Cli, home: Path) -> None:
     """In `ls`, `show` and `explain`, whether or not anybody has it; cancelling it ends it at once."""
     with Engine(home=home, runtime=InlineRuntime()) as engine:

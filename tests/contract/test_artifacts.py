@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -16,14 +17,19 @@ from dagengine.errors import ArtifactDamaged, ArtifactMissing, InternalError
 from dagengine.storage.artifacts import LocalArtifacts, writer_mark
 from dagengine.storage.interface import ArtifactStore
 from dagengine.storage.remote_artifacts import FsspecArtifacts
-from tests.s3 import fresh_bucket
+from tests.clouds import CLOUDS, files_of, fresh_bucket
 from tests.storage.kit import PATIENCE, digest_of
+
+
+def _in_a_bucket(cloud: str, folder: Path) -> ArtifactStore:
+    return FsspecArtifacts(f"{fresh_bucket(cloud)}/artifacts", str(folder / "cache"))
+
 
 STORES: dict[str, Callable[[Path], ArtifactStore]] = {
     "local": lambda folder: LocalArtifacts(str(folder / "artifacts")),
     "memory": lambda folder: FsspecArtifacts(f"memory://{folder.name}", str(folder / "cache")),
-    "s3": lambda folder: FsspecArtifacts(f"{fresh_bucket()}/artifacts", str(folder / "cache")),
     "folder through fsspec": lambda folder: FsspecArtifacts(f"file://{folder}/remote", str(folder / "cache")),
+    **{cloud: partial(_in_a_bucket, cloud) for cloud in CLOUDS},
 }
 
 DATA = os.urandom(3 << 20) + b"end"  # more than is copied at a time
@@ -47,9 +53,8 @@ def files(artifacts: ArtifactStore, tmp_path: Path) -> Callable[[], dict[str, by
         if artifacts.url.startswith("memory"):
             memory = fsspec.filesystem("memory")
             return {str(path): bytes(memory.cat(path)) for path in memory.find(artifacts.url)}
-        if artifacts.url.startswith("s3"):
-            bucket = fsspec.filesystem("s3")
-            bucket.invalidate_cache()
+        if artifacts.url.startswith(CLOUDS):
+            bucket = files_of(artifacts.url.partition(":")[0])
             return {str(path): bytes(bucket.cat(path)) for path in bucket.find(artifacts.url)}
         root = Path(artifacts.url.removeprefix("file://"))
         return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 
 from dagengine import Engine, RunFailed, gather, get, stateful, task, workflow
 from dagengine.cli.summary import failure_lines
-from dagengine.errors import READ_ONLY, BadArguments, DefinitionError
+from dagengine.errors import READ_ONLY, BadArguments, DefinitionError, LoadError
+from dagengine.functions import load_file
 from dagengine.model import Failure
 from dagengine.runtime.failures import describe_failure
 
@@ -127,3 +129,15 @@ def test_a_summary_shows_the_users_line_above_those_of_a_library() -> None:
     assert shown[1:4] == ['File "/home/me/etl.py", line 3, in load', "frame.loc[0] = 1", "…"]
     assert "line 19," in shown[-2]
     assert len(shown) <= 14
+
+
+def test_a_file_of_a_package_is_to_be_named_as_a_module(tmp_path: Path) -> None:
+    folder = tmp_path / "shop" / "reports"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent):
+        (package / "__init__.py").touch()
+    (folder / "yearly_report_of_a_shop.py").write_text("from . import other\n")
+    with pytest.raises(LoadError) as failed:
+        load_file(str(folder / "yearly_report_of_a_shop.py"))
+    told = f"Name it as a module, in the folder {tmp_path}: shop.reports.yearly_report_of_a_shop"
+    assert str(failed.value).endswith(told)

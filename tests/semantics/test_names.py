@@ -122,6 +122,25 @@ def test_retry_on_is_that_of_the_call(engine: Engine) -> None:
     )
 
 
+@task
+def both_ways() -> Any:
+    first = fails_with_values.defer("by the definition's")
+    second = fails_with_values.options(retry_on=ValueError).defer("by the call's")
+    return [first, second]
+
+
+@workflow
+def deferred_both_ways() -> Any:
+    return gather([both_ways()], return_exceptions=True)
+
+
+def test_retry_on_is_that_of_the_deferred_call(engine: Engine) -> None:
+    BEGUN.clear()
+    with pytest.raises(RunFailed):
+        engine.start(deferred_both_ways).result()
+    assert sorted(BEGUN) == ["by the call's"] * 3 + ["by the definition's"]
+
+
 def test_what_a_name_leads_to_is_named() -> None:
     for function in (twice, inside, test_what_a_name_leads_to_is_named, twice.options(retries=5), plain):
         reference = refer(function)

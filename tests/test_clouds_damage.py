@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from dagengine import task, workflow
@@ -18,7 +17,7 @@ from dagengine.errors import RunFailed
 from dagengine.forks import Place
 from dagengine.recomputing import gaps, recompute
 from dagengine.runtime.inline import InlineRuntime
-from tests.s3 import fresh_bucket
+from tests.clouds import CLOUDS, files_of, fresh_bucket
 
 SIZE = 50_000
 FLAGS: dict[str, Any] = {}
@@ -45,9 +44,13 @@ def opened(folder: Path, bucket: str) -> Engine:
     return Engine(folder / "store.db", artifacts=f"{bucket}/values", home=folder, runtime=InlineRuntime())
 
 
-@pytest.fixture
-def bucket() -> str:
-    return fresh_bucket()
+@pytest.fixture(params=CLOUDS)
+def bucket(request: pytest.FixtureRequest) -> str:
+    return fresh_bucket(request.param)
+
+
+def cloud(bucket: str) -> Any:
+    return files_of(bucket.partition(":")[0])
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def object_of(folder: Path, bucket: str, run_id: str, key: str) -> str:
 
 
 def spoil(place: str, how: str) -> None:
-    files = fsspec.filesystem("s3")
+    files = cloud(place)
     if how == "missing":
         files.rm(place)
     else:
@@ -83,7 +86,7 @@ def test_a_value_that_is_gone_from_the_bucket_is_named_and_may_be_brought_back(
 ) -> None:
     """With the step whose it is, the step that needs it, and what to do; what is damaged is not kept here, either."""
     place = object_of(tmp_path, bucket, run_id, "blocks/block[1]")
-    kept = fsspec.filesystem("s3").cat(place)
+    kept = cloud(bucket).cat(place)
     spoil(place, how)
     shutil.rmtree(tmp_path / "cache")  # as on another machine
     with opened(tmp_path, bucket) as engine:
@@ -94,7 +97,7 @@ def test_a_value_that_is_gone_from_the_bucket_is_named_and_may_be_brought_back(
         assert f"is {how}" in said
         assert "it is the value of blocks/block[1]" in said
         assert said.endswith(f"dagengine recompute {run_id[:8]}")
-        fsspec.filesystem("s3").pipe(place, kept)
+        cloud(bucket).pipe(place, kept)
         assert engine.resume(run_id).result() == 3 * SIZE
 
 
@@ -132,8 +135,7 @@ def test_two_machines_that_write_the_same_values_at_once_leave_each_once(tmp_pat
     for thread in threads:
         thread.join(60)
     assert results == [3 * SIZE, 3 * SIZE]
-    files = fsspec.filesystem("s3")
-    files.invalidate_cache()
+    files = cloud(bucket)
     found = {"".join(name.split("/")[-2:]): files.cat(name) for name in files.find(f"{bucket}/values")}
     assert len(found) == 3
     assert all(hashlib.sha256(data).hexdigest() == digest for digest, data in found.items())
