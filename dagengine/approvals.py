@@ -92,11 +92,22 @@ def answer_of(approved: bool, by: str | None, why: str) -> Approval:
     return Approval(approved, by or _user(), why, time.time())
 
 
-def send_answer(post: Post, run_id: str, name: str, answer: Approval) -> None:
-    """The answer to whoever waits for approval of `name` in that run, or will."""
-    from dagengine.signals import send
+def send_answer(post: Post, run_id: str, name: str, answer: Approval) -> int | None:
+    """The answer to whoever waits for approval of `name` in that run, or will. Its number among the run's signals."""
+    from dagengine.signals import deliver
 
-    send(post, run_id, name, answer, prefix=PREFIX)
+    return deliver(post, run_id, name, answer, prefix=PREFIX)
+
+
+def answers_before(store: Store, run: RunRecord, name: str, number: int | None) -> int | None:
+    """How many answers to the same question came before answer `number` and are not taken either: the first one counts.
+
+    None where that answer is taken already.
+    """
+    from dagengine.storage import signals
+
+    kept = [signal.number for signal in signals.untaken(store, run.number)[1] if signal.name == PREFIX + name]
+    return kept.index(number) if number in kept else None
 
 
 def _user() -> str:

@@ -180,6 +180,8 @@ def _by_value(value: Any, name: str) -> str:
 
     try:
         return str(cloudpickle.dumps(value, 5).hex())
+    except DagengineError:
+        raise  # of a task in it, which says what to do
     except Exception as error:
         what = f"{name}, which has no name that another process could import it by,"
         raise Unpicklable(what, "its code, or what it closes over", describe(error)) from error

@@ -58,6 +58,13 @@ def signal(run_id: str, name: str, payload: Any = None, *, id: str | None = None
 
 def send(post: Post, run_id: str, name: str, payload: Any, *, signal_id: str | None = None, prefix: str = "") -> bool:
     """As `signal`. `prefix`: sets apart names that are none of the user's."""
+    return deliver(post, run_id, name, payload, signal_id=signal_id, prefix=prefix) is not None
+
+
+def deliver(
+    post: Post, run_id: str, name: str, payload: Any, *, signal_id: str | None = None, prefix: str = ""
+) -> int | None:
+    """As `send`; the signal's number in its run, None where one with this id was sent before."""
     check_name(name)
     if current_scope.get() is not None:
         raise DefinitionError(
@@ -75,7 +82,7 @@ def send(post: Post, run_id: str, name: str, payload: Any, *, signal_id: str | N
         post.store, run.number, run.id, signal_id=signal_id or new_id(), name=prefix + name, value=value, at=time.time()
     )
     tell(post, post.store.find_run(run.id))
-    return number is not None
+    return number
 
 
 def over(store: Store, run: RunRecord) -> RunExists:

@@ -1,6 +1,6 @@
 """`task`: a function whose calls in a workflow's body become steps. Anywhere else it is the plain function.
 
-May import errors, options, what is said of caches, scopes, functions, refs, deferred and transactions.
+May import config, errors, options, what is said of caches, scopes, functions, refs, deferred and transactions.
 """
 
 from __future__ import annotations
@@ -173,7 +173,19 @@ class Task(Generic[P, R_co]):
     def __reduce__(self) -> Any:
         if named_by_itself(self):
             return self.__qualname__
+        self._check_that_no_password_travels()
         return Task, (self.function, self.settings)
+
+    def _check_that_no_password_travels(self) -> None:
+        """What travels by value is recorded, and so would be the URL of its database."""
+        from dagengine.config import without_password
+
+        where = self.settings.transactional
+        if isinstance(where, str) and without_password(where) != where:
+            raise BadOption(
+                f"transactional= of {self.name} has a password, which would be recorded, as no module and name lead to this"
+                " task. Define it at the top level of a module, or leave the password to the driver (~/.pgpass, PGPASSFILE)."
+            )
 
     def __repr__(self) -> str:
         return f"<task {self.__module__}.{self.__qualname__}>"

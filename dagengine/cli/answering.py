@@ -12,7 +12,7 @@ import click
 
 from dagengine.cli.app import Invocation, run_argument, short
 from dagengine.cli.signal import posting, say_if_early
-from dagengine.cli.terminal import clean, print_json
+from dagengine.cli.terminal import clean, note, print_json
 
 if TYPE_CHECKING:
     from dagengine.model import RunRecord
@@ -29,19 +29,23 @@ def answer_arguments(function: Function) -> Function:
 
 def answer(invocation: Invocation, run: str, name: str | None, *, approved: bool, by: str | None, why: str) -> None:
     """Send the answer, and say so."""
-    from dagengine.approvals import answer_of, asked_for, send_answer
+    from dagengine.approvals import answer_of, answers_before, asked_for, send_answer
 
     given = answer_of(approved, by, why)
     with posting(invocation, run) as (post, record):
+        name = name or _only_one(record, asked_for(post.store, record))
+        number = send_answer(post, record.id, name, given)
         asked = asked_for(post.store, record)
-        name = name or _only_one(record, asked)
-        send_answer(post, record.id, name, given)
+        before = answers_before(post.store, record, name, number)
     if invocation.json:
         print_json({"id": record.id, "name": name, "approved": approved, "by": given.by, "why": given.why})
     else:
         said = "approved" if approved else "rejected"
         print(f"run {short(record.id)}: {clean(name, 200)} {said} by {clean(given.by, 200)}")
-    say_if_early(name, asked)
+    if before:
+        note("another answer came before it, and counts: this one is kept for the next time that the run asks")
+    elif before is not None:
+        say_if_early(name, asked)
 
 
 def _only_one(run: RunRecord, names: list[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagengine.cli.machine import machine_words
+from dagengine.cli.machine import machine_words, secret_environment
 from dagengine.cli.stores import writing_values
 from dagengine.cli.terminal import clean
 from dagengine.errors import RuntimeStopped
@@ -48,13 +48,8 @@ def spawn(settings: Settings, run_id: str, *further: str) -> int:
     log = create_private(settings.logs / run_id) / "controller.log"
     reading, writing = os.pipe()
     words = [sys.executable, "-m", "dagengine", "resume", run_id]
-    words += ["--artifacts", settings.artifacts.value, *machine_words(settings), "--ready-fd", str(writing), *further]
-    # The store's URL may hold a password, which everybody would see among the words of a process.
-    environment = {
-        **os.environ,
-        "DAGENGINE_HOME": str(settings.home.value),
-        "DAGENGINE_STORE": settings.store.value,
-    }
+    words += [*machine_words(settings), "--ready-fd", str(writing), *further]
+    environment = {**os.environ, "DAGENGINE_HOME": str(settings.home.value), **secret_environment(settings)}
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(

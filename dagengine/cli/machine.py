@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dagengine.config import MACHINE
+from dagengine.config import MACHINE, without_password
 
 if TYPE_CHECKING:
     from dagengine.config import Settings
@@ -40,12 +40,28 @@ def _some(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]
     return list(value) or None
 
 
+def secret_environment(settings: Settings) -> dict[str, str]:
+    """What holds a password or key, as variables of a process: its words can be read by everybody on the machine."""
+    environment = {"DAGENGINE_STORE": settings.store.value}
+    if _is_secret(settings.artifacts.value):
+        environment["DAGENGINE_ARTIFACTS"] = settings.artifacts.value
+    if any(map(_is_secret, settings.spill.value)):
+        environment["DAGENGINE_SPILL"] = ",".join(settings.spill.value)
+    return environment
+
+
+def _is_secret(url: str) -> bool:
+    return without_password(url) != url
+
+
 def machine_words(settings: Settings) -> list[str]:
-    """What was said of the machine, as words of a command line."""
-    words = ["--workers", str(settings.workers.value)]
+    """What was said of the artifacts and of the machine, as words of a command line, but for secrets."""
+    secret = secret_environment(settings)
+    words = [] if "DAGENGINE_ARTIFACTS" in secret else ["--artifacts", settings.artifacts.value]
+    words += ["--workers", str(settings.workers.value)]
     for name in MACHINE:
         setting = getattr(settings, name)
-        if setting.origin == "default":
+        if setting.origin == "default" or f"DAGENGINE_{name.upper()}" in secret:
             continue
         option = "--" + name.removesuffix("s" if name == "resources" else "").replace("_", "-")
         values = setting.value if isinstance(setting.value, tuple) else (setting.value,)

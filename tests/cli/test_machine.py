@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.testing import CliRunner
 
-from dagengine.cli.machine import machine_options, machine_words
+from dagengine.cli.machine import machine_options, machine_words, secret_environment
 from dagengine.config import load
 
 WORDS = [
@@ -28,6 +28,16 @@ def test_words_become_settings_and_settings_the_same_words(tmp_path: Path) -> No
 
     assert CliRunner().invoke(command, WORDS).exit_code == 0
     environ = {"DAGENGINE_HOME": str(tmp_path)}
-    assert machine_words(load(environ=environ, **said)) == WORDS
+    artifacts = ["--artifacts", str(tmp_path / "artifacts")]
+    assert machine_words(load(environ=environ, **said)) == [*artifacts, *WORDS]
     CliRunner().invoke(command, [])
-    assert machine_words(load(environ={**environ, "DAGENGINE_WORKERS": "1"}, **said)) == ["--workers", "1"]
+    assert machine_words(load(environ={**environ, "DAGENGINE_WORKERS": "1"}, **said)) == [*artifacts, "--workers", "1"]
+
+
+def test_secrets_of_urls_are_no_words_of_a_process(tmp_path: Path) -> None:
+    """Everybody on the machine can read those; they go into the environment, from which the same settings come."""
+    urls = ("s3://key:hidden@bucket/spill", "/fast")
+    said = load(environ={"DAGENGINE_HOME": str(tmp_path)}, artifacts="s3://key:hidden@bucket", workers=1, spill=urls)
+    assert machine_words(said) == ["--workers", "1"]
+    again = load(environ={"DAGENGINE_HOME": str(tmp_path), **secret_environment(said)})
+    assert (again.artifacts.value, again.spill.value) == ("s3://key:hidden@bucket", urls)

@@ -81,6 +81,20 @@ def test_what_nothing_waits_for_is_kept_and_said_so(cli: Cli, home: Path) -> Non
         assert run.result() == (1, "early")
 
 
+def test_the_second_answer_to_a_question_is_told_that_it_came_second(cli: Cli, home: Path) -> None:
+    """Two people at once: whoever comes second is not to believe that the run does what he said."""
+    with Engine(home=home, runtime=InlineRuntime()) as engine:
+        run = waiting(engine)
+        cli("approve", run.id, "release", "--why", "early")
+        said = cli("reject", run.id, "release")
+        assert (said.status, said.err) == (
+            0,
+            "another answer came before it, and counts: this one is kept for the next time that the run asks\n",
+        )
+        assert cli("signal", run.id, "paid", "1").err == ""
+        assert run.result() == (1, "early")
+
+
 def test_a_run_that_waits_says_for_what_and_until_when(cli: Cli, home: Path) -> None:
     """In `ls`, `show` and `explain`, whether or not anybody has it; cancelling it ends it at once."""
     with Engine(home=home, runtime=InlineRuntime()) as engine:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from dagengine import Engine, context, task, workflow
+from dagengine import Engine, context, get, task, workflow
 from dagengine.engine import Engine as AnyEngine
 from dagengine.errors import BadOption, DefinitionError, Fenced, RunFailed
 from dagengine.model import Value
@@ -268,3 +268,21 @@ def test_passwords_are_not_recorded() -> None:
     def f() -> None: ...
 
     assert f.settings.to_json() == {"transactional": "elsewhere://"}
+
+
+def test_a_password_that_would_travel_by_value_is_refused() -> None:
+    """A task that no name leads to is recorded whole, and its URL with it."""
+
+    @task(transactional="postgresql+psycopg://me:secret@host/db")
+    def hidden() -> None: ...
+
+    @workflow
+    def body() -> None:
+        get(hidden())
+
+    with (
+        Engine("memory:", runtime=InlineRuntime()) as engine,
+        pytest.raises(BadOption, match="has a password, which would be recorded") as refused,
+    ):
+        engine.start(body)
+    assert ":secret" not in str(refused.value)
