@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from dagengine.continuing import find, successor_id
 from dagengine.errors import DagengineError, RuntimeStopped
-from dagengine.model import RunRecord, RunState
+from dagengine.model import Claim, RunRecord, RunState
 from dagengine.storage.interface import Store
 from dagengine.storage.writes import FinishRun, SideWrite, Write
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver
-    from dagengine.engine import Engine
 
 OVER = (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.MISMATCH)
 
@@ -32,7 +33,7 @@ def word_of_end(driver: Driver, writes: Iterable[Write]) -> list[Write]:
     parent = driver.parent
     if parent is None or not any(isinstance(write, FinishRun) and write.state in OVER for write in writes):
         return []
-    return [SideWrite("children:COME", ({"parent": parent.number, "id": parent.id},))]
+    return [_come(parent)]
 
 
 def after_end(driver: Driver) -> None:
@@ -49,7 +50,7 @@ def after_end(driver: Driver) -> None:
         if waiting is not None:
             engine.tell(waiting, waiting.outside.look)
         elif not engine.sleeping.look(driver.parent.id):
-            engine.helpers.submit(_tell_parent, engine, driver.parent.id)
+            engine.helpers.submit(tell_parent, engine.store, engine.post.control, driver.parent.id)
 
 
 def _begin_successor(driver: Driver) -> None:
@@ -79,10 +80,29 @@ def _adopt_more(driver: Driver) -> None:
         life.end(RunState.MISMATCH, None if isinstance(error, RuntimeStopped) else error)
 
 
-def _tell_parent(engine: Engine, parent_id: str) -> None:
+def tell_parent(store: Store, control: Path, parent_id: str) -> None:
+    """The parent is due, and hears of it now if its process can be told. (One that is being cancelled needs no word of
+    each child that it cancels.)"""
     from dagengine.signals import tell
 
     with contextlib.suppress(DagengineError):
-        parent = find(engine.store, parent_id)
-        if parent is not None:
-            tell(engine.post, parent)
+        parent = find(store, parent_id)
+        if parent is not None and parent.cancel_requested_at is None:
+            tell(store, control, parent)
+
+
+def end_without_driver(store: Store, control: Path, claim: Claim, end: FinishRun, timeout: float | None = None) -> None:
+    """End a claimed run that nobody works on; its parent hears of it. Raises what the store says; queue.Empty if it says
+    nothing for `timeout` seconds."""
+    parent = parent_of(store, store.find_run(claim.run_id))
+    answers: SimpleQueue[Exception | None] = SimpleQueue()
+    store.write(claim, [end, *([] if parent is None else [_come(parent)])], answers.put)
+    error = answers.get(timeout=timeout)
+    if error is not None:
+        raise error
+    if parent is not None:
+        tell_parent(store, control, parent.id)
+
+
+def _come(parent: RunRecord) -> SideWrite:
+    return SideWrite("children:COME", ({"parent": parent.number, "id": parent.id},))

@@ -9,8 +9,8 @@ import contextlib
 import platform
 import time
 from pathlib import Path
-from queue import SimpleQueue
 
+from dagengine.afterwards import end_without_driver, tell_parent
 from dagengine.below import cancel_below
 from dagengine.control import NoAnswer, ask
 from dagengine.identity import is_alive, this_process
@@ -38,6 +38,8 @@ def _cancel_one(store: Store, control: Path, run: RunRecord) -> RunState:
         from dagengine.serving.submission import dequeue
 
         dequeue(store, control, run.id)
+        if run.parent is not None:
+            tell_parent(store, control, run.parent[0])
     if run.state is RunState.WAITING:
         from dagengine.signals import rouse_cancelled
 
@@ -45,7 +47,7 @@ def _cancel_one(store: Store, control: Path, run: RunRecord) -> RunState:
     if state is not RunState.RUNNING:
         return state
     if run_state(run) is RunState.CRASHED:
-        return _cancel_crashed(store, run)
+        return _cancel_crashed(store, control, run)
     if run.owner is not None and run.owner.host == platform.node():
         with contextlib.suppress(NoAnswer, TimeoutError):
             # If nobody answers, the owner is about to end: whoever takes the run next finds the request.
@@ -53,12 +55,8 @@ def _cancel_one(store: Store, control: Path, run: RunRecord) -> RunState:
     return state
 
 
-def _cancel_crashed(store: Store, run: RunRecord) -> RunState:
+def _cancel_crashed(store: Store, control: Path, run: RunRecord) -> RunState:
     """Nobody is left to be asked: take the run over, and end it."""
     claim = store.claim(run.id, this_process(), is_alive, reopen=False)
-    errors: SimpleQueue[Exception | None] = SimpleQueue()
-    store.write(claim, [FinishRun(RunState.CANCELLED, time.time())], errors.put)
-    error = errors.get()
-    if error is not None:
-        raise error
+    end_without_driver(store, control, claim, FinishRun(RunState.CANCELLED, time.time()))
     return RunState.CANCELLED

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dagengine import compensating, config, taking_up
+from dagengine.afterwards import tell_parent
 from dagengine.answers import Question, answer
 from dagengine.attempts import run_of, shared_parts
 from dagengine.below import children_of
@@ -297,6 +298,8 @@ class Engine(Changes):
             from dagengine.serving.submission import dequeue
 
             dequeue(self.store, self._control_folder, record.id)
+            if record.parent is not None:
+                tell_parent(self.store, self._control_folder, record.parent[0])
         driver = self._by_id.get(record.id)
         if driver is not None:
             self.tell(driver, [CancelRequested()])

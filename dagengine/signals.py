@@ -81,7 +81,7 @@ def deliver(
     number = signals.send(
         post.store, run.number, run.id, signal_id=signal_id or new_id(), name=prefix + name, value=value, at=time.time()
     )
-    tell(post, post.store.find_run(run.id))
+    tell(post.store, post.control, post.store.find_run(run.id))
     return number
 
 
@@ -113,17 +113,17 @@ def too_large(name: str, size: int) -> BadArguments:
     )
 
 
-def tell(post: Post, run: RunRecord) -> None:
+def tell(store: Store, control: Path, run: RunRecord) -> None:
     """Something came for the run: say so to whoever has it, or wakes it."""
     if run.state is RunState.RUNNING and run.owner is not None:
         here = run.owner.host == platform.node()
-        tell_process(post.store, post.control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
+        tell_process(store, control if here else None, run.owner.id, {"verb": "signal", "run": run.id})
         return
     if run.state is RunState.WAITING:
         from dagengine.serving.hints import hint
 
-        rouse(post.store, post.control, run)
-        hint(post.store, post.control)
+        rouse(store, control, run)
+        hint(store, control)
 
 
 def rouse(store: Store, control: Path, run: RunRecord) -> None:

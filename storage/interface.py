@@ -151,8 +151,8 @@ class Store(Protocol):
     def request_cancel(self, run_id: str, at: float) -> RunState:
         """Ask the run to stop, whoever owns it. Returns its state.
 
-        One that no process works on (PENDING, INTERRUPTED, MISMATCH) becomes CANCELLED at once; one that has SUCCEEDED,
-        FAILED or is CANCELLED stays as it is. `run_id` is the whole id.
+        One that no process works on (PENDING, WAITING, INTERRUPTED, MISMATCH) becomes CANCELLED at once, and in the same
+        transaction its parent is due; one that has SUCCEEDED, FAILED or is CANCELLED stays as it is. `run_id` is the whole id.
         """
         ...
 

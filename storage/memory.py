@@ -40,7 +40,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.storage import tags
+from dagengine.storage import children, tags
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures, RunFilter
 from dagengine.storage.lifetime_notes import is_expired, refuse_expired
@@ -244,9 +244,16 @@ class MemoryStore(MemoryLifetime, Unleased):
                     run.record = replace(run.record, cancel_requested_at=at)
                 if state is not RunState.RUNNING:
                     run.record = replace(run.record, state=RunState.CANCELLED, finished_at=at)
+                    self._come_to_parent(run.record)
                 return run.record.state
 
         return self._writer.call(request)
+
+    def _come_to_parent(self, run: RunRecord) -> None:
+        parent = None if run.parent is None else self._runs.get(run.parent[0])
+        if parent is not None:
+            with self._side.transaction() as connection:
+                children.COME(connection, parent=parent.record.number, id=parent.record.id)
 
     # ---- read: the engine ---------------------------------------------------------------
 

@@ -30,6 +30,7 @@ import psycopg
 from dagengine.errors import StoreUnavailable
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements, tags
+from dagengine.storage.children import come_to_parent
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures
 from dagengine.storage.lifetime import SqlLifetime
@@ -313,6 +314,7 @@ class PostgresStore(PostgresReads, SqlLifetime):
                     self._execute(link, _TOLD, channel_of(owner), str(number))
                 return state
             self._execute(link, _CANCEL_RUN, at, number)
+            come_to_parent(self._readers.asking(link), number)
             return RunState.CANCELLED
 
         return self._transaction(request)

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from dagengine.identity import sockets_in
 from dagengine.model import Claim, NewRun, ProcessRecord, RunRecord, RunState, Share
 from dagengine.storage import statements, tags
+from dagengine.storage.children import come_to_parent
 from dagengine.storage.claims import Claimed, claimed_each, may_be_claimed
 from dagengine.storage.interface import Figures
 from dagengine.storage.lifetime import SqlLifetime
@@ -204,6 +205,7 @@ class SqliteStore(Reads, Unleased, SqlLifetime):
                     return run.state
                 connection.execute(_REQUEST_CANCEL, (at, run.number))
                 connection.execute(_CANCEL_RUN, (at, run.number))
+                come_to_parent(connection, run.number)
             return RunState.CANCELLED
 
         return self._writer.call(request)

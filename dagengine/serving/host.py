@@ -34,6 +34,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dagengine.afterwards import end_without_driver
 from dagengine.engine import Engine
 from dagengine.errors import DagengineError, Fenced, RunExists, RunNotFound, RunOwned, StoreError
 from dagengine.model import Failure, RunState
@@ -45,7 +46,6 @@ from dagengine.taking_up import take_up_all
 
 if TYPE_CHECKING:
     from dagengine.driver import Driver
-    from dagengine.model import Claim
     from dagengine.runtime.protocol import Broken
 
 TAKERS = 2
@@ -270,7 +270,9 @@ class Host:
         named = f"{type(error).__module__}.{type(error).__qualname__}"
         try:
             claim = store.claim(run_id, self._engine.process, lambda owner: False, reopen=False)
-            end_run(store, claim, Failure("error", named, f"the run can't be begun: {reason}"))
+            failure = Failure("error", named, f"the run can't be begun: {reason}")
+            end = FinishRun(RunState.FAILED, time.time(), failure)
+            end_without_driver(store, self._engine.post.control, claim, end, FAIL_SECONDS)
         except Exception as second:
             self._tell(again=run_id, why=f"{reason}; and it could not be ended: {describe(second)}")
         else:
@@ -295,15 +297,6 @@ def _work_in(folder: str) -> None:
             os.chdir(folder)
             if sys.path[0] == before:  # `python -m` puts it there
                 sys.path[0] = folder
-
-
-def end_run(store: Store, claim: Claim, failure: Failure) -> None:
-    """Let the claimed run end as failed. Raises what the store says."""
-    answers: SimpleQueue[Exception | None] = SimpleQueue()
-    store.write(claim, [FinishRun(RunState.FAILED, time.time(), failure)], answers.put)
-    error = answers.get(timeout=FAIL_SECONDS)
-    if error is not None:
-        raise error
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from dagengine.afterwards import end_without_driver
 from dagengine.config import create_private
 from dagengine.continuing import left_to_begin
 from dagengine.control import ControlServer, is_left
@@ -442,11 +443,10 @@ class Server:
         """The run takes down every process that works on it: it fails."""
         self._say(f"run {run_id[:12]} has failed: {why}")
         failure = Failure("lost", "dagengine.errors.WorkerLost", f"{why}. See what it said on the server's output.")
-        answers: SimpleQueue[Exception | None] = SimpleQueue()
         try:
             claim = self.store.claim(run_id, self.process, is_alive, reopen=False)
-            self.store.write(claim, [FinishRun(RunState.FAILED, self._clock(), failure)], answers.put)
-            answers.get()
+            end = FinishRun(RunState.FAILED, self._clock(), failure)
+            end_without_driver(self.store, self._settings.control, claim, end)
         except (RunOwned, RunExists, RunNotFound, Fenced, StoreError) as error:
             self._say(f"run {run_id[:12]}: {error}")
         self._run_ended(run_id, str(RunState.FAILED))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dagengine.model import RunState, Value
 from dagengine.storage.interface import Store
 from dagengine.storage.signals import send, signals, take
 from dagengine.storage.sleepers import awake, due, falls_asleep, next_due, sleeper, wake
 from dagengine.storage.writes import FinishRun
-from tests.storage.kit import ME, begin, recorded
+from tests.storage.kit import ME, begin, new_run, recorded
 
 
 def payload(text: str) -> Value:
@@ -82,6 +84,20 @@ def test_a_run_that_was_to_be_cancelled_when_it_fell_asleep_is_due(store: Store)
         assert store.find_run(claim.run_id).cancel_requested_at == 2.0
         recorded(store, claim, awake())
     assert [found.run for found in due(store, 50.0)] == [other]
+
+
+def test_a_sleeping_childs_cancel_makes_its_parent_due(store: Store) -> None:
+    """In the transaction that ends the child: nobody works on it who would write the word. A parent that is gone is no matter."""
+    parent = asleep(store, "parent", None)
+    for name, above in (("child", "parent"), ("orphan", "gone")):
+        claim = store.create_run(replace(new_run(name), facts={"parent": [above, 0]}), ME)
+        assert claim is not None
+        recorded(store, claim, FinishRun(RunState.WAITING, 1.0), falls_asleep(name, 50.0, 0, None))
+    assert due(store, 1.0) == []
+    assert store.request_cancel("orphan", 2.0) is RunState.CANCELLED
+    assert due(store, 1.0) == []
+    assert store.request_cancel("child", 2.0) is RunState.CANCELLED
+    assert [found.run for found in due(store, 1.0)] == [parent]
 
 
 def test_a_run_that_a_process_has_again_is_not_woken(store: Store) -> None:

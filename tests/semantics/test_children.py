@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from dagengine import continue_with, get, sleep, task, wait_event, workflow
+from dagengine.cancelling import cancel_run
 from dagengine.children import child_id
 from dagengine.clocks import Clock
 from dagengine.continuing import left_to_begin, successor_id
@@ -26,6 +28,7 @@ from dagengine.errors import (
 )
 from dagengine.model import RunState, StepKind
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.storage import open_existing
 from dagengine.storage.interface import RunFilter
 from tests.semantics.conftest import Everywhere
 
@@ -300,6 +303,25 @@ def test_a_parent_that_waits_for_a_child_is_let_go_of_and_woken_by_its_end(tmp_p
         assert engine.driver_of(run.id) is None
         engine.signal(below, "go", 7)
         assert run.result() == 7
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_child_that_is_cancelled_in_its_sleep_wakes_its_parent(tmp_path: Path, elsewhere: bool) -> None:
+    """By this process or another one: the parent's step fails, as with any end of a child."""
+    FLAGS["began"] = threading.Event()
+    with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
+        run = engine.start(patient_parent)
+        until(RunState.WAITING, run)
+        below = child_id(run.id, 0)
+        while engine.store.find_run(below).state is not RunState.WAITING:
+            assert not run.wait(0.002)
+        if elsewhere:
+            with closing(open_existing(str(tmp_path / "store.db"))) as store:
+                assert cancel_run(store, engine.post.control, store.find_run(below)) is RunState.CANCELLED
+        else:
+            engine.cancel(below)
+        with pytest.raises(RunFailed, match="was cancelled"):
+            run.result()
 
 
 def test_a_parent_that_was_let_go_of_cancels_its_children(tmp_path: Path) -> None:
