@@ -16,15 +16,15 @@ FLOW = "from dagengine import workflow\n\n@workflow(tags={'team': 'data'})\ndef 
 
 def test_a_submitted_run_is_listed_by_its_tags(cli: Cli, tmp_path: Path) -> None:
     """With a text, or with any; shown with all of them; a wrong one is one line, before anything is recorded."""
-    (tmp_path / "flow.py").write_text(FLOW)
-    submitted = cli("submit", "flow.py", "--tag", "env=prod", "--json").json["id"]
+    (tmp_path / "tagged_flow.py").write_text(FLOW)
+    submitted = cli("submit", "tagged_flow.py", "--tag", "env=prod", "--json").json["id"]
     for words in (["env=prod"], ["env"], ["env", "--tag", "team=data"]):
         [listed] = cli("ls", "--json", "--tag", *words).json
         assert (listed["id"], listed["tags"]) == (submitted, {"env": "prod", "team": "data"})
     assert cli("ls", "--tag", "env=test", "--json").json == []
     assert "no run fits" in cli("ls", "--tag", "env=test").err
     assert "env=prod, team=data" in cli("show", submitted).out
-    wrong = cli("submit", "flow.py", "--tag", "env")
+    wrong = cli("submit", "tagged_flow.py", "--tag", "env")
     assert (wrong.status, wrong.err) == (2, "error: tag 'env' has no value. Say env=VALUE.\n")
     assert len(cli("ls", "--json").json) == 1
 

@@ -24,8 +24,13 @@ class ProjectFolder:
         self._path = list(sys.path)
 
     def write(self, files: dict[str, str]) -> None:
-        """By name, without the suffix."""
+        """By name, without the suffix. A module of that name may be left of another test in this process: it goes."""
         for name, text in files.items():
+            module = sys.modules.get(name)
+            if module is not None and not str(module.__file__).startswith(str(self.folder)):
+                del sys.modules[name]
+                functions._files.pop(name, None)
+                self._before.discard(name)
             file = self.folder / f"{name}.py"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(textwrap.dedent(text))
