@@ -28,7 +28,7 @@ from dagengine.errors import (
 )
 from dagengine.model import RunState, StepKind
 from dagengine.runtime.inline import InlineRuntime
-from dagengine.storage import open_existing
+from dagengine.storage import open_store
 from dagengine.storage.interface import RunFilter
 from tests.semantics.conftest import Everywhere
 
@@ -316,7 +316,7 @@ def test_a_child_that_is_cancelled_in_its_sleep_wakes_its_parent(tmp_path: Path,
         while engine.store.find_run(below).state is not RunState.WAITING:
             assert not run.wait(0.002)
         if elsewhere:
-            with closing(open_existing(str(tmp_path / "store.db"))) as store:
+            with closing(open_store(str(tmp_path / "store.db"))) as store:
                 assert cancel_run(store, engine.post.control, store.find_run(below)) is RunState.CANCELLED
         else:
             engine.cancel(below)
