@@ -27,6 +27,7 @@ from dagengine.errors import (
     StoreUnavailable,
 )
 from dagengine.model import RunState, StepKind
+from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
 from dagengine.storage import open_store
 from dagengine.storage.interface import RunFilter
@@ -291,15 +292,21 @@ def until(state: RunState, run: Any) -> None:
         assert not run.wait(0.002), run.state
 
 
+def asleep(engine: Engine) -> tuple[Run[Any], str]:
+    """A parent that was let go of, and the id of its child, which was, too."""
+    run = engine.start(patient_parent)
+    until(RunState.WAITING, run)
+    below = child_id(run.id, 0)
+    while engine.store.find_run(below).state is not RunState.WAITING:
+        assert not run.wait(0.002)
+    return run, below
+
+
 def test_a_parent_that_waits_for_a_child_is_let_go_of_and_woken_by_its_end(tmp_path: Path) -> None:
     """Neither holds a thread while the child waits for the world; the child's end wakes the parent."""
     FLAGS["began"] = threading.Event()
     with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
-        run = engine.start(patient_parent)
-        until(RunState.WAITING, run)
-        below = child_id(run.id, 0)
-        while engine.store.find_run(below).state is not RunState.WAITING:
-            assert not run.wait(0.002)
+        run, below = asleep(engine)
         assert engine.driver_of(run.id) is None
         engine.signal(below, "go", 7)
         assert run.result() == 7
@@ -310,11 +317,7 @@ def test_a_child_that_is_cancelled_in_its_sleep_wakes_its_parent(tmp_path: Path,
     """By this process or another one: the parent's step fails, as with any end of a child."""
     FLAGS["began"] = threading.Event()
     with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as engine:
-        run = engine.start(patient_parent)
-        until(RunState.WAITING, run)
-        below = child_id(run.id, 0)
-        while engine.store.find_run(below).state is not RunState.WAITING:
-            assert not run.wait(0.002)
+        run, below = asleep(engine)
         if elsewhere:
             with closing(open_store(str(tmp_path / "store.db"))) as store:
                 assert cancel_run(store, engine.post.control, store.find_run(below)) is RunState.CANCELLED
