@@ -1,4 +1,4 @@
-"""Asking a run to stop for good, from a process that does not work on it. The request is recorded first, then the owner is told.
+"""Asking a run to stop for good. The request is recorded first, then who has to know is told: its queue, its parent, its owner.
 
 May import everything of the workflow layer but the engine.
 """
@@ -32,7 +32,8 @@ def cancel_run(store: Store, control: Path, run: RunRecord) -> RunState:
     return state
 
 
-def _cancel_one(store: Store, control: Path, run: RunRecord) -> RunState:
+def request(store: Store, control: Path, run: RunRecord) -> RunState:
+    """Record that the run is to stop; its state then. One that ends by it leaves its queue, wakes its parent and sleeps no more."""
     state = store.request_cancel(run.id, time.time())
     if state is RunState.CANCELLED:
         from dagengine.serving.submission import dequeue
@@ -44,6 +45,11 @@ def _cancel_one(store: Store, control: Path, run: RunRecord) -> RunState:
         from dagengine.signals import rouse_cancelled
 
         rouse_cancelled(store, control, run)
+    return state
+
+
+def _cancel_one(store: Store, control: Path, run: RunRecord) -> RunState:
+    state = request(store, control, run)
     if state is not RunState.RUNNING:
         return state
     if run_state(run) is RunState.CRASHED:

@@ -19,14 +19,12 @@ import itertools
 import json
 import platform
 import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from dagengine import compensating, config, taking_up
-from dagengine.afterwards import tell_parent
+from dagengine import cancelling, compensating, config, taking_up
 from dagengine.answers import Question, answer
 from dagengine.attempts import run_of, shared_parts
 from dagengine.below import children_of
@@ -294,20 +292,11 @@ class Engine(Changes):
         if compensate:
             compensating.request(self, record)
             return
-        if self.store.request_cancel(record.id, time.time()) is RunState.CANCELLED:
-            from dagengine.serving.submission import dequeue
-
-            dequeue(self.store, self._control_folder, record.id)
-            if record.parent is not None:
-                tell_parent(self.store, self._control_folder, record.parent[0])
+        cancelling.request(self.store, self._control_folder, record)
         driver = self._by_id.get(record.id)
-        if driver is not None:
+        if driver is not None:  # it sees to its children itself
             self.tell(driver, [CancelRequested()])
-        elif record.state is RunState.WAITING:
-            from dagengine.signals import rouse_cancelled
-
-            rouse_cancelled(self.store, self._control_folder, record)
-        if driver is None:  # else it sees to that itself
+        else:
             for child in children_of(self.store, record):
                 if child.state is not RunState.SUCCEEDED:  # also one that was cancelled: its own children may not be
                     self.cancel(child.id)

@@ -5,8 +5,8 @@
 
 The run leaves nothing behind here but its `Life` and, if there is one, a timer. What wakes it is in the store: whoever
 finds that it is due may take it up (`dagengine serve` does, and `resume`); the engine that let go of it does so itself, for
-as long as it is open. A run that was let go of while something came for it, or while somebody asked it to stop, is due at once: that is looked for
-afterwards.
+as long as it is open. A run that was let go of while something came for it, or while somebody asked it to stop, is due at
+once: that is looked for afterwards.
 
 So that ten thousand that are due at the same time are no crowd, WAKING are taken up at a time; the next one is when
 one of these has ended or waits again.

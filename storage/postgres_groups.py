@@ -13,7 +13,8 @@ under a new mark, with which the first one can't take effect any more, should it
 neither, under the same fencing token, means that the server has lost what it had said was durable (a failover to a
 replica that lagged behind): the run is let go of, and whoever resumes it goes on from what is there.
 
-Runs on the store's writer thread, but for `begin`, which is called while that sleeps. May import nothing of ours but errors, model and modules of storage.
+Runs on the store's writer thread, but for `begin`, which is called while that sleeps. May import nothing of ours but errors,
+model and modules of storage.
 """
 
 from __future__ import annotations

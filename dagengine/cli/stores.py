@@ -1,4 +1,7 @@
-"""Opening the store, and the artifacts beside it, to change something. What is only looked at opens `Invocation.reading`."""
+"""Opening the store, and the artifacts beside it, to change something. What is only looked at opens `Invocation.reading`.
+
+May import what verbs may: the workflow layer, inside functions.
+"""
 
 from __future__ import annotations
 

@@ -116,9 +116,7 @@ class Hosts:
         self._waiting: dict[str, Code] = {}  # runs without a host, in the order in which they came
         self._paused: list[tuple[float, str, Code]] = []  # until when they wait after the death of a host
         self._deaths: dict[str, int] = {}
-        self._let_go: dict[
-            str, int
-        ] = {}  # how often a host had to let go of the run, for want of the store or the artifacts
+        self._let_go: dict[str, int] = {}  # how often the run was let go of, for want of the store or the artifacts
         self._unfit = 0  # how many hosts could not begin, one after the other
         self._try_at = 0.0  # when the next one is tried, if any could not
         self._tried: Code = ("", "")
