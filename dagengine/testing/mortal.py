@@ -98,12 +98,28 @@ def passing_for_dead(process: ProcessRecord) -> ProcessRecord:
     return replace(process, start_time=-1.0)
 
 
+class _SilentDeaths:
+    """A `threading.excepthook` without those of threads that end with their process.
+
+    Python's own is silent about them; pytest's, which counts every exception of a thread as an error of a test, is not.
+    """
+
+    def __init__(self, hook: Callable[[threading.ExceptHookArgs], object]) -> None:
+        self._hook = hook
+
+    def __call__(self, args: threading.ExceptHookArgs) -> None:
+        if not issubclass(args.exc_type, ProcessDied):
+            self._hook(args)
+
+
 class MortalStore:
     """A `Store` until the process dies. `close` leaves the real store open, for the next process."""
 
     def __init__(self, store: Store, fate: Fate) -> None:
         self._store = store
         self._fate = fate
+        if not isinstance(threading.excepthook, _SilentDeaths):
+            threading.excepthook = _SilentDeaths(threading.excepthook)
         self.url = store.url
         self.lease = store.lease
 

@@ -5,6 +5,7 @@ What every runtime promises is in tests/contract/test_runtime.py.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -565,7 +566,7 @@ def test_ten_thousand_tasks_leave_nothing_behind(open_harness: Open, tmp_path: P
     specs = [harness.spec("same", number) for number in range(10_000)]
     harness.submit(*specs)
     harness.ends_of([spec.id for spec in specs])
-    assert open_descriptors() == before
+    assert open_descriptors().items() <= before.items()
     ends = [harness.end(spec.id, Succeeded) for spec in specs]
     assert [decode(end.data) for end in ends if end.data is not None] == list(range(10_000))
 
@@ -580,7 +581,7 @@ def test_large_values_leave_no_descriptor(harness: Harness) -> None:
         end = harness.end(harness.start("same", payload), Succeeded)
         assert end.shared is not None
         end.shared.close()
-    assert open_descriptors().keys() == here
+    assert open_descriptors().keys() <= here
     assert harness.run("settings")["descriptors"] == there
 
 
@@ -635,7 +636,8 @@ def test_every_attempt_ends_once_while_workers_are_killed_all_the_time(open_harn
         harness.wait(lambda done=done: len(harness.ends) >= done)  # type: ignore[misc]
         workers = [pid for pid in children_of(forker_pid(harness)) if name_of(pid) == "dag-worker"]
         if workers:
-            os.kill(chance.choice(workers), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the one that was killed before may have gone only now
+                os.kill(chance.choice(workers), signal.SIGKILL)
     ends = harness.ends_of([spec.id for spec in specs])
     times = Counter(ran.read_text().split())
     for number, end in enumerate(ends):

@@ -13,12 +13,13 @@ import pytest
 import dagengine
 from dagengine import aio
 from dagengine.blocking import Blocking
-from dagengine.engine import Engine
+from dagengine.engine import Engine, current_engine
 from dagengine.errors import RunCancelled, RunInterrupted
 from dagengine.model import RunState, StepState
 from dagengine.outside import Outside
 from dagengine.run import Run
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.storage.interface import RunFilter
 from dagengine.storage.sleepers import due, next_due, sleeper
 from tests.semantics.clocks import Jumping
 
@@ -316,9 +317,11 @@ def test_a_run_whose_body_has_returned_sleeps_as_well(opened: Callable[..., Engi
 
 
 @dagengine.workflow
-def counts_bodies() -> int:
+def counts_those_that_run() -> int:
+    """A run that has ended may still have its thread, so those are nothing to count."""
     dagengine.sleep("1d")
-    return len(bodies())
+    store = current_engine().store
+    return sum(run.state is RunState.RUNNING for run in store.runs(RunFilter(limit=100)))
 
 
 def test_many_runs_that_sleep_hold_no_thread_and_wake_a_few_at_a_time(
@@ -327,11 +330,10 @@ def test_many_runs_that_sleep_hold_no_thread_and_wake_a_few_at_a_time(
     """The next one is taken up when one of those that were has ended."""
     monkeypatch.setattr("dagengine.sleeping.WAKING", 2)
     clock = engine.timers._clock = engine.clock = Jumping(stands=True)
-    runs = [engine.start(counts_bodies) for _ in range(30)]
+    runs = [engine.start(counts_those_that_run) for _ in range(30)]
     for run in runs:
         until(run, RunState.WAITING)
-    while bodies():
+    while bodies() or engine._by_id:  # a hang ends with the test's time
         threading.Event().wait(0.001)
-    assert not engine._by_id
     clock.go(engine)
-    assert max(run.result() for run in runs) <= 3  # one may be about to end
+    assert max(run.result() for run in runs) <= 2
