@@ -92,6 +92,9 @@ def _guarded(argv: Sequence[str] | None, invocation: Invocation) -> int:
     except BrokenPipeError:
         raise
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a verb of verbs alone; from Click 8.2 on, whose text is the help
+            print(error.message, file=sys.stderr)
+            return 2
         return _complain(_usage(error), 2, invocation.debug)
     except click.ClickException as error:
         return _complain(error.format_message(), 2, invocation.debug)
