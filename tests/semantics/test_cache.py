@@ -327,6 +327,8 @@ def test_what_has_no_lasting_hash_is_refused_as_environment() -> None:
         ({"max_age": "soon"}, "is no length of time"),
         ({"max_age": 0}, "more than nothing"),
         ({"env": "HOME"}, "has to be a list of names"),
+        ({"env": [{}]}, "cache env: {} is no name of an environment variable"),
+        ({"env": [["model", "v3", "v4"]]}, "is no name of an environment variable"),
     ],
 )
 def test_bad_words_about_a_cache_get_one_line(said: dict[str, object], message: str) -> None:
