@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dagengine import get, stateful, task, wait_approval, wait_event, workflow
+from dagengine import edits, get, stateful, task, wait_approval, wait_event, workflow
 from dagengine.edits import mark, pause
 from dagengine.engine import Engine
 from dagengine.errors import RunConflict, RunFailed, RunInterrupted, RunNotFound, RunOwned
@@ -256,6 +256,27 @@ def test_an_approval_is_given_and_not_marked(engine: Engine) -> None:
     with pytest.raises(RunConflict, match=r"dagengine approve\|reject .* release"):
         engine.mark(run.id, "careful/release.approval[0]", "succeeded", True)
     engine.mark(run.id, "careful/release.approval[0]", "failed", why="nobody is there")
+    assert run.wait(30)
+    assert run.state is RunState.FAILED
+
+
+def test_a_run_that_is_let_go_of_while_its_owner_is_asked_is_changed_all_the_same(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was that it waits, which was taken for success, and nothing was marked."""
+    run = engine.start(careful)
+    while not run.steps():
+        assert not run.wait(0.002)
+    ask_owner = edits._ask_owner
+
+    def late(*asked: Any) -> bool:
+        while run.state is not RunState.WAITING:
+            assert not run.wait(0.002)
+        return ask_owner(*asked)
+
+    monkeypatch.setattr(edits, "_ask_owner", late)
+    engine.mark(run.id, "careful/release.approval[0]", "failed", why="nobody is there")
+    assert notes(engine, run, "step.marked")[0]["why"] == "nobody is there"
     assert run.wait(30)
     assert run.state is RunState.FAILED
 
