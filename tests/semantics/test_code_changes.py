@@ -148,8 +148,12 @@ def test_a_body_is_rehearsed_against_its_record(
     record = engine.store.find_run(run_id)
     project.change("flow", *change)
     if end == "endless":
-        project.change("flow", "while True", "from parts.helper import GATE\n    while not GATE.is_set()")
-        project.write({"parts/helper": HELPER + "import threading\nGATE = threading.Event()\n"})
+        project.change(
+            "flow", "while True", "from parts import helper\n    helper.BEGUN.set()\n    while not helper.GATE.is_set()"
+        )
+        project.write(
+            {"parts/helper": HELPER + "import threading\nBEGUN, GATE = threading.Event(), threading.Event()\n"}
+        )
     flow = resolve(Reference.from_json(record.entry))
     found = rehearse(engine.store, engine.artifacts, record, flow, patience=0.05 if end == "endless" else 60)
     assert (found.end, found.good) == (end, good)
@@ -161,6 +165,7 @@ def test_a_body_is_rehearsed_against_its_record(
     if end == "endless":
         import parts.helper  # type: ignore[import-not-found]
 
+        assert parts.helper.BEGUN.wait(60)  # else it would look for the gate when the project is another one, for ever
         parts.helper.GATE.set()
     after = engine.store.find_run(run_id)
     assert (after.steps, after.state, after.token) == (record.steps, record.state, record.token)

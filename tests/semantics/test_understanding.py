@@ -161,7 +161,7 @@ def test_a_profile_has_the_run_and_its_commits(engine: Engine) -> None:
     }
     assert found.path
     assert found.commits["count"] >= 1
-    assert 0 < found.commits["mean"] <= found.commits["longest"]
+    assert 0 < found.commits["mean"] <= found.commits["longest"] * 1.001  # both are rounded
     fork = engine.fork(run.id)
     fork.wait()
     assert profile(timed_steps(engine.store, record(engine, fork))).path == ()
