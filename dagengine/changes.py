@@ -138,6 +138,9 @@ def answer_change(engine: Engine, driver: Driver, request: dict[str, Any]) -> di
     """A change that another process asks for of a run that this one works on. Answered when it is recorded."""
     note = {"by": str(request.get("by")), "why": str(request.get("why"))}
     if request["verb"] == "pause":
+        if engine.look_into(lambda: driver._core.asleep):  # it is about to wait, and would hear of nothing more
+            driver.ended.wait(RECORDED_SECONDS)
+            return LET_GO
         data = {"before": "running", **note}
         driver.record_beside([AddEvent(EventRecord(time.time(), "run.paused", None, data))])
         engine.tell(driver, [InterruptRequested(bool(request.get("force")), pause=True)])
