@@ -126,7 +126,7 @@ def test_two_machines_that_write_the_same_values_at_once_leave_each_once(tmp_pat
     def machine(name: str) -> None:
         (tmp_path / name).mkdir()
         with opened(tmp_path / name, bucket) as engine:
-            start.wait(100)
+            start.wait(300)
             results.append(engine.start(blocks).result())
 
     threads = [threading.Thread(target=machine, args=(name,)) for name in ("a", "b")]

@@ -20,7 +20,7 @@ from dagengine.control import MESSAGE_LIMIT, ControlServer, NoAnswer, process_en
 from dagengine.errors import StoreUnavailable
 from dagengine.identity import start_time
 
-PATIENCE = 30.0
+PATIENCE = 300.0
 
 
 def ask(folder: Path, process_id: str, request: dict[str, Any], timeout: float = PATIENCE) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 
 from dagengine.turns import BATCH, LITTLE, Turns
 
-PATIENCE = 30.0
+PATIENCE = 300.0
 
 
 class Desk:

@@ -165,7 +165,7 @@ def test_a_body_is_rehearsed_against_its_record(
     if end == "endless":
         import parts.helper  # type: ignore[import-not-found]
 
-        assert parts.helper.BEGUN.wait(60)  # else it would look for the gate when the project is another one, for ever
+        assert parts.helper.BEGUN.wait(300)  # else it would look for the gate when the project is another one, for ever
         parts.helper.GATE.set()
     after = engine.store.find_run(run_id)
     assert (after.steps, after.state, after.token) == (record.steps, record.state, record.token)

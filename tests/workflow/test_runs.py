@@ -499,7 +499,7 @@ def test_run_and_start_use_the_engine_that_is_open(engine: Engine) -> None:
     flow = workflow(lambda: increment(1))
     assert flow.run() == 2
     handle = flow.start()
-    assert handle.wait(60)
+    assert handle.wait(300)
     assert handle.state is RunState.SUCCEEDED
     assert engine.store.find_run(handle.id).state is RunState.SUCCEEDED
 
@@ -578,7 +578,7 @@ def test_large_values_travel_as_artifacts(engine: Engine) -> None:
 @task
 def wait_for_the_end() -> None:
     """Until its process is ended; no longer than a test may take."""
-    threading.Event().wait(60)
+    threading.Event().wait(300)
 
 
 @workflow(timeout=0.2)
