@@ -35,7 +35,7 @@ from tests.postgres.server import Server
 
 T = TypeVar("T")
 
-SECONDS = 240.0
+SECONDS = 600.0
 """For anything to come about on a busy machine; most things take a second or two."""
 
 SOON = "poke_interval=1, retries=100, retry_delay=1"
@@ -63,7 +63,8 @@ class Stack:
         self._server = server
         self._database = f"airflow_{uuid.uuid4().hex}"
         database = server.url(database=self._database).replace("postgresql://", "postgresql+psycopg://")
-        self.port, worker_logs, trigger_logs = free_ports(3)
+        self._ports = [_held_port() for _ in range(3)]
+        self.port, worker_logs, trigger_logs = (held.getsockname()[1] for held in self._ports)
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
@@ -159,6 +160,8 @@ class Stack:
         for process in self._processes.values():
             process.wait()
         self._server.run(f"DROP DATABASE IF EXISTS {self._database} WITH (FORCE)")
+        for held in self._ports:
+            held.close()
 
     def said(self, name: str) -> str:
         """What the process has printed so far."""
@@ -353,12 +356,13 @@ def wait_until(
         time.sleep(BETWEEN_LOOKS)
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def _held_port() -> socket.socket:
+    """Bound to a port that the system gives to nobody else while this lives. Who asks for it by its number, and may use
+    addresses again, as servers do, can listen there."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def kill_all_with(variable: str) -> None:
