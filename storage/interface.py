@@ -218,9 +218,10 @@ class Store(Protocol):
         key: str | None = None,
         seqs: Sequence[int] | None = None,
         states: Sequence[StepState] = (),
+        after: int = -1,
         limit: int | None = None,
     ) -> list[StepRecord]:
-        """Steps in the order of seq. `key`: exactly this one; `seqs`: these."""
+        """Steps in the order of seq. `key`: exactly this one; `seqs`: these; `after`: those with a greater seq."""
         ...
 
     def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:

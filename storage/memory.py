@@ -345,6 +345,7 @@ class MemoryStore(MemoryLifetime, Unleased):
         key: str | None = None,
         seqs: Sequence[int] | None = None,
         states: Sequence[StepState] = (),
+        after: int = -1,
         limit: int | None = None,
     ) -> list[StepRecord]:
         with self._reading():
@@ -358,6 +359,7 @@ class MemoryStore(MemoryLifetime, Unleased):
                 if (key is None or step.new.key == key)
                 and (asked is None or step.new.seq in asked)
                 and (not states or step.state in states)
+                and step.new.seq > after
             ]
         return found[:limit]
 

@@ -210,10 +210,12 @@ class Reads:
         key: str | None = None,
         seqs: Sequence[int] | None = None,
         states: Sequence[StepState] = (),
+        after: int = -1,
         limit: int | None = None,
     ) -> list[StepRecord]:
         asked = statements.steps_listed(key is not None, seqs is not None, tuple(states))
-        given = {"key": key, "seqs": json.dumps(list(seqs or ())), "limit": _ALL if limit is None else limit}
+        most = _ALL if limit is None else limit
+        given = {"key": key, "seqs": json.dumps(list(seqs or ())), "after": after, "limit": most}
         with self._pool.reading() as connection:
             rows = asked(connection, run=run_number, **given).fetchall()
             tried: dict[int, int] = {}

@@ -395,7 +395,7 @@ def edges_between() -> Executable:
 
 @cache
 def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Query:
-    """Steps with the names of their functions, in the order of seq, at most `limit`. `states`: a tuple."""
+    """Steps with the names of their functions, in the order of seq, at most `limit` `after` one. `states`: a tuple."""
 
     def build() -> Executable:
         columns = (
@@ -403,7 +403,8 @@ def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Que
             *(STEP.c.failure, STEP.c.value_digest, STEP.c.value_size, STEP.c.created_at, STEP.c.finished_at),
         )
         of = and_(DEFINITION.c.run == STEP.c.run, DEFINITION.c.number == STEP.c.definition)
-        found = select(*columns).select_from(STEP.outerjoin(DEFINITION, of)).where(STEP.c.run == _this_run)
+        found = select(*columns).select_from(STEP.outerjoin(DEFINITION, of))
+        found = found.where(STEP.c.run == _this_run, STEP.c.seq > bindparam("after", type_=Integer))
         if by_key:
             found = found.where(STEP.c.key == bindparam("key"))
         if by_seq:

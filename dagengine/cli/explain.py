@@ -65,6 +65,8 @@ def _placement_lines(told: dict[str, Any]) -> list[str]:
     lines = []
     if told.get("waits_for"):
         lines.append(f"now: {told['waits_for']}")
+    if told.get("spill_trouble"):
+        lines.append(f"spilling: {told['spill_trouble']}")
     terms = told.get("placement")
     if isinstance(terms, dict) and terms:
         lines.append("placed by:")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dagengine import failing
 from dagengine.cli import main
 from dagengine.identity import new_id
 from dagengine.model import NewRun, RunState
@@ -302,6 +303,26 @@ def test_errors_shows_each_kind_of_failure_once(cli: Cli, store: Store) -> None:
     found = cli("errors", "7f3a", "--json").json
     assert len(found["steps"]) == 9
     assert found["steps"][0]["failure"]["message"] == "bad month 13"
+
+
+def test_errors_of_very_many_kinds_shows_some_and_counts_the_others(
+    cli: Cli, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages that all differ; read in several pages. As JSON, all of them."""
+    monkeypatch.setattr(failing, "PAGE", 3)
+    monkeypatch.setattr(failing, "KINDS", 2)
+    book = Book(store)
+    for index in range(8):
+        book.step(f"extract[{index}]")
+        book.fail(f"extract[{index}]", boom(f"bad row {index}"))
+    book.end(RunState.FAILED, boom(step="nightly/extract[7]"))
+    out = cli("errors", "7f3a").out
+    assert "ValueError: bad row 1" in out
+    assert "bad row 2" not in out
+    assert "and 6 steps of extract with other messages: --json has all" in out
+    assert "the body of" not in out
+    found = cli("errors", "7f3a", "--json").json
+    assert [step["failure"]["message"] for step in found["steps"]] == [f"bad row {index}" for index in range(8)]
 
 
 def test_errors_shows_a_failure_of_the_body(cli: Cli, store: Store) -> None:
