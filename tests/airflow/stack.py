@@ -46,6 +46,16 @@ BETWEEN_LOOKS = 0.1
 UI_URL = "http://dashboard.example/runs/{run_id}"
 """Where the stack says that pages of runs are. Nothing is there."""
 
+PATIENT = """
+    import signal
+
+    from airflow.sdk.execution_time.supervisor import WatchedSubprocess
+
+    WatchedSubprocess.kill.__defaults__ = (signal.SIGINT, 300.0, False)
+"""
+"""A plugin, for all of Airflow's processes. Without it they kill a task that has not ended five seconds after it was asked to,
+and a busy machine may need them to record that its run is cancelled."""
+
 PROCESSES = ("api-server", "dag-processor", "scheduler", "triggerer")
 
 _ids = itertools.count()
@@ -84,7 +94,7 @@ class Stack:
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
             # Only a triggerer dies here without a word. A scheduler that were given a few seconds would take itself, or a task
             # whose process is as slow, for dead on a busy machine.
-            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "600",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
             "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
@@ -108,6 +118,7 @@ class Stack:
         self._server.run(f"CREATE DATABASE {self._database}")
         for folder in ("dags", "plugins", "dagengine", "said"):
             (self.home / folder).mkdir(mode=0o700, exist_ok=True)
+        self.module("patient", PATIENT)
         done = subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
             env=self.environment, capture_output=True, text=True, timeout=SECONDS, check=False,
@@ -194,7 +205,9 @@ class Stack:
     def deploy(self, source: str) -> str:
         """Write a DAG file, whose text says its id as DAG_ID, and wait until Airflow has it. Returns the id."""
         dag_id = f"dag_{next(_ids)}"
-        (self.home / "dags" / f"{dag_id}.py").write_text(textwrap.dedent(source).replace("DAG_ID", repr(dag_id)))
+        whole = self.home / f"{dag_id}.py"  # what is in the folder may be read at any moment
+        whole.write_text(textwrap.dedent(source).replace("DAG_ID", repr(dag_id)))
+        whole.rename(self.home / "dags" / whole.name)
 
         def there() -> bool:
             errors = self.get("importErrors")["import_errors"]

@@ -55,7 +55,7 @@ from dagengine.airflow_plugin import DagengineOperator
 with DAG(DAG_ID, schedule=None):
     DagengineOperator(
         task_id="run", workflow="held_by_tests:held", retries=0, arguments={"file": "/dev/null"},
-        where="serve", deferrable=True, defer_after=0, execution_timeout=timedelta(seconds=45),
+        where="serve", deferrable=True, defer_after=0, execution_timeout=timedelta(seconds=90),
     )
 """
 """A task that has to have gone to the triggerer when its time is over, also on a busy machine."""
