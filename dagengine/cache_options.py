@@ -82,7 +82,9 @@ def _environment(value: object) -> tuple[tuple[str, EnvironmentValue] | str, ...
             found.append(part)
             continue
         if not isinstance(part, (tuple, list)) or len(part) != 2:
-            raise BadOption(f"cache env: {part!r} is no name of an environment variable. For values, give a dict of names.")
+            raise BadOption(
+                f"cache env: {part!r} is no name of an environment variable. For values, give a dict of names."
+            )
         name, said = part
         if not isinstance(name, str):
             raise BadOption(f"cache env: the name {name!r} has to be a text.")
