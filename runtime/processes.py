@@ -24,6 +24,7 @@ import selectors
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -139,7 +140,7 @@ class ProcessRuntime:
         )
         self._definitions: dict[int, Define] = {}
         self._lock = threading.RLock()  # a collection may drop a Lent, which posts, while its thread has the lock
-        self._inbox: list[Event | Errand] = []
+        self._inbox: deque[Event | Errand] = deque()
         self._wake: int | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -382,12 +383,13 @@ class ProcessRuntime:
         return agent
 
     def _take(self) -> list[Event | Errand]:
-        with self._lock:
-            assert self._wake is not None
-            os.eventfd_read(self._wake)
-            self._woken = False  # before: a collection may put something right here
-            inbox, self._inbox = self._inbox, []
-            return inbox
+        # Without the lock, which whoever rings still has: this thread would wake up only to wait for it. What is put
+        # before `_woken` is False is in the inbox by now, and what comes later rings again.
+        assert self._wake is not None
+        os.eventfd_read(self._wake)
+        self._woken = False
+        inbox = self._inbox
+        return [inbox.popleft() for _ in range(len(inbox))]
 
     def _run(self, shell: Shell) -> None:
         try:
