@@ -404,7 +404,9 @@ def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Que
         )
         of = and_(DEFINITION.c.run == STEP.c.run, DEFINITION.c.number == STEP.c.definition)
         found = select(*columns).select_from(STEP.outerjoin(DEFINITION, of))
-        found = found.where(STEP.c.run == _this_run, STEP.c.seq > bindparam("after", type_=Integer))
+        # A sum is nothing that a planner could go along: steps that are asked for by number are looked up one by one.
+        seq = STEP.c.seq + literal_column("0") if by_seq else STEP.c.seq
+        found = found.where(STEP.c.run == _this_run, seq > bindparam("after", type_=Integer))
         if by_key:
             found = found.where(STEP.c.key == bindparam("key"))
         if by_seq:
