@@ -6,6 +6,7 @@ import json
 import time
 import xml.etree.ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from dagengine import failing
 from dagengine.cli import main
 from dagengine.identity import new_id
 from dagengine.model import NewRun, RunState
+from dagengine.storage import statements
 from dagengine.storage.interface import Store
 from dagengine.storage.writes import CloseBody
 from dagengine.values import encode
@@ -631,6 +633,41 @@ def test_lineage_of_a_step_that_is_not_there_names_what_is_near(cli: Cli, store:
     done = cli("lineage", "aaaa", "merg[0]")
     assert done.status == 3
     assert "Did you mean nightly/merge[0]?" in done.err
+
+
+def test_ls_asks_the_same_number_of_questions_for_many_runs_as_for_few(
+    cli: Cli, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each run that has not ended, or that waits: of a hundred thousand that takes minutes."""
+    questions = []
+    ask = statements.Query.__call__
+
+    def counted(query: statements.Query, *args: Any, **given: Any) -> Any:
+        questions.append(query)
+        return ask(query, *args, **given)
+
+    def listed() -> int:
+        questions.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(statements.Query, "__call__", counted)
+            assert cli("ls", "-n", "1000", "--json").status == 0
+        return len(questions)
+
+    def three(name: str) -> None:
+        for state in (RunState.FAILED, RunState.WAITING, None):
+            book = Book(store, f"{name}{state or 'running'}")
+            book.step("extract[0]")
+            book.step("extract[1]")
+            book.succeed("extract[0]")
+            if state is not None:
+                book.end(state)
+
+    three("first")
+    few = listed()
+    for number in range(10):
+        three(f"run{number}")
+    assert listed() == few > 0
+    assert {(run["steps"], run["steps_succeeded"]) for run in cli("ls", "--json").json} == {(2, 1)}
 
 
 def test_explain_without_a_step_lists_what_is_unfinished(cli: Cli, store: Store) -> None:
