@@ -68,7 +68,7 @@ def test_ls_lists_runs_with_their_states(cli: Cli, store: Store) -> None:
         (["--name", "nightly"], {"aaaa", "bbbb", "cccc"}),
         (["--name", "no"], set()),
         (["--limit", "1"], {"dddd"}),
-        (["--since", "1h"], {"aaaa", "bbbb", "cccc", "dddd"}),
+        (["--since", "30d"], {"aaaa", "bbbb", "cccc", "dddd"}),
         (["--since", "2999-01-01"], set()),
     ],
 )
@@ -522,9 +522,7 @@ def test_cancel_asks_a_live_owner(cli: Cli, store: Store) -> None:
     Book(store)
     done = cli("cancel", "7f3a", "--json")
     assert (done.status, done.json) == (0, {"id": "7f3a", "state": "running"})
-    asked = store.find_run("7f3a").cancel_requested_at
-    assert asked is not None
-    assert asked <= time.time()
+    assert store.find_run("7f3a").cancel_requested_at is not None
 
 
 def test_cancel_of_a_run_that_has_ended_is_a_conflict(cli: Cli, store: Store) -> None:

@@ -109,6 +109,38 @@ def test_a_process_that_has_another_version_loaded_says_so(engine: Engine, proje
         engine.resume(run_id, code="tomorrow")
 
 
+def test_a_fork_keeps_what_its_donor_kept_of_other_code(engine: Engine, project: ProjectFolder) -> None:
+    """Steps that stood when the donor went on with today's code stand in its fork, too, and in a fork that goes on so."""
+    run_id = failed(engine, project)
+    project.change("flow", 'raise ValueError("not yet")', "return x")
+    project.change("parts/helper", "VERSION = 1", "VERSION = 2")
+    project.load()
+    assert engine.resume(run_id, code="current").result() == ["one by 1", 2]
+    fork = engine.fork(run_id, from_=["third"])
+    assert fork.result() == ["one by 1", 2]
+    assert {step.key: step.attempts for step in fork.steps()} == {
+        "flow/first[0]": 0,
+        "flow/second[0]": 0,
+        "flow/third[0]": 1,
+    }
+    project.change("flow", "helper.VERSION]", "helper.NONE]")
+    project.forget()
+    project.load()
+    broken = engine.fork(run_id, from_=["third"], code="current")
+    broken.wait()
+    assert {step.key: step.attempts for step in broken.steps()} == {
+        "flow/first[0]": 1,  # for today's code it has changed
+        "flow/second[0]": 1,
+        "flow/third[0]": 1,
+    }
+    assert broken.state is RunState.FAILED
+    project.change("flow", "helper.NONE]", "helper.VERSION]")
+    project.change("parts/helper", "VERSION = 2", "VERSION = 3")
+    project.forget()
+    project.load()
+    assert engine.resume(broken.id, code="current").result() == ["one by 2", 3]
+
+
 def test_todays_code_is_told_step_by_step(engine: Engine, project: ProjectFolder) -> None:
     """Same; changed, and kept because it is finished; changed, and to run; gone. With what differs."""
     run_id = failed(engine, project)
