@@ -383,7 +383,7 @@ class MemoryStore(MemoryLifetime, Unleased):
             }
 
     def outside(self, run_numbers: Sequence[int], limit: int) -> list[OutsideStep]:
-        found = []
+        found: list[OutsideStep] = []
         with self._reading():
             for number in sorted(set(run_numbers) & self._by_number.keys()):
                 waiting = (

@@ -443,7 +443,7 @@ def steps_done() -> Executable:
 @_query
 def outside_steps() -> Executable:
     """Of each of the runs `runs` the first `limit` unfinished steps that the world ends."""
-    kinds = [literal_column(f"'{kind.value}'") for kind in StepKind if kind.is_outside]
+    kinds: list[ColumnElement[str]] = [literal_column(f"'{kind.value}'") for kind in StepKind if kind.is_outside]
     place = func.row_number().over(partition_by=STEP.c.run, order_by=STEP.c.seq)
     found = select(STEP.c.run, STEP.c.seq, STEP.c.key, STEP.c.kind, place.label("place")).with_hint(*BY_WAITING)
     some = found.where(is_listed(STEP.c.run, "runs"), WAITING, STEP.c.kind.in_(kinds)).subquery()

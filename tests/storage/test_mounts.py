@@ -111,7 +111,7 @@ def test_a_disk_that_is_not_mounted_any_more(tmp_path: Path) -> None:
         subprocess.run([*inside, "mount", "-t", "tmpfs", "none", disk], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("nothing can be mounted here")
-    script = [sys.executable, "-c", MOUNTED_AND_NOT, home, disk]
+    script = [sys.executable, "-c", MOUNTED_AND_NOT, str(home), str(disk)]
     said = subprocess.run([*inside, *script], check=True, capture_output=True, text=True).stdout.splitlines()
     assert said[0].startswith(
         f"the artifacts in {disk}/artifacts were on a filesystem mounted at {disk}, where nothing"
