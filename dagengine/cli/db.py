@@ -23,7 +23,7 @@ RUNNING_MAX = 100_000
 """Runs that are asked whether their process lives: far more than one store's processes work on."""
 
 
-@click.group("db", no_args_is_help=False, short_help="Check the store, or bring it up to date.")
+@click.group("db", short_help="Check the store, or bring it up to date.")
 def command() -> None:
     """Check the store, or bring it up to date."""
 

@@ -55,7 +55,7 @@ from dagengine.airflow_plugin import DagengineOperator
 with DAG(DAG_ID, schedule=None):
     DagengineOperator(
         task_id="run", workflow="held_by_tests:held", retries=0, arguments={"file": "/dev/null"},
-        where="serve", deferrable=True, defer_after=0, execution_timeout=timedelta(seconds=45),
+        where="serve", deferrable=True, defer_after=0, execution_timeout=timedelta(seconds=90),
     )
 """
 """A task that has to have gone to the triggerer when its time is over, also on a busy machine."""
@@ -123,7 +123,7 @@ def test_a_person_who_ends_a_deferred_task_ends_its_run(stack: Stack, dag_id: st
     run, run_id = begun(stack, dag_id, tmp_path / "notes")
     stack.mark(run, "end", "success")
     stack.await_task(run, "end", "success")
-    assert run_state(stack, run_id) is RunState.WAITING
+    wait_until(lambda: run_state(stack, run_id) is RunState.WAITING, "the run waits for its word")
     stack.mark(run, "run", "failed")
     wait_until(lambda: run_state(stack, run_id) is RunState.CANCELLED, "the run is cancelled")
     assert (tmp_path / "notes").read_text().split() == ["before"]

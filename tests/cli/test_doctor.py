@@ -59,11 +59,14 @@ def test_crashed_runs_are_pointed_at(cli: Cli, store: Store) -> None:
     assert found["sound"] is True
 
 
-def test_what_dead_processes_left_is_removed(cli: Cli, store: Store, home: Path) -> None:
+def test_what_dead_processes_left_is_removed(
+    cli: Cli, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sockets; of the artifacts, temporary files."""
     (home / "control").mkdir()
+    monkeypatch.chdir(home / "control")  # a socket's whole path may be longer than it may be
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(home / "control" / "dead.sock"))
+        dead.bind("dead.sock")
     found = cli("doctor", "--json").json
     assert "removed 1 socket of dead processes" in said(found, "sockets")
     assert list((home / "control").iterdir()) == []

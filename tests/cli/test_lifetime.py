@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -90,7 +91,8 @@ def test_a_store_is_counted_and_copied(cli: Cli, store: Store, home: Path, tmp_p
     copy = tmp_path / "copy.db"
     assert cli("db", "backup", str(copy)).status == 0
     assert cli("--store", str(copy), "ls", "--json").json[0]["id"] == "7f3a"
-    assert sqlite3.connect(copy).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     again = cli("db", "backup", str(copy))
     assert (again.status, again.err.count("\n")) == (2, 1)
 
