@@ -247,7 +247,7 @@ def test_an_interrupt_that_comes_when_it_has_just_fallen_asleep_lets_go_of_it(op
         drivers.append(make(*given))
         return drivers[-1]
 
-    engine.driver_for = made  # type: ignore[method-assign]
+    engine.driver_for = made  # type: ignore[method-assign,assignment]
     run = engine.start(asks, "go")
     until(run, RunState.WAITING)
     engine.tell(drivers[0], [InterruptRequested()])
