@@ -46,6 +46,8 @@ def _checked(monkeypatch: pytest.MonkeyPatch) -> None:
         check_dispatcher(self.agent.dispatcher)
 
     monkeypatch.setattr(Shell, "_turn", checked_turn)
+    # Whoever is hit may be hit before it is up, several times in a row.
+    monkeypatch.setattr("dagengine.runtime.dispatch_staff.START_TRIES", 1_000)
 
 
 def workers_of(harness: Harness) -> list[int]:
@@ -132,13 +134,16 @@ def test_every_attempt_ends_as_it_should_among_all_kinds_of_misbehaviour(
             case "slow":
                 specs.append(harness.spec("touch_and_hang", str(tmp_path / f"{number}"), timeout=0.3, grace=0.2))
             case "hoard":
-                specs.append(harness.spec("hoard", 3000 * MB))
+                specs.append(harness.spec("hoard", 1500 * MB))
     harness.submit(*specs)
     stopped = threading.Event()
 
     def disturb() -> None:
+        struck_at = 0
         while not stopped.wait(0.15):
-            strike(chance, harness, chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV]))
+            if len(harness.ends) > struck_at:  # else no worker would ever come up where that takes longer
+                struck_at = len(harness.ends)
+                strike(chance, harness, chance.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV]))
 
     thread = threading.Thread(target=disturb)
     thread.start()
