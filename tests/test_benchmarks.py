@@ -13,7 +13,7 @@ from benchmarks import peers, table
 from benchmarks.measure import WORKLOADS, Result
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"payload": 2, "latency": 20, "startup": 1, "idle": 1, "resume-wide": 20_000}
+SMALL = {"payload": 2, "latency": 20, "startup": 1, "idle": 1}
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
