@@ -177,15 +177,15 @@ def test_a_stopped_worker_delays_what_it_runs_and_nothing_else(open_harness: Ope
     harness = open_harness(2)
     for _ in range(3):
         harness.run("same", 0)
-    specs = [harness.spec("same", number) for number in range(3000)]
+    specs = [harness.spec("same", number) for number in range(400)]  # few: all are looked at in each turn
     harness.submit(*specs)
     (victim, *_) = workers_of(harness)
     os.kill(victim, signal.SIGSTOP)
     try:
-        harness.wait(lambda: len(harness.ends) >= 2990)
+        harness.wait(lambda: len(harness.ends) >= 390)
     finally:
         os.kill(victim, signal.SIGCONT)
-    assert [harness.result(spec.id) for spec in specs] == list(range(3000))
+    assert [harness.result(spec.id) for spec in specs] == list(range(400))
 
 
 def test_actors_and_their_calls_end_whoever_is_killed(open_harness: Open) -> None:
