@@ -200,7 +200,8 @@ def test_a_controller_that_has_forked_can_still_be_missed(tmp_path: Path, left: 
     script.write_text(
         CONTROLLER.replace(
             "    signal.pause()",
-            "    import os\n    if os.fork():\n        open(sys.argv[2] + '.forked', 'w').close()\n    signal.pause()",
+            "    import os\n    if os.fork():\n        open(sys.argv[2] + '.forking', 'w').close()\n"
+            "        os.rename(sys.argv[2] + '.forking', sys.argv[2] + '.forked')\n    signal.pause()",
         )
     )
     path = tmp_path / "one"
