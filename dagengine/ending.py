@@ -50,6 +50,9 @@ def wait_for_end(store: Store, settings: Settings, run_id: str, timeout: float |
         run = store.find_run(run_id)
         idle = run_state(run) is not RunState.RUNNING or run.owner is None
         if idle and run.state is not RunState.WAITING and not is_expected(store, run_id):
+            seen, run = run, store.find_run(run_id)
+            if (run.state, run.owner) != (seen.state, seen.owner):
+                continue  # it was begun, or has ended, between the look at the run and the one at its queue
             after = last_of(store, run)
             if after.id == run.id:
                 return run

@@ -196,6 +196,7 @@ class Engine(Changes):
                 self.helpers.shutdown()
             if gc.get_threshold() == ENGINES_GC:
                 gc.set_threshold(*PYTHONS_GC)
+        self._shelf.close()
         self.store.close()
         self.artifacts.close()
 

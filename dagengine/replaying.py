@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dagengine.calls import same_call, show_call
 from dagengine.ends import BodyStopped
-from dagengine.model import Failure, Input, RecordedCall, StepKind
+from dagengine.model import Definition, Failure, Input, RecordedCall, StepKind
 from dagengine.scopes import outside
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class Replay:
             same = same and same_call(before, after, self._stage.reader.payload)
         shared = self._stage.shared
         if shared is not None and shared.has(recorded.seq):
-            code = {was.fingerprint, now.fingerprint} - {""}
-            return recorded if shared.stands(recorded, same and len(code) < 2) else None
+            return recorded if shared.stands(recorded, same and _same_function(was, now)) else None
         if not same:
             raise self._mismatch(recorded, show_call(was.name, before), show_call(now.name, after))
         return recorded
@@ -91,3 +90,15 @@ class Replay:
 def _is_item(call: RecordedCall) -> bool:
     """Items of a map are not called by the body."""
     return ".map[" in call.key.rpartition("/")[0]
+
+
+def _same_function(was: Definition, now: Definition) -> bool:
+    """Of two of one name, one of them a shared step's.
+
+    Where the name leads to it, it is the one function of that name in the run's code. If that is not what the step ran, the
+    donor had gone on with other code and kept the step, and so does the fork: one that was to take today's code has dropped
+    what differs when it was made. Of what travels by value there may be several.
+    """
+    if was.reference == now.reference and not {"pickled", "change"} & now.reference.keys():
+        return True
+    return len({was.fingerprint, now.fingerprint} - {""}) < 2

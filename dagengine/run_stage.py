@@ -240,8 +240,11 @@ class RunStage:
         return not self._posted and (self.body is None or not is_open or self.body.blocking.now)
 
     def drop_posted(self) -> None:
-        """The run was let go of: nothing that its body still posts is heard."""
-        self._posted.clear()
+        """The run was let go of: nothing that its body still posts is heard, and who waits for a step is told so."""
+        while self._posted:
+            item = self._posted.popleft()
+            if isinstance(item, tuple) and not isinstance(item[1], NewStep):
+                item[1].stop()
 
     def stop(self) -> None:
         """Let go of the body, if there is one."""

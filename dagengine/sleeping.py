@@ -83,7 +83,8 @@ class Sleeping:
 
     def close(self) -> None:
         """What is let go of from now on is not woken from here."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self.let_go()
 
     def look_all(self) -> None:
@@ -110,16 +111,20 @@ class Sleeping:
         life = driver.life
         life.driver = None
         cancelled = stop is Stop.CANCEL
-        if cancelled and self._closed:
-            self._engine.helpers.submit(self._cancel, life)
-            return
-        if not self.wakes or (stop and not cancelled) or self._closed:
+        with self._lock:
+            closed = self._closed
+            stays = self.wakes and not closed and (cancelled or not stop)
+            if stays:
+                # Before it is said to wait: whoever sees that, and closes this or takes the run up, finds it here.
+                self._lives[life.run_id] = life
+                life.state = RunState.WAITING
+        if not stays:
+            if cancelled and closed:
+                self._engine.helpers.submit(self._cancel, life)
+                return
             life.end(RunState.WAITING)
             self.ended(life.run_id)
             return
-        life.state = RunState.WAITING
-        with self._lock:
-            self._lives[life.run_id] = life
         self.ended(life.run_id)
         if cancelled:
             self._wake(life)

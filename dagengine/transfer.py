@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from dagengine.errors import ArtifactDamaged, RunExists, RunOwned, StoreUnavailable
+from dagengine.errors import ArtifactDamaged, BadArguments, RunExists, RunOwned, StoreUnavailable
 from dagengine.identity import is_alive
 from dagengine.model import INLINE_LIMIT, RunRecord, RunState
 from dagengine.storage.interface import ArtifactStore, Store
@@ -60,8 +60,8 @@ def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Pat
     """Write the run to `file`, which must not be there, after its children and what it goes on in, or without them;
     returns the file's size in bytes.
 
-    Raises RunOwned while a live process works on one of the runs; StoreUnavailable; ArtifactMissing if one of their values
-    is gone.
+    Raises BadArguments if the file can't be a new one; RunOwned while a live process works on one of the runs;
+    StoreUnavailable; ArtifactMissing if one of their values is gone.
     """
     from dagengine.families import family_of
 
@@ -69,12 +69,11 @@ def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Pat
     for one in runs:
         if one.state is RunState.RUNNING and one.owner is not None and is_alive(one.owner):
             raise RunOwned(f"run {one.id} is being worked on: wait for it, or cancel it", run_id=one.id)
+    there_already = f"{file} is there already: name another file, or remove it."
     if file.exists():
-        raise StoreUnavailable(f"{file} is there already: name another file, or remove it.", store=str(file))
+        raise BadArguments(there_already)
     if not file.parent.is_dir():
-        raise StoreUnavailable(
-            f"there is no folder {file.parent} to write {file.name} to. Make it, or name another file.", store=str(file)
-        )
+        raise BadArguments(f"there is no folder {file.parent} to write {file.name} to. Make it, or name another file.")
     written: set[str] = set()
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-") as unfinished:
         with tarfile.open(fileobj=unfinished, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -82,7 +81,10 @@ def export_run(store: Store, artifacts: ArtifactStore, run: RunRecord, file: Pat
                 _write(archive, store, artifacts, one, written=written, more=len(runs) - number - 1)
         unfinished.flush()
         os.fsync(unfinished.fileno())
-        os.link(unfinished.name, file)  # whole or not at all, and in nobody's place
+        try:
+            os.link(unfinished.name, file)  # whole or not at all, and in nobody's place
+        except FileExistsError:  # made meanwhile
+            raise BadArguments(there_already) from None
     return file.stat().st_size
 
 

@@ -209,10 +209,11 @@ class Endings:
 
     def _stalled(self, action: core.Ended, spec: TaskSpec) -> None:
         facts = action.facts or {}
+        spill = self._agent.spill
         text = (
             f"there was no room for {facts.get('needed', 0):,} bytes that it reads, for {facts.get('seconds', 0):,} s: of the"
             f" memory for objects ({facts.get('arena', 0):,} bytes) {facts.get('unwritten', 0):,} can't be spilled, because"
-            f" {self._agent.spill.where} is full, and {facts.get('in use', 0):,} are in use. Make room there, or give"
+            f" {spill.trouble.text or f'{spill.where} is full'}, and {facts.get('in use', 0):,} are in use. Make room there, or give"
             f" another place to spill to or more memory for objects"
         )
         failure = Failure("objects", "dagengine.errors.ObjectStoreFull", text, retriable=False, facts=dict(facts))

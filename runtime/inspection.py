@@ -43,8 +43,8 @@ def node_facts(shell: Shell) -> list[NodeFacts]:
 def statistics(shell: Shell) -> dict[str, int | float]:
     """tasks: ended by themselves; failed: of these, with an exception; lost: told as such; retried: attempts that were
     lost and made again; objects: that there are; objects_put; object_bytes: in the arena; warm_bytes: free pages kept
-    for the next; spilled_bytes, restored_bytes: moved so far; spill_bytes: on disk now; live: tasks that have not
-    ended; workers."""
+    for the next; spilled_bytes, restored_bytes: moved so far; spill_bytes: on disk now; spill_failing: places
+    that could not be written to when that was last tried; live: tasks that have not ended; workers."""
     agent = shell.agent
     return {
         **shell.counts,
@@ -55,6 +55,7 @@ def statistics(shell: Shell) -> dict[str, int | float]:
         "spilled_bytes": agent.mover.spilled,
         "restored_bytes": agent.mover.restored,
         "spill_bytes": agent.spill.used,
+        "spill_failing": len(agent.spill.trouble.failing),
         "workers": agent.worker_count,
     }
 
@@ -64,4 +65,6 @@ def waits(shell: Shell) -> dict[TaskId, str]:
 
 
 def explain(shell: Shell, task_id: TaskId) -> dict[str, Any]:
-    return shell.core.explain(task_id)
+    """As the core has it; "spill_trouble": which places can't be spilled to, if there are such."""
+    told, trouble = shell.core.explain(task_id), shell.agent.spill.trouble.text
+    return {**told, "spill_trouble": trouble} if told and trouble else told

@@ -12,7 +12,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
-from dagengine.errors import ObjectStoreFull
 from dagengine.runtime.arena import Arena
 from dagengine.runtime.objects import whole_pages
 from dagengine.runtime.protocol import TaskId
@@ -75,12 +74,12 @@ class Rooms:
         if room is None:
             return
         if refused:
-            room.trouble = no_room(room.size, self._arena.limit, self._spill.used)
+            room.trouble = no_room(room.size, self._arena.limit, self._spill)
         else:
             try:
                 room.path = self._spill.overflow_path()
-            except (OSError, ObjectStoreFull) as error:
-                room.trouble = str(error)
+            except OSError as error:
+                room.trouble = no_room(room.size, self._arena.limit, self._spill, error.strerror or str(error))
         room.answer(room)
 
     def used(self, number: int) -> Room:
@@ -116,8 +115,8 @@ class Rooms:
             found(at)
 
 
-def no_room(size: int, arena: int, spilled: int) -> str:
-    return (
-        f"there is no room for an object of {size:,} bytes: the memory for objects ({arena:,} bytes) is in use, and the "
-        f"spill space, which holds {spilled:,} bytes, is full: free disk space there, or give another place to spill to"
+def no_room(size: int, arena: int, spill: SpillSpace, trouble: str = "") -> str:
+    why = trouble or (
+        f"the spill space, which holds {spill.used:,} bytes, is full: free disk space there, or give another place to spill to"
     )
+    return f"there is no room for an object of {size:,} bytes: the memory for objects ({arena:,} bytes) is in use, and {why}"

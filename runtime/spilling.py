@@ -11,18 +11,21 @@ is rewritten. Nothing is synced: no promise is kept by these files, and with the
 The folders are private and named after this process, so that `sweep` can tell whose owner is dead. What takes long
 (deleting, rewriting) is done by a thread of this module's, so that `forget` is quick.
 
-May import nothing of ours but errors and runtime.{protocol,spill_files,spill_remote}.
+May import nothing of ours but errors and runtime.{protocol,spill_files,spill_remote,spill_trouble}.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
+import os
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
@@ -30,6 +33,7 @@ from dagengine.errors import ObjectLost, ObjectStoreFull
 from dagengine.runtime.protocol import ObjectId
 from dagengine.runtime.spill_files import DiskFull, LocalFolder
 from dagengine.runtime.spill_remote import RemoteFolder
+from dagengine.runtime.spill_trouble import SpillTrouble
 
 SLACK: Final = 1 << 30
 """Bytes of forgotten objects that are never worth rewriting files for, as long as nobody needs their room: most files
@@ -93,18 +97,21 @@ class _Entry(NamedTuple):
 
 class SpillSpace:
     """`urls`: local folders, used in turn, or fsspec URLs; they are made if need be, when something is written first.
-    `limit`: bytes in all, None: as much as there is. Thread-safe: all methods but `close` at the same time."""
+    `limit`: bytes in all, None: as much as there is. Thread-safe: all methods but `close` at the same time.
+
+    trouble: places that can't be written to; each is warned of once, and tried again with the next write
+    """
 
     def __init__(self, urls: Sequence[str], limit: int | None = None) -> None:
         if not urls:
             raise ValueError("a spill space needs a folder or URL")
         self.limit = limit
+        self.trouble = SpillTrouble()
         self._movers = ThreadPoolExecutor(_MOVERS, "dagengine-spill")
         self._local: list[LocalFolder] = []
         self._places: list[Place] = []
         for url in urls:
-            path = _local_path(url)
-            place = RemoteFolder(url) if path is None else LocalFolder(path, self._movers)
+            place = _place(url, self._movers)
             self._places.append(place)
             if isinstance(place, LocalFolder):
                 self._local.append(place)
@@ -180,14 +187,21 @@ class SpillSpace:
                     self._used -= total
                 if isinstance(error, OSError):
                     trouble = error
+                    self._note(place, error)
                 elif not isinstance(error, DiskFull):
                     raise
                 continue
+            self.trouble.worked(place.where)
             self._enter(_File(place, path, total), [(number, len(view)) for number, view in items], checksums)
             return True
         if trouble is not None:
             raise trouble
         return False
+
+    def _note(self, place: Place, error: OSError) -> None:
+        failing = {place.where, *self.trouble.failing}
+        left = (other.where for other in self._all if other.where not in failing)
+        self.trouble.failed(place.where, _reason(place, error), ", ".join(left))
 
     def _reserve(self, size: int) -> bool:
         with self._changed:
@@ -225,12 +239,19 @@ class SpillSpace:
 
     def overflow_path(self) -> str:
         """A new name in a local, private folder, which a worker may create and write an encoded value to. Then `adopt`
-        it; or, if the worker failed or died, `discard` it. Raises OSError."""
-        place = self._local[next(self._turns) % len(self._local)]
-        path = place.new_path()
-        with self._changed:
-            self._overflow[path] = place
-        return path
+        it; or, if the worker failed or died, `discard` it. Raises OSError, if none of them can be written to."""
+        first = next(self._turns)
+        for number in range(len(self._local)):
+            place = self._local[(first + number) % len(self._local)]
+            try:
+                path = place.new_path()
+            except OSError as error:
+                self._note(place, error)
+                continue
+            with self._changed:
+                self._overflow[path] = place
+            return path
+        raise OSError(errno.EIO, self.trouble.text)
 
     def adopt(self, object_id: ObjectId, path: str, size: int, checksum: int) -> None:
         """The worker has written all of the file. `checksum`: zlib.crc32 of its bytes."""
@@ -385,6 +406,42 @@ class SpillSpace:
             place.remove(file.path)
         with self._changed:
             self._used -= file.size
+
+
+def probe(url: str) -> str:
+    """Whether the place can be written to; in a few words, what it is. A byte is written there and removed again, but in
+    a folder that is not there yet, which is not made. Raises OSError, whose `strerror` says what is wrong."""
+    path = _local_path(url)
+    if path is not None and not Path(path).exists():
+        there = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+            return f"{path} is not there yet; it is made when something is spilled"
+        raise OSError(errno.EACCES, f"the spill space {path} can't be made in {there}. Check its mode, or name another")
+    with ThreadPoolExecutor(1, "dagengine-spill") as movers:
+        place = _place(url, movers)
+        try:
+            place.write([memoryview(b"?")])
+        except DiskFull as error:
+            raise OSError(errno.ENOSPC, f"the spill space {place.where} is full. Make room there") from error
+        except OSError as error:
+            raise OSError(errno.EIO, _reason(place, error)) from error
+        finally:
+            with contextlib.suppress(OSError):
+                place.close()
+    return place.where
+
+
+def _place(url: str, movers: ThreadPoolExecutor) -> LocalFolder | RemoteFolder:
+    path = _local_path(url)
+    return RemoteFolder(url) if path is None else LocalFolder(path, movers)
+
+
+def _reason(place: Place, error: OSError) -> str:
+    """In one line, what is wrong and what to do."""
+    reason = error.strerror or str(error)
+    if isinstance(place, RemoteFolder):
+        return reason  # as `remote_files.described` has it
+    return f"the spill space {place.where} can't be written to: {reason}. Check its mode and owner, or name another"
 
 
 def _local_path(url: str) -> str | None:

@@ -36,6 +36,7 @@ from dagengine.model import (
     Failure,
     Frontier,
     NewRun,
+    OutsideStep,
     ProcessRecord,
     RecordedCall,
     RunRecord,
@@ -218,13 +219,23 @@ class Store(Protocol):
         key: str | None = None,
         seqs: Sequence[int] | None = None,
         states: Sequence[StepState] = (),
+        after: int = -1,
         limit: int | None = None,
     ) -> list[StepRecord]:
-        """Steps in the order of seq. `key`: exactly this one; `seqs`: these."""
+        """Steps in the order of seq. `key`: exactly this one; `seqs`: these; `after`: those with a greater seq."""
         ...
 
     def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
         """(function name, stored state) -> number of steps."""
+        ...
+
+    def steps_done(self, run_numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """How many steps of each of these runs have succeeded, and how many it has; runs without any are left out. One
+        question, which looks at each step: of a run with very many ask for `counts`."""
+        ...
+
+    def outside(self, run_numbers: Sequence[int], limit: int) -> list[OutsideStep]:
+        """Of each of these runs the first `limit` unfinished steps that the world ends, in the order of seq. One question."""
         ...
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:

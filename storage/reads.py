@@ -24,6 +24,7 @@ from dagengine.model import (
     Failure,
     Frontier,
     Input,
+    OutsideStep,
     PendingStep,
     RecordedCall,
     RunRecord,
@@ -210,10 +211,12 @@ class Reads:
         key: str | None = None,
         seqs: Sequence[int] | None = None,
         states: Sequence[StepState] = (),
+        after: int = -1,
         limit: int | None = None,
     ) -> list[StepRecord]:
         asked = statements.steps_listed(key is not None, seqs is not None, tuple(states))
-        given = {"key": key, "seqs": json.dumps(list(seqs or ())), "limit": _ALL if limit is None else limit}
+        most = _ALL if limit is None else limit
+        given = {"key": key, "seqs": json.dumps(list(seqs or ())), "after": after, "limit": most}
         with self._pool.reading() as connection:
             rows = asked(connection, run=run_number, **given).fetchall()
             tried: dict[int, int] = {}
@@ -252,6 +255,16 @@ class Reads:
         for (definition, state), count in noted.items():
             found[names.get(definition, ""), _STATES[state]] += count
         return dict(found)
+
+    def steps_done(self, run_numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        with self._pool.reading() as connection:
+            rows = statements.steps_done(connection, runs=json.dumps(list(run_numbers)))
+            return {run: (succeeded, steps) for run, succeeded, steps in rows}
+
+    def outside(self, run_numbers: Sequence[int], limit: int) -> list[OutsideStep]:
+        with self._pool.reading() as connection:
+            rows = statements.outside_steps(connection, runs=json.dumps(list(run_numbers)), limit=limit)
+            return [OutsideStep(run, key, _KINDS[kind]) for run, key, kind in rows]
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
         with self._pool.reading() as connection:

@@ -13,7 +13,7 @@ from dagengine.airflow_plugin import poller
 from dagengine.airflow_plugin.poller import LONGEST_PAUSE, Answer, Poller, Watch, pause, watching
 
 LEAST = 0.001
-PATIENCE = 30.0
+PATIENCE = 300.0
 
 
 class Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Any, cast
@@ -89,7 +90,7 @@ def test_a_set_is_the_same_in_a_process_with_another_hash_seed() -> None:
         bytes.fromhex(
             subprocess.run(
                 [sys.executable, "-c", code],
-                env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+                env={**os.environ, "PYTHONHASHSEED": seed},
                 capture_output=True,
                 check=True,
             ).stdout.decode()

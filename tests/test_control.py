@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 
 from dagengine import control
-from dagengine.control import MESSAGE_LIMIT, ControlServer, NoAnswer, ask, process_ends, sweep
+from dagengine.control import MESSAGE_LIMIT, ControlServer, NoAnswer, process_ends, sweep
 from dagengine.errors import StoreUnavailable
 from dagengine.identity import start_time
 
-PATIENCE = 30.0
+PATIENCE = 300.0
+
+
+def ask(folder: Path, process_id: str, request: dict[str, Any], timeout: float = PATIENCE) -> dict[str, Any]:
+    return control.ask(folder, process_id, request, timeout)
 
 
 def echo(request: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def test_a_waiting_client_is_answered_when_its_time_comes(tmp_path: Path) -> Non
     server = ControlServer(tmp_path, "p1", handle)
     server.start()
     answers: list[dict[str, Any]] = []
-    client = threading.Thread(target=lambda: answers.append(ask(tmp_path, "p1", {"verb": "wait"}, PATIENCE)))
+    client = threading.Thread(target=lambda: answers.append(ask(tmp_path, "p1", {"verb": "wait"})))
     client.start()
     assert asked.wait(PATIENCE)
     assert ask(tmp_path, "p1", {}) == {"state": "succeeded"}
@@ -114,7 +118,7 @@ def test_stopping_answers_those_whose_run_has_just_ended(tmp_path: Path) -> None
     server = ControlServer(tmp_path, "p1", handle)
     server.start()
     answers: list[dict[str, Any]] = []
-    client = threading.Thread(target=lambda: answers.append(ask(tmp_path, "p1", {}, PATIENCE)))
+    client = threading.Thread(target=lambda: answers.append(ask(tmp_path, "p1", {})))
     client.start()
     assert asked.wait(PATIENCE)
     over.set()
@@ -138,7 +142,7 @@ def test_stopping_hangs_up_on_those_who_would_wait_on(tmp_path: Path) -> None:
 
     def client() -> None:
         try:
-            ask(tmp_path, "p1", {}, PATIENCE)
+            ask(tmp_path, "p1", {})
         except NoAnswer as error:
             errors.append(error)
 
@@ -153,13 +157,14 @@ def test_stopping_hangs_up_on_those_who_would_wait_on(tmp_path: Path) -> None:
 
 def test_stop_may_come_twice_or_before_start(tmp_path: Path) -> None:
     """Both are harmless; the socket is gone, and so are the threads."""
+    others = set(threading.enumerate())
     server = ControlServer(tmp_path, "p1", echo)
     server.stop()
     server.start()
     server.stop()
     server.stop()
     assert not server.path.exists()
-    assert not [thread for thread in threading.enumerate() if thread.name == "dagengine-control"]
+    assert not [thread for thread in set(threading.enumerate()) - others if thread.name == "dagengine-control"]
 
 
 def test_nobody_there_is_no_answer(tmp_path: Path) -> None:
@@ -201,6 +206,7 @@ def test_another_users_process_is_not_answered(
 def test_more_clients_than_there_is_room_for_are_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bound holds, and those who are in are answered."""
     monkeypatch.setattr(control, "CONNECTIONS", 2)
+    monkeypatch.setattr(control, "READ_TIMEOUT", PATIENCE)  # two of them say nothing until the third was refused
     over = threading.Event()
 
     def handle(request: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +295,7 @@ def test_a_socket_is_not_swept_away_before_its_process_listens(tmp_path: Path, m
     server.start()
     try:
         assert swept == [0]
-        assert ask(tmp_path, "p1", {"verb": "hello"}, 5.0) == {"ok": True}
+        assert ask(tmp_path, "p1", {"verb": "hello"}) == {"ok": True}
         assert [path.name for path in tmp_path.iterdir()] == ["p1.sock"]
     finally:
         server.stop()

@@ -7,10 +7,12 @@ import tarfile
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dagengine.errors import ArtifactDamaged, ArtifactMissing, RunExists, RunOwned, StoreUnavailable
+from dagengine import transfer
+from dagengine.errors import ArtifactDamaged, ArtifactMissing, BadArguments, RunExists, RunOwned, StoreUnavailable
 from dagengine.identity import this_process
 from dagengine.model import PayloadInput, RunRecord, RunState, Value
 from dagengine.storage.artifacts import LocalArtifacts
@@ -136,8 +138,29 @@ def test_an_id_that_is_taken_is_refused(place: Place, tmp_path: Path) -> None:
     with pytest.raises(RunExists):
         import_run(place.store, place.artifacts, file)
     assert place.store.clear_removed() is False
-    with pytest.raises(StoreUnavailable, match="there already"):
+
+
+def test_a_file_that_is_there_is_left_as_it_is(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was there before, or came while the run was written. It is the caller who is to name another one."""
+    run = failed_run(place)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    file = folder / "run.tar"
+    with pytest.raises(BadArguments, match="there is no folder"):
+        export_run(place.store, place.artifacts, run, folder / "none" / "run.tar")
+    write = transfer._write
+
+    def write_beside_another(*args: Any, **options: Any) -> None:
+        write(*args, **options)
+        file.write_text("mine")
+
+    monkeypatch.setattr(transfer, "_write", write_beside_another)
+    with pytest.raises(BadArguments, match="there already"):
         export_run(place.store, place.artifacts, run, file)
+    with pytest.raises(BadArguments, match="there already"):
+        export_run(place.store, place.artifacts, run, file)
+    assert file.read_text() == "mine"
+    assert list(folder.iterdir()) == [file]
 
 
 def test_what_somebody_works_on_is_not_exported(place: Place, tmp_path: Path) -> None:

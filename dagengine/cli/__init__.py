@@ -92,6 +92,10 @@ def _guarded(argv: Sequence[str] | None, invocation: Invocation) -> int:
     except BrokenPipeError:
         raise
     except click.UsageError as error:
+        # A verb of verbs alone: the text is the help. (A class of Click 8.2; 8.1 prints it itself.)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.message, file=sys.stderr)
+            return 2
         return _complain(_usage(error), 2, invocation.debug)
     except click.ClickException as error:
         return _complain(error.format_message(), 2, invocation.debug)

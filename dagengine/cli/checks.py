@@ -61,7 +61,7 @@ class Finding:
 
 def all_findings(settings: Settings) -> list[Finding]:
     found = []
-    for check in (python, libraries, system, memory, files, home, disk, filesystem, store, artifacts, sockets):
+    for check in (python, libraries, system, memory, files, home, disk, filesystem, store, artifacts, spill, sockets):
         try:
             found += list(check(settings))
         except OSError as error:
@@ -260,11 +260,13 @@ def _crashed(opened: Store) -> Iterator[Finding]:
 
 def artifacts(settings: Settings) -> Iterator[Finding]:
     from dagengine.storage import open_artifacts
+    from dagengine.storage.mounts import NOTE, check_mounted
 
     place = settings.artifacts.value
-    if "://" not in place and not Path(place).exists():
-        return
     try:
+        if "://" not in place and not Path(place).exists():
+            check_mounted(Path(place).absolute(), settings.folder / NOTE)
+            return
         opened = open_artifacts(place, cache=str(settings.folder / "cache"))
         try:
             place, swept = opened.url, opened.sweep()
@@ -275,6 +277,13 @@ def artifacts(settings: Settings) -> Iterator[Finding]:
         return
     left = f"; removed {plural(swept, 'file')} that dead processes had left" if swept else ""
     yield Finding("artifacts", "ok", f"{place}{left}")
+
+
+def spill(settings: Settings) -> Iterator[Finding]:
+    from dagengine.spill_places import tried
+
+    for sound, text in tried(settings.spill.value):
+        yield Finding("spill", "ok" if sound else "fail", text)
 
 
 def sockets(settings: Settings) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ import click
 from dagengine.cli.app import Invocation, common
 from dagengine.cli.terminal import clean, mark, number, plural, print_json, size
 from dagengine.config import store_path, without_password
-from dagengine.errors import StoreUnavailable
+from dagengine.errors import BadArguments, StoreUnavailable
 from dagengine.model import RunState
 from dagengine.views import run_state
 
@@ -23,7 +23,7 @@ RUNNING_MAX = 100_000
 """Runs that are asked whether their process lives: far more than one store's processes work on."""
 
 
-@click.group("db", no_args_is_help=False, short_help="Check the store, or bring it up to date.")
+@click.group("db", short_help="Check the store, or bring it up to date.")
 def command() -> None:
     """Check the store, or bring it up to date."""
 
@@ -139,7 +139,7 @@ def backup(invocation: Invocation, file: Path) -> None:
     if not path.exists():
         raise StoreUnavailable(f"there is no store at {path}. The first run makes it.", store=place)
     if file.exists():
-        raise StoreUnavailable(f"{file} is there already: name another file, or remove it.", store=str(file))
+        raise BadArguments(f"{file} is there already: name another file, or remove it.")
     copied = copy(str(path), str(file))
     if invocation.json:
         print_json({"store": place, "file": str(file), "bytes": copied})

@@ -168,6 +168,18 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=True, default=str))
 
 
+def print_json_list(head: dict[str, Any], name: str, items: Iterable[Any]) -> None:
+    """The object `head` with, as its last field `name`, a list that is written item by item, however long it is."""
+    import json
+
+    print(f"{json.dumps(head, ensure_ascii=True, default=str)[:-1]}, {json.dumps(name)}: [", end="")
+    separator = ""
+    for item in items:
+        print(separator, json.dumps(item, ensure_ascii=True, default=str), sep="\n", end="")
+        separator = ","
+    print("]}")
+
+
 def note(text: str) -> None:
     """A line for people, beside the output: on stderr."""
     print(text, file=sys.stderr)

@@ -224,8 +224,16 @@ class Shelf:
 
     def pack(self, digest: str) -> Pack:
         """The pack, opened once. Raises LoadError, StoreError."""
-        self.give(digest)
-        return self._packs[digest]
+        with self._lock:
+            if digest not in self._packs:
+                self._given[digest] = self._make(digest)
+            return self._packs[digest]
+
+    def close(self) -> None:
+        """Let go of the packs, and so of their open files: this object may be in one of Python's circles for long."""
+        with self._lock:
+            self._given.clear()
+            self._packs.clear()
 
     def _make(self, digest: str) -> tuple[str, str]:
         path = self._folder / f"{digest}.pack"

@@ -238,18 +238,25 @@ class Server:
     def _close(self) -> None:
         self._control.stop()
         self._hosts.kill()
-        with contextlib.suppress(StoreError):
-            self._finish_dirty()
-            servers.forget(self.store, self.process.id)
-            servers.tell(self.store)  # what is left is for somebody else
-        if self._ear is not None:
-            self.store.wake(self.process)
-            self._ear.join(5.0)
-        self.store.close()
-        self._watch.close()
-        self._selector.close()
-        os.close(self._woken)
-        os.close(self._wake)
+        try:
+            with contextlib.suppress(StoreError):
+                self._finish_dirty()
+                servers.forget(self.store, self.process.id)
+                servers.tell(self.store)  # what is left is for somebody else
+            if self._ear is not None:
+                self.store.wake(self.process)
+                self._ear.join(5.0)
+            self.store.close()
+        finally:  # also where the store is one of a process that is killed by a test: there are hundreds of those
+            self._watch.close()
+            self._selector.close()
+            ends, self._woken, self._wake = (
+                (self._woken, self._wake),
+                -1,
+                -1,
+            )  # a late `wake` is to find no other's file
+            for end in ends:
+                os.close(end)
 
     def _check_queues(self) -> None:
         known = queues.queues(self.store)

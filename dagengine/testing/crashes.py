@@ -16,6 +16,7 @@ May import everything but the command line.
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dagengine.calls import canonical_digest
 from dagengine.continuing import last_of
-from dagengine.engine import Engine
+from dagengine.engine import BODY_JOIN_SECONDS, Engine
 from dagengine.errors import RunNotFound
 from dagengine.model import RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.reading import Reader
@@ -163,6 +164,7 @@ class _Lives:
         fate.died = lambda: _end_all(engine)
         if fate.dead:
             fate.died()
+        others = set(threading.enumerate())
         with engine:
             try:
                 self._work(engine)
@@ -174,6 +176,7 @@ class _Lives:
                     fate.gone.wait(self.case.timeout)
                     _end_all(engine)
                     engine.close(force=True)
+                    _await_bodies(others)
 
     def _work(self, engine: Engine) -> None:
         record = self.find()
@@ -232,6 +235,13 @@ def _end_all(engine: Engine) -> None:
     """Have the engine let go of its runs as they are."""
     for driver in list(engine._by_id.values()):
         engine.tell(driver, ProcessDied("the process is dead"))
+
+
+def _await_bodies(others: set[threading.Thread]) -> None:
+    """The bodies of a process that is dead have ended before the next one begins, as far as they end at all."""
+    for thread in set(threading.enumerate()) - others:
+        if thread.name.startswith("body-"):
+            thread.join(BODY_JOIN_SECONDS)
 
 
 def crash_everywhere(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-TIMEOUT_MS = 20_000  # how long a process that has to end is waited for, before the test fails
+TIMEOUT_MS = 300_000  # how long a process that has to end is waited for, before the test fails
 
 
 def start(module: str, folder: Path, *words: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:

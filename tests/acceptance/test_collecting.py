@@ -23,6 +23,7 @@ from dagengine.storage.lifetime_notes import pin
 from dagengine.storage.schema import METADATA, RUN
 from dagengine.storage.statements import Query
 from tests.postgres.server import fresh_schema, shared
+from tests.storage.kit import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = 86_400.0
@@ -54,7 +55,7 @@ def mortal(function, counted):
 
 store.side = mortal(store.side, lambda given, named: named.get("write", True))
 artifacts.discard = mortal(artifacts.discard, lambda given, named: True)
-complete = collect(store, artifacts, None, Retention()).complete
+complete = collect(store, artifacts, None, Retention(), seconds=3_600.0).complete
 store.close()
 sys.exit(0 if complete else 1)
 """
@@ -116,7 +117,7 @@ def collect_and_die(url: str, folder: Path, last: int) -> int:
     """The exit status of a pass."""
     command = [sys.executable, "-c", COLLECTS, url, str(folder), str(last)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=60).returncode
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False, timeout=PATIENCE).returncode
 
 
 def left_of(engine: Engine, numbers: list[int]) -> dict[str, int]:

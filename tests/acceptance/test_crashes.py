@@ -25,7 +25,7 @@ STRIDES = 4  # kill points are dealt out to as many tests, which run side by sid
 
 @pytest.mark.parametrize("first", range(1, STRIDES + 1))
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_killed_at_every_commit_the_run_goes_on_without_repeating_a_step(when: str, first: int, tmp_path: Path) -> None:
     """Each commit of the run is a place to die at; the walk ends with the run that has fewer commits."""
     count = first
@@ -35,7 +35,7 @@ def test_killed_at_every_commit_the_run_goes_on_without_repeating_a_step(when: s
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_killed_while_an_artifact_goes_to_disk_the_run_goes_on(when: str, tmp_path: Path) -> None:
     """Before and after each of write, fsync, rename, fsync of the folder."""
     count = 1

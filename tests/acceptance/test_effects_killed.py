@@ -25,7 +25,7 @@ STRIDE = 6
 @pytest.mark.parametrize(
     ("url", "when", "first"), [("sqlite", "before", 6), ("sqlite", "after", 9), ("postgres", "before", 7)]
 )
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_killed_around_its_commits_every_effect_counts_once(url: str, when: str, first: int, tmp_path: Path) -> None:
     """The walk ends with the run that has fewer commits."""
     count = first

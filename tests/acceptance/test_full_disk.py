@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dagengine.engine import Engine
+from tests.storage.kit import PATIENCE
 
 FLOW = Path(__file__).with_name("full_disk_flow.py")
 MOUNTED = "mkdir -p {0}/spill && mount -t tmpfs -o size=3m none {0}/spill"
@@ -17,7 +18,7 @@ MOUNTED = "mkdir -p {0}/spill && mount -t tmpfs -o size=3m none {0}/spill"
 def in_namespace(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = ["unshare", "--map-root-user", "--mount", "sh", "-c", f"{MOUNTED} && {command}"]
     words[-1] = words[-1].format(folder)
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_step_that_a_full_disk_keeps_waiting_fails_with_figures_and_the_run_is_resumed(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from dagengine.storage.interface import RunFilter
 from tests.acceptance.crash_flow import place_of
 from tests.acceptance.processes import await_end, kill, of_folder, start
 from tests.postgres.server import Server
+from tests.storage.kit import PATIENCE
 
 PROGRAM = "tests.acceptance.held_flow"
 RESULT = "42"
@@ -48,16 +49,16 @@ def executed(folder: Path) -> Counter[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, output.strip(), errors.strip()
 
 
 def test_a_killed_controller_takes_its_workers_with_it_and_the_run_goes_on(folder: Path) -> None:
     """SIGKILL to the controller alone: nothing survives it, what was recorded stands."""
     process = start(PROGRAM, folder, "begin")
-    await_started(folder)
+    worker = await_started(folder)
     everyone = of_folder(folder)
-    assert len(everyone) == 4  # the controller, the parent of the workers, two workers
+    assert {process.pid, worker} < {*everyone}  # between them the parent of the workers
     kill(process.pid)
     assert await_end(everyone) == []
     process.communicate()
@@ -90,12 +91,13 @@ def test_of_two_resumers_one_works_and_the_other_says_who_does(folder: Path) -> 
 
 @pytest.mark.parametrize(("kind", "count"), [("sqlite", 100), ("postgres", 50)])
 def test_of_a_hundred_resumers_one_works(kind: str, count: int, tmp_path: Path) -> None:
-    """The others are told by whom. On a server that has not connections enough for all of them they wait for one."""
+    """The others are told by whom. On a server that has not connections enough for all of them they wait for one. Its lease is
+    longer than so many processes keep the owner from the processor."""
     server = Server(max_connections="40") if kind == "postgres" else None
     try:
         if server is not None:
             server.start()
-            (tmp_path / "store-url").write_text(server.url("runs", connect_timeout="60"))
+            (tmp_path / "store-url").write_text(server.url("runs", connect_timeout="600", lease="600"))
         status, said, errors = ended(start("tests.acceptance.many_resumers", tmp_path, str(count)))
         assert (status, ast.literal_eval(said)) == (0, {4: count - 1, 0: 1}), errors
         told = re.findall(r"is being worked on by process (\d+) on", errors)
@@ -111,7 +113,7 @@ def first_to_end(processes: list[subprocess.Popen[str]]) -> subprocess.Popen[str
     descriptors = {os.pidfd_open(process.pid): process for process in processes}
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    ((descriptor, _), *_) = poll.poll(60_000)
+    ((descriptor, _), *_) = poll.poll()
     for other in descriptors:
         os.close(other)
     return descriptors[descriptor]

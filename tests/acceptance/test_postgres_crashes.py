@@ -17,7 +17,7 @@ STRIDE = 3
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_killed_at_a_commit_on_a_server_the_run_goes_on_without_repeating_a_step(when: str, tmp_path: Path) -> None:
     """A transaction that was sent and not committed is undone by the server; the dead owner is replaced at once."""
     count = 1
@@ -31,7 +31,7 @@ def test_a_stopped_owner_that_wakes_after_its_lease_is_refused_and_its_workers_d
     for pipe in ("started", "go"):
         os.mkfifo(tmp_path / pipe)
     schema = fresh_schema()
-    (tmp_path / "store-url").write_text(shared().url(schema))
+    (tmp_path / "store-url").write_text(shared().url(schema, lease="600"))
     first = start(PROGRAM, tmp_path, "begin")
     worker = await_started(tmp_path)
     os.kill(first.pid, signal.SIGSTOP)
@@ -41,6 +41,7 @@ def test_a_stopped_owner_that_wakes_after_its_lease_is_refused_and_its_workers_d
     second = start(PROGRAM, tmp_path, "resume")
     await_started(tmp_path)
     os.kill(first.pid, signal.SIGCONT)
+    shared().run(f"SELECT pg_notify('dagengine_' || id, '') FROM {schema}.process WHERE pid = {first.pid}")  # look now
     status, _, errors = ended(first)
     assert status == 4
     assert f"was taken over by process {second.pid} on" in errors

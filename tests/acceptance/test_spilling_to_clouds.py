@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.clouds import CLOUDS, files_of, fresh_bucket
+from tests.storage.kit import PATIENCE
 
 FLOW = """
 import sys
@@ -54,7 +55,7 @@ def test_what_has_no_room_goes_to_a_bucket_and_comes_back_and_nothing_stays_ther
         [sys.executable, str(flow), str(tmp_path), f"{bucket}/here"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         check=False,
     )
     assert told.stdout == f"{[[at, at + 1] for at in range(0, 12, 2)]}\nspilled True restored True\n", told.stderr

@@ -21,7 +21,7 @@ STRIDES = 2  # kill points are dealt out to as many tests, which run side by sid
 
 @pytest.mark.parametrize("first", range(1, STRIDES + 1))
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_killed_at_every_commit_a_stateful_run_goes_on_from_the_recorded_state(
     when: str, first: int, tmp_path: Path
 ) -> None:
@@ -33,7 +33,7 @@ def test_killed_at_every_commit_a_stateful_run_goes_on_from_the_recorded_state(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_killed_while_a_state_goes_to_disk_the_run_goes_on_from_the_one_before(when: str, tmp_path: Path) -> None:
     """Before and after each of write, fsync, rename, fsync of the folder."""
     count = 1

@@ -39,7 +39,8 @@ LOADED_LATE = (
 )
 """What an engine imports when it comes to it."""
 
-TIMEOUT = 60.0
+TIMEOUT = 600.0
+"""Seconds that a program may take."""
 
 
 class Ended(NamedTuple):

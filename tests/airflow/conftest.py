@@ -24,7 +24,7 @@ from tests.postgres.server import shared
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-"))
 
-TEST_SECONDS = 600
+TEST_SECONDS = 1_800
 """For one test on a busy machine. Most take five, and the first of the stack's half a minute, to start it."""
 
 

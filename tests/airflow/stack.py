@@ -35,7 +35,7 @@ from tests.postgres.server import Server
 
 T = TypeVar("T")
 
-SECONDS = 240.0
+SECONDS = 600.0
 """For anything to come about on a busy machine; most things take a second or two."""
 
 SOON = "poke_interval=1, retries=100, retry_delay=1"
@@ -45,6 +45,16 @@ BETWEEN_LOOKS = 0.1
 
 UI_URL = "http://dashboard.example/runs/{run_id}"
 """Where the stack says that pages of runs are. Nothing is there."""
+
+PATIENT = """
+    import signal
+
+    from airflow.sdk.execution_time.supervisor import WatchedSubprocess
+
+    WatchedSubprocess.kill.__defaults__ = (signal.SIGINT, 300.0, False)
+"""
+"""A plugin, for all of Airflow's processes. Without it they kill a task that has not ended five seconds after it was asked to,
+and a busy machine may need them to record that its run is cancelled."""
 
 PROCESSES = ("api-server", "dag-processor", "scheduler", "triggerer")
 
@@ -63,7 +73,8 @@ class Stack:
         self._server = server
         self._database = f"airflow_{uuid.uuid4().hex}"
         database = server.url(database=self._database).replace("postgresql://", "postgresql+psycopg://")
-        self.port, worker_logs, trigger_logs = free_ports(3)
+        self._ports = [_held_port() for _ in range(3)]
+        self.port, worker_logs, trigger_logs = (held.getsockname()[1] for held in self._ports)
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
@@ -83,7 +94,7 @@ class Stack:
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "2",
             # Only a triggerer dies here without a word. A scheduler that were given a few seconds would take itself, or a task
             # whose process is as slow, for dead on a busy machine.
-            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "600",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "1",
             "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
@@ -107,6 +118,7 @@ class Stack:
         self._server.run(f"CREATE DATABASE {self._database}")
         for folder in ("dags", "plugins", "dagengine", "said"):
             (self.home / folder).mkdir(mode=0o700, exist_ok=True)
+        self.module("patient", PATIENT)
         done = subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
             env=self.environment, capture_output=True, text=True, timeout=SECONDS, check=False,
@@ -159,6 +171,8 @@ class Stack:
         for process in self._processes.values():
             process.wait()
         self._server.run(f"DROP DATABASE IF EXISTS {self._database} WITH (FORCE)")
+        for held in self._ports:
+            held.close()
 
     def said(self, name: str) -> str:
         """What the process has printed so far."""
@@ -191,7 +205,9 @@ class Stack:
     def deploy(self, source: str) -> str:
         """Write a DAG file, whose text says its id as DAG_ID, and wait until Airflow has it. Returns the id."""
         dag_id = f"dag_{next(_ids)}"
-        (self.home / "dags" / f"{dag_id}.py").write_text(textwrap.dedent(source).replace("DAG_ID", repr(dag_id)))
+        whole = self.home / f"{dag_id}.py"  # what is in the folder may be read at any moment
+        whole.write_text(textwrap.dedent(source).replace("DAG_ID", repr(dag_id)))
+        whole.rename(self.home / "dags" / whole.name)
 
         def there() -> bool:
             errors = self.get("importErrors")["import_errors"]
@@ -353,12 +369,13 @@ def wait_until(
         time.sleep(BETWEEN_LOOKS)
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(contextlib.closing(socket.socket())) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+def _held_port() -> socket.socket:
+    """Bound to a port that the system gives to nobody else while this lives. Who asks for it by its number, and may use
+    addresses again, as servers do, can listen there."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def kill_all_with(variable: str) -> None:

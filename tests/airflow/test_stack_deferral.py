@@ -55,7 +55,7 @@ from dagengine.airflow_plugin import DagengineOperator
 with DAG(DAG_ID, schedule=None):
     DagengineOperator(
         task_id="run", workflow="held_by_tests:held", retries=0, arguments={"file": "/dev/null"},
-        where="serve", deferrable=True, defer_after=0, execution_timeout=timedelta(seconds=45),
+        where="serve", deferrable=True, defer_after=0, execution_timeout=timedelta(seconds=90),
     )
 """
 """A task that has to have gone to the triggerer when its time is over, also on a busy machine."""
@@ -123,7 +123,7 @@ def test_a_person_who_ends_a_deferred_task_ends_its_run(stack: Stack, dag_id: st
     run, run_id = begun(stack, dag_id, tmp_path / "notes")
     stack.mark(run, "end", "success")
     stack.await_task(run, "end", "success")
-    assert run_state(stack, run_id) is RunState.WAITING
+    wait_until(lambda: run_state(stack, run_id) is RunState.WAITING, "the run waits for its word")
     stack.mark(run, "run", "failed")
     wait_until(lambda: run_state(stack, run_id) is RunState.CANCELLED, "the run is cancelled")
     assert (tmp_path / "notes").read_text().split() == ["before"]
@@ -169,5 +169,6 @@ def test_a_taskflow_function_is_a_workflow_here_and_on_a_server(stack: Stack, da
 def test_a_deferred_task_that_is_out_of_time_ends_its_run(stack: Stack, late: DagRun) -> None:
     """`execution_timeout` counts while the task waits in the triggerer, and what is said is said by the task."""
     assert stack.await_end(late) == "failed"
-    assert run_state(stack, stack.xcom(late, "run", "dagengine_run_id")) is RunState.CANCELLED
+    run_id = stack.xcom(late, "run", "dagengine_run_id")
+    wait_until(lambda: run_state(stack, run_id) is RunState.CANCELLED, "the run is cancelled")
     assert "execution_timeout was over" in stack.log(late, "run")

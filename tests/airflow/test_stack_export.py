@@ -35,7 +35,7 @@ def test_steps_are_seen_to_end_while_the_run_goes_on(stack: Stack, tmp_path: Pat
     run = stack.trigger(stack.deploy(source))
     stack.await_task(run, "part", "success")
     assert stack.task(run, "run")["state"] == "running"
-    assert stack.task(run, "hold")["state"] in (None, "scheduled", "queued", "running", "up_for_reschedule")
+    assert stack.task(run, "hold")["state"] not in ("success", "failed", "skipped", "upstream_failed")
     gate.touch()
     assert stack.await_end(run) == "success"
     assert stack.states(run) == dict.fromkeys(["run", "part", "hold"], "success")

@@ -19,8 +19,21 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-PROCESS_SECONDS = 240.0
+PROCESS_SECONDS = 600.0
 """For one command of Airflow's on a busy machine; most take five."""
+
+PATIENCE = {
+    "AIRFLOW__API__LOG_FETCH_TIMEOUT_SEC": "300",
+    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "600",
+    "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "600",
+    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
+    "AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT": "600",
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "3600",
+    "AIRFLOW__TRIGGERER__RUNNER_HEALTH_CHECK_THRESHOLD": "600",
+    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "300",
+    "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "100",
+}
+"""What Airflow gives up after seconds that are plenty on a machine of its own: it is to give nothing up on a busy one."""
 
 _ids = itertools.count()
 
@@ -28,6 +41,7 @@ _ids = itertools.count()
 def settings(home: Path) -> dict[str, str]:
     """Variables of an Airflow that keeps to the folder `home`, and to what we have in it."""
     return {
+        **PATIENCE,
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(home / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

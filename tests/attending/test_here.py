@@ -361,13 +361,16 @@ def test_a_wait_that_is_interrupted_by_a_signal_can_be_waited_for_again(site: Si
     def raise_late(number: int, frame: object) -> None:
         raise Late
 
+    def wait_and_be_interrupted() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        attendant.wait()
+
     attendant = site.start(site.work("holds"))
     site.await_started()
     before = signal.signal(signal.SIGALRM, raise_late)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(Late):
-            attendant.wait()
+            wait_and_be_interrupted()
     finally:
         signal.signal(signal.SIGALRM, before)
     assert not attendant.wait(0)

@@ -10,7 +10,7 @@ from dagengine.airflow_plugin.outcomes import Kind
 from dagengine.airflow_plugin.served import Collecting
 from dagengine.client import Client
 from dagengine.model import RunState
-from tests.attending.site import Site
+from tests.attending.site import SECONDS, Site
 
 CLEARED = TaskKey("etl", "manual__1", "load", -1, 3)
 
@@ -58,7 +58,7 @@ def test_ending_the_task_ends_the_servers_run_or_leaves_it(site: Site, how: str,
     if how == "leave":
         site.let_go()
     with Client(site.store) as client:
-        assert client.wait(site.key.engine_id, 40).state is state
+        assert client.wait(site.key.engine_id, SECONDS).state is state
     retry = site.start(site.work("holds", 2, where="serve"))
     if how == "cancel":
         site.await_started()

@@ -139,7 +139,6 @@ OTHERS = [
     (["resume", "--workers", "x"], "x", 2),
     (["completion", "tcsh"], "'tcsh'", 2),
     (["completion"], "Missing argument", 2),
-    (["db"], "issing command", 2),
     (["db", "drop"], "o such command", 2),
     (["show", "7f3a", "--store", "notes.txt"], "notes.txt", 5),
     (["ls", "--store", "no/such/folder/runs.db"], "no/such", 5),
@@ -220,6 +219,14 @@ def test_a_live_run_is_not_resumed(cli: Cli, folder: Path, store: Store, home: P
     connection.close()
     check(cli("resume", book.run_id), "is being worked on by process", 4)
     check(cli("resume", book.run_id, "--detach"), "is being worked on by process", 4)
+
+
+@pytest.mark.parametrize("verb", ["airflow", "cache", "code", "db", "queue", "schedule"])
+def test_a_verb_of_verbs_alone_lists_them(cli: Cli, verb: str) -> None:
+    done = cli(verb)
+    assert done.status == 2
+    assert done.err.startswith(f"Usage: dagengine {verb} [OPTIONS] COMMAND")
+    assert "Commands:" in done.err
 
 
 def test_resume_without_a_run_needs_exactly_one(cli: Cli, store: Store) -> None:

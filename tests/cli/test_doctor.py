@@ -59,11 +59,14 @@ def test_crashed_runs_are_pointed_at(cli: Cli, store: Store) -> None:
     assert found["sound"] is True
 
 
-def test_what_dead_processes_left_is_removed(cli: Cli, store: Store, home: Path) -> None:
+def test_what_dead_processes_left_is_removed(
+    cli: Cli, store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sockets; of the artifacts, temporary files."""
     (home / "control").mkdir()
+    monkeypatch.chdir(home / "control")  # a socket's whole path may be longer than it may be
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(home / "control" / "dead.sock"))
+        dead.bind("dead.sock")
     found = cli("doctor", "--json").json
     assert "removed 1 socket of dead processes" in said(found, "sockets")
     assert list((home / "control").iterdir()) == []
@@ -158,3 +161,15 @@ def test_the_memory_limit_is_the_least_of_those_that_hold() -> None:
     limit, _ = checks.memory_limit()
     assert limit is not None
     assert 0 < limit <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_places_to_spill_to_are_tried(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that can't be written would only be met in the middle of a run."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DAGENGINE_SPILL", f"{tmp_path},{tmp_path / 'file'}")
+    found = cli("doctor", "--json")
+    levels = [(each["level"], each["text"]) for each in found.json["findings"] if each["what"] == "spill"]
+    assert levels[0] == ("ok", str(tmp_path))
+    assert levels[1][0] == "fail"
+    assert "can't be written to" in levels[1][1]
+    assert found.status == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -90,9 +91,10 @@ def test_a_store_is_counted_and_copied(cli: Cli, store: Store, home: Path, tmp_p
     copy = tmp_path / "copy.db"
     assert cli("db", "backup", str(copy)).status == 0
     assert cli("--store", str(copy), "ls", "--json").json[0]["id"] == "7f3a"
-    assert sqlite3.connect(copy).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     again = cli("db", "backup", str(copy))
-    assert (again.status, again.err.count("\n")) == (5, 1)
+    assert (again.status, again.err.count("\n")) == (2, 1)
 
 
 def test_a_run_is_taken_to_another_store(cli: Cli, store: Store, tmp_path: Path) -> None:
@@ -100,6 +102,8 @@ def test_a_run_is_taken_to_another_store(cli: Cli, store: Store, tmp_path: Path)
     ended(store)
     file, other = tmp_path / "run.tar", str(tmp_path / "other.db")
     assert cli("export", "7f3a", str(file)).status == 0
+    again = cli("export", "7f3a", str(file))
+    assert (again.status, again.err) == (2, f"error: {file} is there already: name another file, or remove it.\n")
     assert cli("--store", other, "import", str(file)).out.startswith("run 7f3a imported")
     assert cli("--store", other, "show", "7f3a").status == 0
     assert cli("--store", other, "import", str(file)).status == 4

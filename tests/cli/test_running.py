@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import select
 import signal
 import subprocess
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.acceptance.processes import await_end
 
 FLOWS = Path(__file__).parent / "flows" / "gated.py"
 
@@ -296,10 +297,7 @@ def test_a_detached_run_outlives_its_command(world: World) -> None:
     assert world.run("wait", "mine").returncode == 0
     assert world.run("result", "mine").stdout == "{'x': 20}\n"
     log = world.folder / "home" / "logs" / "mine" / "controller.log"
-    watch = os.pidfd_open(owner["pid"]) if Path(f"/proc/{owner['pid']}").exists() else None
-    if watch is not None:
-        select.select([watch], [], [], 60)
-        os.close(watch)
+    assert await_end([owner["pid"]]) == []
     assert "succeeded" in log.read_text()
 
 

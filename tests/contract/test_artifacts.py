@@ -191,7 +191,7 @@ def test_sweeping_removes_what_dead_writers_left(
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     ).stdout.strip()
     other_boot = writer_mark().split("-")
     other_boot[1] = "00000000"

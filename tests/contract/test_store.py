@@ -254,6 +254,20 @@ def test_reopening_gives_unsuccessful_steps_another_chance(store: Store) -> None
     assert [found.finished_at is None for found in store.steps(number)] == [False, True, True, True, False, True]
 
 
+def test_steps_of_a_state_are_read_a_page_at_a_time(store: Store) -> None:
+    """After the last one of the page before, so that a million of them need not be in memory at once."""
+    claim = begin(store)
+    recorded(store, claim, record(*(step(seq) for seq in range(7)), definitions=(DEFINITION,)))
+    recorded(store, claim, *(fail(seq, seq) for seq in (1, 2, 4, 5)))
+
+    def page(after: int, limit: int) -> list[int]:
+        found = store.steps(claim.run_number, states=[StepState.FAILED], after=after, limit=limit)
+        return [each.seq for each in found]
+
+    assert (page(-1, 2), page(2, 2), page(5, 2), page(2, 9)) == ([1, 2], [4, 5], [], [4, 5])
+    assert [each.seq for each in store.steps(claim.run_number, after=4)] == [5, 6]
+
+
 def test_a_handled_failure_is_a_fact(store: Store) -> None:
     """A failure that the body was given stays on resume, also of a step that was skipped."""
     claim = begin(store)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from tests.migrations.old_flow import RESULT
 from tests.migrations.old_stores import DIES, OLD, STORES, WAITS, make, upgrading
 from tests.postgres.server import fresh_schema, shared
 from tests.postgres.test_opening import schema_of
+from tests.storage.kit import PATIENCE
 
 _ALL = RunFilter()
 KINDS = ("sqlite", "postgres")
@@ -45,15 +48,16 @@ def goes_on(url: str, home: Path) -> None:
     assert after.keys() - before.keys() == {"old/total[0]"}
 
 
-def until_it_waits(kind: str, pid: int) -> None:
+def until_it_waits(kind: str, process: subprocess.Popen[str]) -> None:
     """For a lock that another process holds."""
-    for _ in range(100_000):
+    while process.poll() is None:
         if kind == "postgres" and shared().run("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
             return
         waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if " -> " in line]
-        if any(fields[2] == "FLOCK" and fields[5] == str(pid) for fields in waiting):
+        if any(fields[2] == "FLOCK" and fields[5] == str(process.pid) for fields in waiting):
             return
-    raise AssertionError("it does not wait")
+        time.sleep(0.01)  # it may still be importing
+    raise AssertionError("it did not wait")
 
 
 def test_there_is_a_store_of_each_revision() -> None:
@@ -86,7 +90,7 @@ def test_an_upgrade_that_is_killed_has_not_happened(kind: str, tmp_path: Path) -
     """Killed just before it was committed: the store is the old one, and the next upgrade is the first."""
     url = make(kind, LAST, tmp_path)
     killed = upgrading(url, DIES)
-    assert killed.communicate(timeout=60)[0] == ""
+    assert killed.communicate(timeout=PATIENCE)[0] == ""
     assert killed.returncode == -signal.SIGKILL
     with pytest.raises(StoreOutdated):
         open_store(url)
@@ -104,9 +108,9 @@ def test_of_two_upgrades_at_once_one_waits(kind: str, tmp_path: Path) -> None:
     second = upgrading(url, "print('begun', flush=True)")
     assert second.stdout is not None
     assert second.stdout.readline() == "begun\n"
-    until_it_waits(kind, second.pid)
-    told, _ = first.communicate("go on\n", timeout=60)
-    found, _ = second.communicate(timeout=60)
+    until_it_waits(kind, second)
+    told, _ = first.communicate("go on\n", timeout=PATIENCE)
+    found, _ = second.communicate(timeout=PATIENCE)
     assert (first.returncode, second.returncode) == (0, 0)
     assert told == f"{LAST} {revisions.CURRENT}\n"
     assert found.split()[1:] == [revisions.CURRENT]
@@ -119,7 +123,7 @@ def test_of_two_processes_that_open_a_new_store_one_makes_it(empty: str) -> None
         upgrading(empty, "from dagengine.storage import open_store\n" + f"open_store({empty!r}).close()")
         for _ in range(4)
     ]
-    assert [process.communicate(timeout=60)[0].split() for process in opening] == [[revisions.CURRENT] * 2] * 4
+    assert [process.communicate(timeout=PATIENCE)[0].split() for process in opening] == [[revisions.CURRENT] * 2] * 4
 
 
 def test_what_lists_makes_no_tables() -> None:

@@ -14,8 +14,8 @@ Open = Callable[..., PostgresStore]
 
 @pytest.fixture
 def url() -> str:
-    """Of a new store on the session's server."""
-    return shared().url(fresh_schema())
+    """Of a new store on the session's server. Nothing renews its leases but a test that says so: they are long."""
+    return shared().url(fresh_schema(), lease="3600")
 
 
 @pytest.fixture

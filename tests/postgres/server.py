@@ -21,18 +21,22 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 _LIBC = ctypes.CDLL(None)  # loaded before a child becomes a user who can't read Python's files
 
+PATIENCE = 300.0
+"""Seconds that a program of the server may take to start or to end, on a machine that has much else to do."""
+
 MEMORY = Path("/dev/shm")
 ROOM = 1 << 30  # free bytes from which on the data lies in memory
 
 SETTINGS = {
     "listen_addresses": "",
-    "max_connections": "100",
+    "max_connections": "300",  # of one test a hundred, beside those of the other test processes
     "shared_buffers": "32MB",
     "log_min_messages": "fatal",
     "max_wal_size": "256MB",
@@ -65,7 +69,9 @@ def binaries() -> Path:
     places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     for place in places:
         try:
-            subprocess.run([place / "initdb", "--version"], check=True, capture_output=True, timeout=60, **as_nobody())
+            subprocess.run(
+                [place / "initdb", "--version"], check=True, capture_output=True, timeout=PATIENCE, **as_nobody()
+            )
         except (OSError, subprocess.SubprocessError):
             continue
         return place
@@ -93,7 +99,7 @@ class Server:
         command += [f"--wal-segsize={segment_mib}"]
         command += ["-U", "tester", "-A", "trust", "-E", "UTF8"]
         environment = {**os.environ, "LC_ALL": "C.UTF-8"}
-        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd="/", env=environment, **user)
+        subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE, cwd="/", env=environment, **user)
         (self.data / "pg_hba.conf").write_text(ACCESS)
 
     @property
@@ -134,12 +140,13 @@ class Server:
             "-U",
             "tester",
         ]
-        for _ in range(3_000):
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until:
             if subprocess.run(ready, check=False, capture_output=True, cwd="/").returncode == 0:
                 return
             assert self._process is not None
             assert self._process.poll() is None, f"the server ended with {self._process.returncode}"
-            # pg_isready returns at once where there is no socket yet; starting it anew takes a few milliseconds.
+            time.sleep(0.005)  # it returns at once where there is no socket yet: leave the processor to the server
         raise TimeoutError("the server does not start")
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
@@ -147,7 +154,7 @@ class Server:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(how)
-            process.wait(60)
+            process.wait(PATIENCE)
 
     def revive(self) -> None:
         """Start it again if it has ended by itself, as whoever runs a server does."""

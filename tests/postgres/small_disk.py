@@ -10,13 +10,14 @@ are themselves again, since PostgreSQL refuses to run as root. `mountable` says 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-from tests.postgres.server import Server, as_nobody
+from tests.postgres.server import PATIENCE, Server, as_nobody
 
 MIB = 1 << 20
 SPARE = 256 << 10
@@ -30,7 +31,7 @@ def mountable() -> str:
     """What is in the way of mounting something, or ""."""
     command = ["unshare", "--mount", *_AS_ROOT, "mount", "-t", "tmpfs", "none", "/mnt"]
     try:
-        tried = subprocess.run(command, check=False, capture_output=True, text=True, timeout=20)
+        tried = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
     except OSError as error:
         return str(error)
     return tried.stderr.strip()
@@ -78,9 +79,10 @@ class SmallDisk(Server):
                 os.chown(path, user["user"], user["group"])
 
     def fill(self) -> None:
-        """Only a little is left."""
-        free = shutil.disk_usage(self.disk).free
-        (self.disk / "ballast").write_bytes(bytes(free - SPARE))
+        """Only a little is left. The server may be writing meanwhile."""
+        with contextlib.suppress(OSError), (self.disk / "ballast").open("wb", buffering=0) as ballast:
+            while (free := shutil.disk_usage(self.disk).free) > SPARE:
+                ballast.write(bytes(min(free - SPARE, MIB)))
 
     def make_room(self) -> None:
         (self.disk / "ballast").unlink()
@@ -90,5 +92,5 @@ class SmallDisk(Server):
         assert self._holder.stdin is not None
         assert self._holder.stdout is not None
         self._holder.stdin.close()
-        self._holder.wait(20)
+        self._holder.wait(PATIENCE)
         self._holder.stdout.close()

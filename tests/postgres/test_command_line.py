@@ -16,6 +16,11 @@ from dagengine.storage.postgres import PostgresStore
 from tests.postgres.conftest import Open
 from tests.postgres.server import Server, binaries, fresh_schema, shared
 from tests.postgres.test_opening import schema_of
+from tests.storage.kit import PATIENCE
+
+pytestmark = pytest.mark.timeout(
+    1800
+)  # each verb is an interpreter of its own, which a busy machine takes long to start
 
 FLOW = """
 from dagengine import task, workflow
@@ -38,7 +43,7 @@ def dagengine(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -47,7 +52,7 @@ def dagengine(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_run_on_a_server_is_run_shown_and_checked(tmp_path: Path, detach: bool) -> None:
     """From the first `run`, which makes the tables, to `db check`; also by a process of its own."""
     (tmp_path / "flow.py").write_text(FLOW)
-    at = ("--store", shared().url(fresh_schema()))
+    at = ("--store", shared().url(fresh_schema(), lease="600"))
     done = dagengine(tmp_path, "run", "flow.py", "x=10", "--run-id", "r1", *at, *(["--detach"] if detach else []))
     assert done.returncode == 0, done.stderr
     assert dagengine(tmp_path, "wait", "r1", *at).returncode == 0
@@ -91,11 +96,11 @@ def test_the_copy_that_is_advised_is_a_whole_store(tmp_path: Path) -> None:
     assert (told.returncode, told.stderr.count("\n")) == (5, 1)
     assert "s3cret" not in told.stderr
     command = shlex.split(told.stderr.partition("own tools: ")[2])
-    subprocess.run([binaries() / command[0], *command[1:]], check=True, timeout=60)
+    subprocess.run([binaries() / command[0], *command[1:]], check=True, timeout=PATIENCE)
     before = schema_of(schema)
     shared().run(f"DROP SCHEMA {schema} CASCADE")
     restore = ["pg_restore", "-h", str(shared().folder), "-U", "tester", "-d", "postgres", str(tmp_path / "copy")]
-    subprocess.run([binaries() / restore[0], *restore[1:]], check=True, timeout=60)
+    subprocess.run([binaries() / restore[0], *restore[1:]], check=True, timeout=PATIENCE)
     assert schema_of(schema) == before
     assert shared().run(f"SELECT id FROM {schema}.process") == [("p",)]
     assert json.loads(dagengine(tmp_path, "db", "check", "--json", "--store", url).stdout)["sound"]

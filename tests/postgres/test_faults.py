@@ -6,6 +6,7 @@ import signal
 import threading
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -19,6 +20,7 @@ from dagengine.storage.postgres_connections import Link, Waiting
 from dagengine.storage.postgres_errors import why_in_the_way
 from tests.postgres.conftest import Open
 from tests.postgres.server import Server, shared
+from tests.postgres.test_opening import Passing
 from tests.storage.kit import (
     DEFINITION,
     ME,
@@ -203,35 +205,52 @@ def test_a_server_that_has_lost_what_it_acknowledged_is_not_written_to(open_stor
 
 def test_a_deadlock_is_tried_again(open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two transactions that wait for each other: ours, which is the one that is ended, is done once more."""
+    monkeypatch.setitem(postgres_connections._SETTINGS, "lock_timeout", "0")  # nothing but the deadlock ends a wait
     store = open_store(url)
+    first, second = begin(store, "a"), begin(store, "b")
     met: list[BaseException] = []
-    wait = Waiting.wait
+    wait, run = Waiting.wait, postgres_wire.run
+    has_first, other_waits = threading.Event(), threading.Event()
+    lock = f"SELECT 1 FROM {url.rpartition('schema=')[2]}.run WHERE number = {{}} FOR UPDATE"
 
     def noted(self: Waiting, error: BaseException) -> bool:
         met.append(error)
         return wait(self, error)
 
+    def in_two_parts(link: Link, prepared: set[bytes], commands: list[postgres_wire.Command]) -> None:
+        """The first time: ours goes on to what the other has when the other waits for what ours has, as the server looks
+        for a deadlock once, a second after ours has begun to wait."""
+        if not has_first.is_set():
+            begins, *commands = commands
+            run(link, prepared, [begins, (postgres_wire.Statement("first", lock.format(first.run_number)), [])])
+            has_first.set()
+            assert other_waits.wait(PATIENCE)
+        run(link, prepared, commands)
+
     monkeypatch.setattr(Waiting, "wait", noted)
-    first, second = begin(store, "a"), begin(store, "b")
-    schema = url.rpartition("schema=")[2]
-    target = store._target
-    with psycopg.connect(**target.libpq) as other:  # type: ignore[arg-type]
+    outcomes = [Outcome(), Outcome()]
+    with psycopg.connect(**store._target.libpq) as other:  # type: ignore[arg-type]
         other.execute("SET deadlock_timeout = '1h'")  # so it is ours that is found
-        other.execute(f"SELECT 1 FROM {schema}.run WHERE number = {second.run_number} FOR UPDATE")
-        outcomes = [Outcome(), Outcome()]
-        held = threading.Event()
+        other.execute(lock.format(second.run_number))
+        holds, held = threading.Event(), threading.Event()
 
         def hold(_: object) -> None:
+            holds.set()
             held.wait(PATIENCE)
 
         store.write(first, [event("hold")], hold)
+        assert holds.wait(PATIENCE)
+        monkeypatch.setattr(postgres_groups, "run", in_two_parts)
         store.write(first, [event("x")], outcomes[0])
         store.write(second, [event("x")], outcomes[1])
         held.set()
-        ours = store._connection.link.raw.info.backend_pid
-        while shared().run(f"SELECT cardinality(pg_blocking_pids({ours}))") == [(0,)]:
-            pass  # until ours waits for the other; each question takes a few milliseconds
-        other.execute(f"SELECT 1 FROM {schema}.run WHERE number = {first.run_number} FOR UPDATE")
+        assert has_first.wait(PATIENCE)
+        waiting = threading.Thread(target=other.execute, args=(lock.format(first.run_number),))
+        waiting.start()
+        while shared().run(f"SELECT cardinality(pg_blocking_pids({other.info.backend_pid}))") == [(0,)]:
+            pass  # each question takes a few milliseconds
+        other_waits.set()
+        waiting.join()
         other.rollback()
     assert [outcome.wait() for outcome in outcomes] == [None, None]
     assert [type(error) for error in met] == [psycopg.errors.DeadlockDetected]
@@ -243,7 +262,9 @@ def test_what_takes_too_long_is_tried_again(
     open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     """The server ends our statement, because another transaction holds the run: recorded when that one is over."""
-    monkeypatch.setitem(postgres_connections._SETTINGS, limit, "500ms")
+    store = open_store(url)
+    claim = begin(store)
+    store._connection.link.raw.execute(f"SET {limit} = '500ms'")
     ended = threading.Event()
     wait = Waiting.wait
 
@@ -252,9 +273,6 @@ def test_what_takes_too_long_is_tried_again(
         return wait(self, error)
 
     monkeypatch.setattr(Waiting, "wait", noted)
-    creator = open_store(url)
-    claim = begin(creator)
-    store = open_store(url)
     schema = url.rpartition("schema=")[2]
     outcome = Outcome()
     with psycopg.connect(**store._target.libpq) as other:  # type: ignore[arg-type]
@@ -266,14 +284,20 @@ def test_what_takes_too_long_is_tried_again(
     assert [found.kind for found in store.events(claim.run_number)] == ["late"]
 
 
-def test_a_read_only_server_is_told_when_patience_ends(server: Server, open_store: Open) -> None:
+def test_a_read_only_server_is_told_when_patience_ends(
+    server: Server, open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The primary becomes a replica: what is handed over is waited for, then refused with that reason."""
     store = open_store(server.url(patience="1"))
     claim = begin(store)
+    clock = [0.0]  # the second is that of the store's waits, however long it takes to connect
+    monkeypatch.setattr(postgres_connections, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    store._connection.over = Passing(clock)
     server.restart(default_transaction_read_only="on")
     error = write(store, claim, event("late"))
     assert isinstance(error, StoreUnavailable)
     assert "read-only" in str(error)
+    assert clock[0] == pytest.approx(1.0)
 
 
 def test_a_server_that_takes_writes_again_is_written_to(
@@ -319,15 +343,24 @@ def test_a_server_that_is_down_at_the_start_is_waited_for(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as was asked for, and it is said; without that, it is an error at once."""
+    refused = threading.Event()
+    wait = Waiting.wait
+
+    def noted(self: Waiting, error: BaseException) -> bool:
+        refused.set()
+        return wait(self, error)
+
     monkeypatch.setattr(postgres_connections, "NOTICE_AFTER", 0.0)
     server.stop()
     with pytest.raises(StoreUnavailable, match="--connect-timeout"):
         PostgresStore(server.url())
+    monkeypatch.setattr(Waiting, "wait", noted)
     opened: list[PostgresStore] = []
-    thread = threading.Thread(target=lambda: opened.append(PostgresStore(server.url(connect_timeout="60"))))
+    thread = threading.Thread(target=lambda: opened.append(PostgresStore(server.url(connect_timeout="3600"))))
     thread.start()
+    assert refused.wait(PATIENCE)
     server.start()
-    thread.join(PATIENCE)
+    thread.join()
     [store] = opened
     assert begin(store).token == 1
     store.close()

@@ -96,7 +96,7 @@ def test_of_a_hundred_who_claim_or_take_at_once_one_has_the_run(open_store: Open
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join()
     assert len(claimed) == 1
     assert refused == claimed * 99
     assert taken == ["queued"]
@@ -142,7 +142,7 @@ def test_the_end_of_a_run_of_another_machine_is_waited_for(
     open_store: Open, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing here can hear of it: the record is looked at soon, then ever more rarely."""
-    owner, here = open_store(f"{url}&lease=3600"), open_store(url)
+    owner, here = open_store(url), open_store(url)
     claim = begin(owner)
     slept: list[float] = []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -18,17 +19,17 @@ from dagengine.storage.revisions import CURRENT
 from tests.postgres.server import Server, fresh_schema, shared
 
 
-class Passing:
-    """In the place of an event that never comes: to wait for it is to let the clock go on."""
+class Passing(threading.Event):
+    """In the place of what the store waits with: to wait is to let the clock go on."""
 
     def __init__(self, clock: list[float]) -> None:
+        super().__init__()
         self._clock = clock
 
-    def is_set(self) -> bool:
-        return False
-
-    def wait(self, seconds: float) -> None:
-        self._clock[0] += seconds
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self._clock[0] += timeout
+        return self.is_set()
 
 
 def refusal(url: str) -> str:
@@ -44,19 +45,20 @@ def refusal(url: str) -> str:
 @pytest.fixture(scope="module")
 def listening() -> Iterator[Server]:
     """A server on a port, with a user that needs a password, and one without rights."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = Server(port)
-    try:
-        server.start()
-        server.run("CREATE ROLE needs_password LOGIN PASSWORD 's3cret'")
-        server.run("CREATE ROLE nobody_special LOGIN")
-        server.run("CREATE DATABASE closed")
-        server.run("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
-        yield server
-    finally:
-        server.remove()
+    with socket.socket() as reserved:
+        # Nobody is given a port that is bound; the server may take it, too, as nothing listens and both say so.
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        server = Server(reserved.getsockname()[1])
+        try:
+            server.start()
+            server.run("CREATE ROLE needs_password LOGIN PASSWORD 's3cret'")
+            server.run("CREATE ROLE nobody_special LOGIN")
+            server.run("CREATE DATABASE closed")
+            server.run("REVOKE CONNECT ON DATABASE closed FROM PUBLIC")
+            yield server
+        finally:
+            server.remove()
 
 
 def test_each_way_not_to_get_in_has_its_line(listening: Server) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from dagengine.errors import RuntimeStopped
+from dagengine.errors import ObjectStoreFull, RuntimeStopped
 from dagengine.functions import Reference
 from dagengine.runtime.forker import PRELOAD
 from dagengine.runtime.processes import ProcessRuntime
@@ -31,6 +31,8 @@ from tests.runtime.harness import TASKS, Harness, Input, wait_for_file
 from tests.runtime.left_behind import Left, children_of, no_more_descriptors, open_descriptors, pidfd, wait_gone
 
 Open = Callable[..., Harness]
+
+MB = 1 << 20
 
 
 def forker_pid(harness: Harness) -> int:
@@ -649,3 +651,26 @@ def test_every_attempt_ends_once_while_workers_are_killed_all_the_time(
             assert times[str(number)] <= 1
     lost = sum(isinstance(end, Lost) for end in ends)
     assert lost <= 20
+
+
+def test_a_place_that_cannot_be_spilled_to_is_told_by_all_that_meets_it(
+    open_harness: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever finds no room hears why, and who looks at the runtime sees it; the log has one line."""
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "spill"
+    harness = open_harness(1, object_memory=8 * MB, spill=(str(place),))
+    assert harness.runtime.stats()["spill_failing"] == 0
+    for number in range(2):
+        harness.runtime.put((number,), encode(b"x" * (3 * MB)))
+    for number in range(2, 5):
+        with pytest.raises(ObjectStoreFull, match=r"file/spill can't be written to: Not a directory\. Check its mode"):
+            harness.runtime.put((number,), encode(b"x" * (3 * MB)))
+    assert harness.runtime.stats()["spill_failing"] == 1
+    task = harness.start("touch_and_wait", str(tmp_path / "begun"), str(tmp_path / "gate"))
+    harness.wait_started(task)
+    assert "can't be written to" in harness.runtime.explain(task)["spill_trouble"]
+    (tmp_path / "gate").touch()
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "dagengine.runtime"]
+    assert said.startswith(f"the spill space {place} can't be written to")
+    assert said.endswith("Until then values that find no room in memory have nowhere to go")

@@ -64,7 +64,9 @@ def everywhere() -> Everywhere:
         if "postgres" in stores:
             opening["postgres"] = emptied_postgres()
         return {
-            name: crash_everywhere(workflow, *args, store=opening[name], **options) for name in STORES if name in stores
+            name: crash_everywhere(workflow, *args, store=opening[name], **{"timeout": 300.0, **options})
+            for name in STORES
+            if name in stores
         }
 
     return run

@@ -180,7 +180,7 @@ def test_adopting_goes_on_although_the_first_resumption_has_not_returned(
 
     def hear_late(engine: Engine, drivers: Sequence[Driver]) -> None:
         monkeypatch.setattr(taking_up, "_hear", hear)
-        assert drivers[0].life.wait(30)
+        assert drivers[0].life.wait(300)
         hear(engine, drivers)
 
     monkeypatch.setattr(taking_up, "_hear", hear_late)
@@ -230,7 +230,7 @@ class Adopting(_Lives):
         if self.store.find_run(RUN_ID).state is RunState.SUCCEEDED:
             return
         run = engine.resume(RUN_ID, adopt=True)
-        assert run.wait(30)
+        assert run.wait(300)
         if run._driver.error is not None:
             raise run._driver.error
 
@@ -239,7 +239,7 @@ class Adopting(_Lives):
 def test_an_adoption_that_dies_at_any_write_is_gone_on_with(kind: str, tmp_path: Path) -> None:
     """It comes to the same end; what came before the first other call stays, and nothing is superseded twice."""
     empty = emptied_postgres() if kind == "postgres" else None
-    case = _Case(changing, (), {}, "memory:", None, None, None, None, 30.0, None, {})
+    case = _Case(changing, (), {}, "memory:", None, None, None, None, 300.0, None, {})
     plain: tuple[Any, set[str]] | None = None
     for at in range(200):
         for after in (False, True):
@@ -250,7 +250,7 @@ def test_an_adoption_that_dies_at_any_write_is_gone_on_with(kind: str, tmp_path:
             )
             with kept_open(store), Engine(store, home=folder, runtime=InlineRuntime()) as engine:
                 FLAGS["fail"] = "last"
-                engine.begin(changing, (), {}, RUN_ID).wait(30)
+                engine.begin(changing, (), {}, RUN_ID).wait(300)
             clear()
             FLAGS["second"] = 20
             lives = Adopting(case, store, folder)

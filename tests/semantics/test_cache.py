@@ -188,7 +188,7 @@ def test_a_key_is_computed_once_over_runs_that_work_at_the_same_time(tmp_path: P
     with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as one:
         HOLD.update(held=held, go=go)
         first = one.start(slow_run, 1)
-        assert held.wait(20)
+        assert held.wait(300)
         with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as other:
             second = other.start(slow_run, 1)
             while not other.caching._waiting:
@@ -206,7 +206,7 @@ HOLD: dict[str, threading.Event] = {}
 def slow(x: int) -> int:
     CALLS.append("slow")
     HOLD["held"].set()
-    HOLD["go"].wait(20)
+    HOLD["go"].wait(300)
     return x
 
 

@@ -24,7 +24,7 @@ from dagengine.testing.crashes import RUN_ID, _Case, _Lives
 from dagengine.testing.mortal import Fate
 from tests.semantics.conftest import STORES, emptied_postgres
 
-SECONDS = 60.0
+SECONDS = 300.0
 """For anything that is waited for."""
 
 
@@ -110,7 +110,7 @@ def test_a_cancel_that_was_answered_outlives_the_process_that_let_go_of_the_run(
     while doomed:
         number, doomed = number + every, False
         for after in (False, True):
-            case = _Case(parent, (), {}, opened[opening], None, None, None, None, 30, None, {"wakes": wakes})
+            case = _Case(parent, (), {}, opened[opening], None, None, None, None, 300, None, {"wakes": wakes})
             with case.lives() as lives:
                 fate = Fate(number, after)
                 first = process(case, lives.store, lives.folder)

@@ -129,7 +129,7 @@ def cases(
         number += every
         doomed = False
         for after in (False, True):
-            case = _Case(parent, (), {}, opening, None, None, None, None, 30, None, {"wakes": False})
+            case = _Case(parent, (), {}, opening, None, None, None, None, 300, None, {"wakes": False})
             with case.lives() as lives:
                 fate = Fate(number, after)
                 yield f"{number} {after}", lives.store, process(case, lives.store, lives.folder), fate

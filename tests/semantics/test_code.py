@@ -79,7 +79,7 @@ class Shell:
 
     def __call__(self, *words: str, cwd: Path, status: int = 0) -> str:
         process = self.begin(*words, cwd=cwd)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
         assert process.returncode == status, errors
         return output + errors
 

@@ -117,10 +117,9 @@ def test_a_run_that_failed_can_be_compensated_later(engine: Engine) -> None:
     run = engine.start(stay)
     run.wait()
     engine.cancel(run.id, compensate=True)
-    again = engine._by_id[run.id]
-    assert again.ended.wait(60)
+    while engine.store.find_run(run.id).state is not RunState.CANCELLED or engine.driver_of(run.id) is not None:
+        threading.Event().wait(0.002)
     assert undone == ["b", "a"]
-    assert engine.store.find_run(run.id).state is RunState.CANCELLED
     more = engine.resume(run.id)
     more.wait()
     assert more.state is RunState.CANCELLED
@@ -134,7 +133,7 @@ go_on = threading.Event()
 @task
 def wait_here(rooms: list[str]) -> None:
     reached.set()
-    assert go_on.wait(60)
+    assert go_on.wait(300)
 
 
 @workflow
@@ -147,7 +146,7 @@ def test_a_cancelled_run_undoes_what_it_did(engine: Engine) -> None:
     reached.clear()
     go_on.clear()
     run = engine.start(waiting)
-    assert reached.wait(60)
+    assert reached.wait(300)
     run.cancel(compensate=True)
     go_on.set()
     run.wait()
@@ -188,6 +187,7 @@ def test_a_compensated_cancel_survives_crashes(everywhere: Everywhere) -> None:
         world=world,
         before=before,
         after=_all_freed,
+        limit=60,  # it ticks for as long as a busy machine lets it
     )
     assert {report.state for report in reports.values()} == {RunState.CANCELLED}
 
@@ -272,7 +272,7 @@ def test_a_run_that_is_unloaded_is_taken_up_to_be_undone(engine: Engine) -> None
     while run.state is not RunState.WAITING:
         assert not run.wait(0.005)
     run.cancel(compensate=True)
-    assert run.wait(60)
+    assert run.wait(300)
     assert str(run.state) == "cancelled"
     _all_freed()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dagengine import get, stateful, task, wait_approval, wait_event, workflow
+from dagengine import edits, get, stateful, task, wait_approval, wait_event, workflow
 from dagengine.edits import mark, pause
 from dagengine.engine import Engine
 from dagengine.errors import RunConflict, RunFailed, RunInterrupted, RunNotFound, RunOwned
@@ -256,14 +256,39 @@ def test_an_approval_is_given_and_not_marked(engine: Engine) -> None:
     with pytest.raises(RunConflict, match=r"dagengine approve\|reject .* release"):
         engine.mark(run.id, "careful/release.approval[0]", "succeeded", True)
     engine.mark(run.id, "careful/release.approval[0]", "failed", why="nobody is there")
-    assert run.wait(30)
+    assert run.wait(300)
+    assert run.state is RunState.FAILED
+
+
+@pytest.mark.parametrize("verb", ["mark", "pause"])
+def test_a_run_that_is_let_go_of_while_its_owner_is_asked_is_changed_all_the_same(
+    verb: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer was that it waits, which was taken for success, and nothing was marked."""
+    run = engine.start(careful)
+    while not run.steps():
+        assert not run.wait(0.002)
+    ask_owner = edits._ask_owner
+
+    def late(*asked: Any) -> bool:
+        while run.state is not RunState.WAITING:
+            assert not run.wait(0.002)
+        return ask_owner(*asked)
+
+    monkeypatch.setattr(edits, "_ask_owner", late)
+    if verb == "pause":
+        assert engine.pause(run.id) is RunState.PAUSED
+        return
+    engine.mark(run.id, "careful/release.approval[0]", "failed", why="nobody is there")
+    assert notes(engine, run, "step.marked")[0]["why"] == "nobody is there"
+    assert run.wait(300)
     assert run.state is RunState.FAILED
 
 
 def test_a_step_of_a_live_run_is_marked_by_its_owner(engine: Engine) -> None:
     """The owner is asked through its socket, and the run goes on with the value at once."""
     run = engine.start(behind)
-    assert FAILED.wait(30)
+    assert FAILED.wait(300)
     control = engine._control_folder
     value = keep_value(engine.artifacts, "hand", "p")
     record = engine.store.find_run(run.id)
@@ -279,9 +304,9 @@ def test_a_step_of_a_live_run_is_marked_by_its_owner(engine: Engine) -> None:
 def test_a_step_of_a_live_run_is_marked_skipped(engine: Engine) -> None:
     """What depends on it is skipped, and the run ends."""
     run = engine.start(behind)
-    assert FAILED.wait(30)
+    assert FAILED.wait(300)
     engine.mark(run.id, "patient", "skipped")
-    assert run.wait(30)
+    assert run.wait(300)
     assert states(engine, run) == {"patient[0]": "skipped", "part[0]": "succeeded", "join[0]": "skipped"}
     assert run.state is RunState.SUCCEEDED
 
@@ -292,7 +317,7 @@ def test_a_step_of_a_live_run_is_marked_skipped(engine: Engine) -> None:
 def test_a_live_run_is_paused_until_somebody_lets_it_go_on(engine: Engine) -> None:
     """Nobody else takes it up: resume says what to do. It goes on where it was."""
     run = engine.start(behind)
-    assert FAILED.wait(30)
+    assert FAILED.wait(300)
     assert engine.pause(run.id, by="ann", why="lunch") is RunState.RUNNING
     with pytest.raises(RunInterrupted, match="dagengine unpause"):
         run.result()

@@ -52,6 +52,13 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
         engine.close()
 
 
+@pytest.fixture
+def _loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that wait are not let go of, however long a busy machine takes to look at them."""
+    for linger in ("LINGER", "LINGER_FOR_TIME"):
+        monkeypatch.setattr(f"dagengine.outside.{linger}", 3_600.0)
+
+
 def until_it_waits(engine: Engine, run: Run[Any], steps: int = 1) -> None:
     """Until so many steps of the run are arranged to wait."""
     while len(run._driver.outside.waits) < steps:
@@ -80,6 +87,7 @@ def values_then_event() -> tuple[Any, ...]:
     return values
 
 
+@pytest.mark.usefixtures("_loaded")
 def test_recorded_values_are_the_same_when_the_body_is_called_again(opened: Callable[[Jumping], Engine]) -> None:
     """The time, random numbers and UUIDs are facts of the run once it has asked for them."""
     engine = opened(Jumping())
@@ -123,6 +131,7 @@ def test_a_sleep_ends_when_its_time_has_come(opened: Callable[[Jumping], Engine]
     assert step.finished_at == step.created_at + DAY
 
 
+@pytest.mark.usefixtures("_loaded")
 def test_a_timer_is_due_at_the_same_time_whoever_waits_for_it(opened: Callable[[Jumping], Engine]) -> None:
     """A process that takes the run over does not begin to count anew; and a timer that is over due fires at once."""
     run = opened(Jumping(stands=True)).start(naps, "1d")
@@ -181,6 +190,7 @@ def collects(count: int) -> list[Any]:
     return [*dagengine.gather([first, second]), *rest]
 
 
+@pytest.mark.usefixtures("_loaded")
 def test_signals_go_to_the_steps_in_their_order_and_once(opened: Callable[[Jumping], Engine]) -> None:
     """Those that come before anybody waits are kept; one that is sent again with the same id is no second one."""
     engine = opened(Jumping(stands=True))
@@ -220,6 +230,7 @@ def test_an_event_that_does_not_come_in_time_can_be_handled(opened: Callable[[Ju
         engine.signal(failed.id, "paid")
 
 
+@pytest.mark.usefixtures("_loaded")
 def test_a_run_that_sleeps_is_cancelled_at_once(opened: Callable[[Jumping], Engine]) -> None:
     """Nobody waits for its timer any more."""
     run = opened(Jumping(stands=True)).start(naps, "1d")

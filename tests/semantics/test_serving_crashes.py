@@ -138,10 +138,10 @@ class Life:
         with engine:
             try:
                 found = engine.resume(run.id, reopen=False)
-                assert found.wait(30)
+                assert found.wait(300)
             finally:
                 if self.fate.doomed:
-                    self.fate.gone.wait(30)
+                    self.fate.gone.wait(300)
                     _end_all(engine)
                     engine.close(force=True)
             self.fate.check()

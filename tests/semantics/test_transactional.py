@@ -95,7 +95,7 @@ def test_what_a_task_does_to_another_database_counts_once(everywhere: Everywhere
     for report in everywhere(moving_elsewhere, before=_forget, stores=("memory",)).values():
         assert report.result == "1 12"
     with sqlite3.connect(DATABASE) as connection:
-        noted = connection.execute("SELECT step, digest <> '' FROM dagengine_outbox ORDER BY at").fetchall()
+        noted = connection.execute("SELECT step, digest <> '' FROM dagengine_outbox ORDER BY rowid").fetchall()
     connection.close()
     assert [key for key, _ in noted[-3:]] == [
         "moving_elsewhere/prepare_elsewhere[0]",

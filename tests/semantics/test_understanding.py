@@ -120,7 +120,7 @@ def test_explain_says_what_the_donor_lacked(engine: Engine) -> None:
 def test_two_runs_that_did_the_same_are_equal(engine: Engine) -> None:
     """Times and ids do not count."""
     runs = [engine.start(flow) for _ in range(2)]
-    assert all(run.wait(30) for run in runs)
+    assert all(run.wait(300) for run in runs)
     found = compare(engine.store, *(record(engine, run) for run in runs))
     assert found.equal
     assert found.steps.same == len(runs[0].steps())
@@ -161,7 +161,7 @@ def test_a_profile_has_the_run_and_its_commits(engine: Engine) -> None:
     }
     assert found.path
     assert found.commits["count"] >= 1
-    assert 0 < found.commits["mean"] <= found.commits["longest"]
+    assert 0 < found.commits["mean"] <= found.commits["longest"] * 1.001  # both are rounded
     fork = engine.fork(run.id)
     fork.wait()
     assert profile(timed_steps(engine.store, record(engine, fork))).path == ()

@@ -52,9 +52,9 @@ def test_a_run_waits_on_when_its_process_is_killed(tmp_path: Path) -> None:
     store.close()
     assert run.state is RunState.WAITING
     sent = dagengine_(tmp_path, "signal", run.id, "answer", "42")
-    assert sent.communicate(timeout=60)[0] == f"run {run.id[:8]}: answer sent\n"
+    assert sent.communicate(timeout=300)[0] == f"run {run.id[:8]}: answer sent\n"
     resumed = dagengine_(tmp_path, "resume", run.id, "--json", "--workers", "1")
-    out, _ = resumed.communicate(timeout=60)
+    out, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, out
     number = float(drew.split()[1])
     assert json.dumps([number, 42]) in json.dumps(json.loads(out[out.index("{") :])["result"])
@@ -73,7 +73,7 @@ def test_who_let_go_of_a_run_hears_that_another_took_it_up(tmp_path: Path) -> No
             assert not run.wait(0.002)
         with Engine(tmp_path / "store.db", home=tmp_path, runtime=InlineRuntime()) as second:
             second.resume(run.id)
-            assert run.wait(60)
+            assert run.wait(300)
             with pytest.raises(Fenced, match="another process has taken up run"):
                 run.result()
 
@@ -101,5 +101,5 @@ def test_a_signal_reaches_an_engine_on_another_machine(
     while run.state is not RunState.WAITING:
         assert not run.wait(0.002)
     signals.send(far, run.id, "two", 2)
-    assert run.wait(30)
+    assert run.wait(300)
     assert run.result() == [1, 2]

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dagengine.identity import short_path
 from dagengine.model import NewRun, ProcessRecord, RunState
 from dagengine.recording import record_run
-from dagengine.serving import serve
+from dagengine.serving import hints, serve
 from dagengine.serving.submission import Submission, place
 from dagengine.storage import queues, servers
-from dagengine.storage.interface import RunFilter
+from dagengine.storage.interface import RunFilter, Store
 from dagengine.storage.queue_rules import QueueSettings
 from dagengine.workflows import load
 from tests.postgres.server import fresh_schema, shared
@@ -214,7 +216,7 @@ def test_a_machine_on_which_no_host_can_begin_costs_no_run(any_site: Site) -> No
     assert queues.counts(site.store) == {"q": (3, 0)}
     assert {site.store.find_run(run).state for run in runs} == {RunState.PENDING}
     place.unlink()
-    place.mkdir()
+    place.mkdir(exist_ok=True)  # a host that is tried now makes it
     assert [site.ended(run).state for run in runs] == [RunState.SUCCEEDED] * 3
     assert "a host ended" not in site.stop(server)
     assert site.ledger() == {"double-0": 1, "double-1": 1, "double-2": 1}
@@ -257,6 +259,34 @@ def test_two_servers_keep_the_limits_of_a_queue_together(any_site: Site) -> None
     assert site.ledger() == {f"section-{run}": 1 for run in runs}
 
 
+def test_a_wait_that_looks_while_the_run_ends_is_told_how_it_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look at the run and the one at the queue. The story: it returned the run as it was at the first look."""
+    from dagengine import ending
+    from dagengine.engine import Engine
+    from dagengine.runtime import InlineRuntime
+
+    def is_expected(store: Store, run_id: str) -> bool:
+        with Engine(store.url, home=site.settings.home.value, runtime=InlineRuntime()) as engine:
+            if store.find_run(run_id).state is RunState.PENDING:
+                engine.resume(run_id).wait()
+        return False
+
+    monkeypatch.setenv(FOLDER, str(site.folder))
+    monkeypatch.setattr(ending, "is_expected", is_expected)
+    assert site.ended(site.submit("doubled", 1)).state is RunState.SUCCEEDED
+
+
+def test_a_server_that_does_not_answer_is_no_error_for_who_waits(tmp_path: Path) -> None:
+    """It hangs, or is stopped, and there is another one. The story: that one was to be waited for for less than no time."""
+    with ExitStack() as open_ones:
+        for name in ("a", "b"):
+            silent = open_ones.enter_context(socket.socket(socket.AF_UNIX))
+            with short_path(tmp_path, f"{hints.PREFIX}{name}.sock") as path:
+                silent.bind(path)
+            silent.listen()
+        hints.wait_at_servers(tmp_path, "7f3a", 0.01)
+
+
 def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> None:
     """Its time came while nobody served: it is begun once, by the first of two servers."""
     from dagengine.cli.results import read_result
@@ -269,6 +299,9 @@ def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> Non
     both = [site.serve(), site.serve()]
     servers_hear = site.submit("doubled", 1)
     site.ended(servers_hear)
+    until_true(
+        lambda: site.store.runs(RunFilter(name="timed"))
+    )  # the one may hear of it while the other begins the first
     (run,) = site.store.runs(RunFilter(name="timed"))
     assert run.id == "yearly.20251231T230000Z"
     record = site.ended(run.id)
@@ -298,7 +331,7 @@ def test_runs_that_wait_without_a_process_are_woken(any_site: Site) -> None:
     assert site.ledger() == {"double-0": 1, "double-5": 1}
 
 
-def until_true(what: Callable[[], bool]) -> None:
+def until_true(what: Callable[[], object]) -> None:
     moment, until = threading.Event(), time.monotonic() + SECONDS
     while not what():
         assert time.monotonic() < until

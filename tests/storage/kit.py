@@ -30,8 +30,8 @@ from dagengine.storage.writes import AddEvent, FinishStep, RecordAttempt, Record
 
 T = TypeVar("T")
 
-PATIENCE = 60.0
-"""Seconds until a test gives up on a callback that never comes."""
+PATIENCE = 300.0
+"""Seconds until a test gives up on a callback that never comes: many more than the slowest machine needs for one that comes."""
 
 NOW = 1_000_000.0
 """What the clock of a store under test says."""

@@ -15,7 +15,7 @@ import pytest
 
 from dagengine.errors import StoreFull, StoreUnavailable
 from dagengine.storage.artifacts import LocalArtifacts, writer_is_dead, writer_mark
-from tests.storage.kit import digest_of
+from tests.storage.kit import PATIENCE, digest_of
 
 DATA = b"x" * 100_000
 DIGEST = digest_of(DATA)
@@ -70,7 +70,7 @@ LocalArtifacts(sys.argv[1], kill).put(DIGEST, len(DATA), DATA)
 def test_a_kill_at_any_step_leaves_nothing_half_made(tmp_path: Path, when: str, name: str) -> None:
     """After a kill the artifact is whole or not there; a sweep leaves nothing else; and it can be put again."""
     folder = tmp_path / "artifacts"
-    killed = subprocess.run([sys.executable, "-c", _KILLED, str(folder), when, name], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(folder), when, name], check=False, timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL
     artifacts = LocalArtifacts(str(folder))
     renamed = (when, name) == ("after", "rename") or name == "sync folder"

@@ -145,7 +145,7 @@ for number in range(1, 6):
 
 def test_a_kill_around_any_commit_leaves_a_prefix(tmp_path: Path) -> None:
     """Killed before the n-th commit, n - 1 batches are recorded; after it, n are. What was acknowledged is there."""
-    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=True, timeout=100)
+    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=True, timeout=PATIENCE)
     for commits in range(1, 6):
         for when, done in (("before", commits - 1), ("after", commits)):
             folder = tmp_path / f"{when}-{commits}"
@@ -178,7 +178,7 @@ for number in range(500):
 
 def test_a_forgotten_store_ends_with_the_program(path: str) -> None:
     """Without close, the program ends all the same, and what it handed over is recorded."""
-    subprocess.run([sys.executable, "-c", _FORGETFUL, path], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _FORGETFUL, path], check=True, timeout=PATIENCE)
     store = SqliteStore(path)
     assert len(store.events(store.find_run("7f3a").number)) == 500
     store.close()
@@ -190,7 +190,7 @@ def test_the_writer_s_thread_ends_with_the_store(open_store: Callable[..., Sqlit
     store = open_store()
     assert set(threading.enumerate()) - before
     store.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # those of earlier tests may end meanwhile
 
 
 _FORKING = """
@@ -223,7 +223,7 @@ store.close()
 
 def test_a_forked_process_may_not_use_the_store(path: str) -> None:
     """Everything is refused after a fork, and closing is harmless to the process that opened the store."""
-    subprocess.run([sys.executable, "-c", _FORKING, path], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _FORKING, path], check=True, timeout=PATIENCE)
 
 
 def test_readers_and_the_writer_do_not_wait_for_each_other(open_store: Callable[..., SqliteStore]) -> None:
@@ -397,7 +397,7 @@ store.close()
 
 def test_a_failing_disk_stops_the_run_and_not_the_store(path: str) -> None:
     """After an I/O error in a transaction nothing more is written under the claim; a new claim finds a sound store."""
-    subprocess.run([sys.executable, "-c", _IO_ERROR, path], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", _IO_ERROR, path], check=True, timeout=PATIENCE)
 
 
 _HOLDING = """

@@ -16,7 +16,7 @@ from dagengine.errors import StoreError, StoreForeign, StoreNewer, StoreOutdated
 from dagengine.storage import sqlite_files
 from dagengine.storage.revisions import APPLICATION_ID, CURRENT
 from dagengine.storage.sqlite import SqliteStore
-from tests.storage.kit import DEFINITION, begin, record, recorded, step, succeed
+from tests.storage.kit import DEFINITION, PATIENCE, begin, record, recorded, step, succeed
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def run_python(*lines: str, count: int = 1) -> list[str]:
     ]
     told = []
     for one in running:
-        out, err = one.communicate(timeout=60)
+        out, err = one.communicate(timeout=PATIENCE)
         assert one.returncode == 0, err
         told.append(out.strip())
     return told

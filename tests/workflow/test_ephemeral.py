@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dagengine import MiB, as_completed, gather, get, task, workflow
-from dagengine.engine import Engine
+from dagengine import MiB, as_completed, context, gather, get, task, workflow
+from dagengine.engine import Engine, current_engine
 from dagengine.errors import ArtifactMissing, RunFailed
 from dagengine.model import Failure, RunState
 from dagengine.reading import Reader
@@ -298,18 +298,18 @@ def test_a_loop_lets_go_of_the_values_that_it_has_dropped(tmp_path: Path) -> Non
     assert FLAGS["most"] <= 2
 
 
+@workflow
+def cancelled() -> int:
+    values = numbers(LARGE)
+    get(values)
+    current_engine().cancel(str(context().run_id))
+    return get(total(values))
+
+
 def test_a_cancelled_run_lets_go_of_what_it_holds(tmp_path: Path) -> None:
     """As one that ended by itself."""
-
-    @workflow
-    def waiting() -> int:
-        values = numbers(LARGE)
-        get(values)
-        run.cancel()
-        return get(total(values))
-
     with opened(tmp_path) as engine:
-        run = engine.start(waiting)
+        run = engine.start(cancelled)
         run.wait()
         assert run.state is RunState.CANCELLED
         engine.close()

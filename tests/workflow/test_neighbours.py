@@ -8,7 +8,7 @@ from pathlib import Path
 from dagengine import get, stateful, task, workflow
 from dagengine.engine import Engine
 
-WAIT = 60.0
+WAIT = 300.0
 trained, go_on = threading.Event(), threading.Event()
 
 

@@ -77,7 +77,7 @@ def test_a_step_that_waits_for_its_next_attempt_is_counted_as_such(
 
     monkeypatch.setattr(Driver, "_tell", tell_and_say_so)
     run = engine.start(waits_long)
-    assert told.wait(10)
+    assert told.wait(300)
     assert counts(run)["patient"].retrying == 1
     run.cancel()
     run.wait()

@@ -320,7 +320,7 @@ def start_held(engine: Engine) -> Run[int]:
 
     FLAGS.update({"started": threading.Event(), "go on": threading.Event()})
     run: Run[int] = engine.start(held)
-    assert FLAGS["started"].wait(10)
+    assert FLAGS["started"].wait(300)
     return run
 
 

@@ -481,7 +481,7 @@ def held_up(ledger: str) -> int:
     account = Saved(ledger)
     get(account.add(1))
     EVENTS["reached"].set()
-    EVENTS["go on"].wait(60)
+    EVENTS["go on"].wait(300)
     return get(account.add(2))
 
 
@@ -491,9 +491,9 @@ def test_a_run_that_is_cancelled_lets_go_of_its_objects(tmp_path: Path, ledger: 
     EVENTS.update({"reached": threading.Event(), "go on": threading.Event()})
     with opened(tmp_path, runtime) as engine:
         run = engine.start(held_up, ledger)
-        assert EVENTS["reached"].wait(60)
+        assert EVENTS["reached"].wait(300)
         engine.cancel(run.id)
-        assert run.wait(60)
+        assert run.wait(300)
         assert run.state is RunState.CANCELLED
         assert runtime.released == runtime.made
         EVENTS["go on"].set()

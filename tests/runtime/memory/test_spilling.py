@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from dagengine.runtime import spill_files, spilling
 from dagengine.runtime.arena import Arena
 from dagengine.runtime.protocol import ObjectId
 from dagengine.runtime.spill_files import BLOCK, CHUNK, PREFIX
-from dagengine.runtime.spilling import SpillFull, SpillSpace
+from dagengine.runtime.spilling import SpillFull, SpillSpace, probe
 from tests.runtime.left_behind import Left
 
 MiB = 1 << 20
@@ -621,3 +622,99 @@ def test_a_spill_space_needs_a_place() -> None:
     """An empty list is a mistake in a setting, told before anything starts."""
     with pytest.raises(ValueError, match="needs a folder or URL"):
         SpillSpace([])
+
+
+# ---- places that can't be written to ----------------------------------------------------------
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "dagengine.runtime"]
+
+
+def test_a_folder_that_cannot_be_written_is_warned_of_once_and_the_other_is_used(
+    open_space: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not passed over in silence; and nothing is lost by it."""
+    (tmp_path / "file").touch()
+    bad, good = tmp_path / "file" / "spill", tmp_path / "good"
+    space = open_space(bad, good)
+    for name in ("one", "two", "three"):
+        write(space, **{name: name.encode()})
+    assert read(space, "three", 5) == b"three"
+    assert Path(space.overflow_path()).is_relative_to(good)
+    assert Path(space.overflow_path()).is_relative_to(good)
+    (said,) = warnings(caplog)
+    assert said == (
+        f"the spill space {bad} can't be written to: Not a directory. Check its mode and owner, or name another."
+        f" Until then values that find no room in memory go to {good}"
+    )
+    assert list(space.trouble.failing) == [str(bad)]
+    (tmp_path / "file").unlink()
+    for name in ("four", "five"):
+        write(space, **{name: name.encode()})
+    assert space.trouble.text == ""
+    assert len(warnings(caplog)) == 1
+
+
+def test_with_no_place_that_can_be_written_the_reason_is_what_is_raised(
+    open_space: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also for a worker that asks for a file."""
+    (tmp_path / "file").touch()
+    space = open_space(tmp_path / "file" / "spill")
+    with pytest.raises(OSError, match="Not a directory"):
+        write(space, one=b"1")
+    with pytest.raises(OSError, match=r"file/spill can't be written to: Not a directory\. Check its mode"):
+        space.overflow_path()
+    (said,) = warnings(caplog)
+    assert said.endswith("Until then values that find no room in memory have nowhere to go")
+    assert space.used == 0
+
+
+def test_a_bucket_without_rights_is_warned_of_with_the_folder_that_is_used_instead(
+    open_space: Open, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task's result goes to a local folder then: whoever gave the bucket has to hear of it."""
+
+    def refused(*args: object, **options: object) -> None:
+        raise PermissionError("Forbidden")
+
+    space = open_space("memory://bucket/no-rights")
+    with monkeypatch.context() as patch:
+        patch.setattr(fsspec.get_filesystem_class("memory"), "_open", refused)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Forbidden"):
+                write(space, one=b"1")
+    (said,) = warnings(caplog)
+    assert said.startswith(
+        "the spill space memory://bucket/no-rights can't be reached: Forbidden. Check the address and"
+    )
+    assert said.endswith(f"go to {tempfile.gettempdir()}")
+    assert space.trouble.text.startswith("the spill space memory://bucket/no-rights")
+    write(space, one=b"1")
+    assert space.trouble.text == ""
+
+
+def test_a_full_disk_is_no_such_trouble(
+    open_space: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said with what fails for it, with figures."""
+    monkeypatch.setattr(spill_files.LocalFolder, "has_room", lambda *_: False)
+    space = open_space(tmp_path)
+    with pytest.raises(SpillFull):
+        write(space, one=b"1")
+    assert (warnings(caplog), space.trouble.text) == ([], "")
+
+
+def test_a_place_can_be_tried_beforehand(tmp_path: Path) -> None:
+    """Nothing is left there; a folder that is not there yet is not made."""
+    assert probe(str(tmp_path)) == str(tmp_path)
+    assert "not there yet" in probe(str(tmp_path / "later" / "spill"))
+    assert list(tmp_path.iterdir()) == []
+    assert probe("memory://bucket/tried") == "memory://bucket/tried"
+    assert fsspec.filesystem("memory").find("/bucket/tried") == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="can't be made"):
+        probe(str(tmp_path / "file" / "spill"))
+    with pytest.raises(OSError, match="can't be written to"):
+        probe(str(tmp_path / "file"))
