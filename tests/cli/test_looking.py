@@ -12,6 +12,7 @@ import pytest
 
 from dagengine import failing
 from dagengine.cli import main
+from dagengine.errors import RunOwned
 from dagengine.identity import new_id
 from dagengine.model import NewRun, RunState
 from dagengine.storage import statements
@@ -95,6 +96,23 @@ def test_ls_says_whose_children_runs_are(cli: Cli, store: Store) -> None:
     assert parents == {"aaaa": None, "bbbb": {"run": "aaaa", "step": 3}}
     Book(store, "cccc").end(RunState.PAUSED)
     assert "to go on: dagengine unpause cccc" in cli("show", "cccc").out
+
+
+def test_a_run_that_somebody_else_goes_on_with_is_unpaused_all_the_same(
+    cli: Cli, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task of Airflow's that waits for it, say. The story: on a slow machine that was quicker, and `unpause` had failed."""
+
+    def quicker(*_: object, **__: object) -> int:
+        claim = store.claim("aaaa", HERE, lambda process: True)
+        assert claim is not None
+        raise RunOwned("it is worked on by somebody", run_id="aaaa", owner="")
+
+    monkeypatch.setattr("dagengine.cli.unpause.find_modules", lambda record: None)
+    monkeypatch.setattr("dagengine.cli.unpause.work_on", quicker)
+    Book(store, "aaaa").end(RunState.PAUSED)
+    done = cli("unpause", "aaaa")
+    assert (done.status, done.out, done.err) == (0, "run aaaa: running\n", "")
 
 
 def test_ls_says_that_there_are_more(cli: Cli, store: Store) -> None:
