@@ -6,6 +6,7 @@ They live in a module of their own, because workers import them by name.
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 PAYLOAD_BYTES = 8 * 2**20
 MARK = struct.Struct("<qd")
 """One mark: the step's number, and the machine's monotonic clock."""
+
+HELD = int(os.environ.get("BENCH_HELD", "-1"))
+"""The number of a step that does not go on: whoever is to be killed on the way must not come to an end before."""
 
 _trace: list[int] = []
 
@@ -43,6 +47,8 @@ def count(items: list[int]) -> int:
 
 @task
 def marked(number: int) -> int:
+    while number == HELD:
+        signal.pause()
     mark(number)
     return number
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dagengine.errors import Rejected
-from dagengine.model import RunRecord, StepKind, StepRecord, StepState
+from dagengine.model import OutsideStep, RunRecord, StepKind, StepRecord, StepState
 from dagengine.moments import Duration, check_name, start_event
 from dagengine.refs import Ref, body_of
 
@@ -46,7 +46,7 @@ def wait_approval(name: str = DEFAULT_NAME, timeout: Duration | None = None) -> 
     return answered(name, ref._key, body_of(ref).wait([ref])[0].value())
 
 
-def asked_by(step: StepRecord) -> str | None:
+def asked_by(step: StepRecord | OutsideStep) -> str | None:
     """The name of what the step asks approval for, if that is what it does. Its key says so."""
     name, _, kind = step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")
     return name if step.kind is StepKind.EVENT and kind == "approval" else None

@@ -76,6 +76,8 @@ class Body:
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread's end; False if it does not come (the body calculates, or blocks on something else)."""
+        if self._thread.ident is None:  # the run ended before its body was called
+            return True
         self._thread.join(timeout)
         return not self._thread.is_alive()
 

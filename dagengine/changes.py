@@ -136,6 +136,15 @@ def refuse_paused(run: RunRecord) -> None:
 
 def answer_change(engine: Engine, driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
     """A change that another process asks for of a run that this one works on. Answered when it is recorded."""
+    try:
+        return _answer_change(engine, driver, request)
+    except Exception:
+        if not driver.ended.is_set():
+            raise
+        return LET_GO  # of a run that waits without a process, the driver has no parts any more
+
+
+def _answer_change(engine: Engine, driver: Driver, request: dict[str, Any]) -> dict[str, Any]:
     note = {"by": str(request.get("by")), "why": str(request.get("why"))}
     if request["verb"] == "pause":
         if engine.look_into(lambda: driver._core.asleep):  # it is about to wait, and would hear of nothing more

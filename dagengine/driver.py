@@ -198,6 +198,8 @@ class Driver:
     def turn(self, events: list[Event]) -> None:
         """Apply what the body posted and what has happened, and carry out what follows."""
         if self._abandoned or self.ended.is_set():
+            if self._core.asleep and any(type(event) is InterruptRequested for event in events):
+                self.engine.sleeping.let_go_of(self.run_id)  # it was asked for when the run had just fallen asleep
             self.stage.drop_posted()
             return
         watched = self.stage.take(events)

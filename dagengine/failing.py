@@ -5,12 +5,13 @@ May import nothing of ours but model and storage's interface.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from dagengine.model import RunRecord, StepRecord, StepState
+from dagengine.model import Failure, RunRecord, StepRecord, StepState
 from dagengine.storage.interface import Store
 
 PAGE: Final = 1_000
@@ -21,6 +22,23 @@ KINDS: Final = 50
 
 NAMED: Final = 5
 """Keys that are kept of those that failed as another one did."""
+
+_FRAME: Final = re.compile(r'^  File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
+_INSTALLED: Final = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ", "<string>")
+
+
+def is_installed(text: str) -> bool:
+    """Whether a file that the text names is none of the user's."""
+    return any(part in text for part in _INSTALLED)
+
+
+def raised_at(failure: Failure) -> str | None:
+    """FILE:LINE in FUNCTION: where the traceback leaves the user's code, or where it ends if it never was there."""
+    frames: list[tuple[str, str, str]] = _FRAME.findall(failure.traceback)
+    own = [frame for frame in frames if not is_installed(frame[0])]
+    for file, line, function in reversed(own or frames):
+        return f"{file}:{line} in {function}"
+    return None
 
 
 @dataclass(slots=True)

@@ -267,6 +267,14 @@ class Standing(NamedTuple):
     returned: bytes | None
 
 
+class OutsideStep(NamedTuple):
+    """As little of an unfinished step that the world ends as says what its run, the one of number `run`, waits for."""
+
+    run: int
+    key: str
+    kind: StepKind
+
+
 @dataclass(frozen=True, slots=True)
 class StepRecord:
     """A step as people and listings see it. Holds no value bytes: ask `Store.values`."""

@@ -104,6 +104,12 @@ class Sleeping:
         for life in lives:
             life.end(RunState.WAITING)
 
+    def let_go_of(self, run_id: str) -> None:
+        """This run is not woken from here, if it sleeps."""
+        life = self.taken(run_id)
+        if life is not None:
+            life.end(RunState.WAITING)
+
     # ---- falling asleep -------------------------------------------------------------------------
 
     def fell_asleep(self, driver: Driver, stop: Stop) -> None:

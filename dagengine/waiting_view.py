@@ -5,13 +5,15 @@ May import nothing of ours but approvals, model and storage.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dagengine.approvals import LOOKED_THROUGH, asked_by
-from dagengine.model import RunRecord, RunState, StepKind, StepRecord, StepState
+from dagengine.model import OutsideStep, RunRecord, RunState, StepKind, StepRecord, StepState
 from dagengine.storage.interface import Store
-from dagengine.storage.sleepers import sleeper
+from dagengine.storage.sleepers import sleepers
 
 SHOWN = 10
 """Steps that are named. A run may wait for ten thousand."""
@@ -32,12 +34,19 @@ class WaitingView:
 
 def waiting_view(store: Store, run: RunRecord) -> WaitingView | None:
     """None if the run is not one that waits without a process."""
-    if run.state is not RunState.WAITING:
-        return None
-    found = sleeper(store, run.number)
-    steps = [step for step in store.steps(run.number, states=[StepState.WAITING], limit=100) if step.kind.is_outside]
-    named = tuple((step.key, waits_for(step)) for step in steps[:SHOWN])
-    return WaitingView(None if found is None else found.wake_at, named)
+    return waiting_views(store, [run]).get(run.number)
+
+
+def waiting_views(store: Store, runs: Sequence[RunRecord]) -> dict[int, WaitingView]:
+    """By the numbers of those of the runs that wait without a process. Two questions, however many there are."""
+    waiting = [run.number for run in runs if run.state is RunState.WAITING]
+    if not waiting:
+        return {}
+    until = {found.run: found.wake_at for found in sleepers(store, waiting)}
+    named: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for step in store.outside(waiting, SHOWN):
+        named[step.run].append((step.key, waits_for(step)))
+    return {number: WaitingView(until.get(number), tuple(named[number])) for number in waiting}
 
 
 def signals_awaited(store: Store, run: RunRecord) -> list[str]:
@@ -46,13 +55,13 @@ def signals_awaited(store: Store, run: RunRecord) -> list[str]:
     return list(dict.fromkeys(_event(one) for one in steps if one.kind is StepKind.EVENT and asked_by(one) is None))
 
 
-def waits_for(step: StepRecord) -> str:
+def waits_for(step: StepRecord | OutsideStep) -> str:
     """What an unfinished step that the world ends waits for."""
     if step.kind is StepKind.EVENT:
         return f"the signal {_event(step)}" if asked_by(step) is None else f"an approval of {_event(step)}"
     return _WHAT.get(step.kind, "its inputs")
 
 
-def _event(step: StepRecord) -> str:
+def _event(step: StepRecord | OutsideStep) -> str:
     """The name of the event, which its key has."""
     return step.key.rpartition("/")[2].rpartition("[")[0].rpartition(".")[0]

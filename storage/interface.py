@@ -36,6 +36,7 @@ from dagengine.model import (
     Failure,
     Frontier,
     NewRun,
+    OutsideStep,
     ProcessRecord,
     RecordedCall,
     RunRecord,
@@ -226,6 +227,15 @@ class Store(Protocol):
 
     def counts(self, run_number: int) -> dict[tuple[str, StepState], int]:
         """(function name, stored state) -> number of steps."""
+        ...
+
+    def steps_done(self, run_numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """How many steps of each of these runs have succeeded, and how many it has; runs without any are left out. One
+        question, which looks at each step: of a run with very many ask for `counts`."""
+        ...
+
+    def outside(self, run_numbers: Sequence[int], limit: int) -> list[OutsideStep]:
+        """Of each of these runs the first `limit` unfinished steps that the world ends, in the order of seq. One question."""
         ...
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:

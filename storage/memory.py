@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from dagengine.errors import InternalError, RunNotFound
@@ -28,6 +29,7 @@ from dagengine.model import (
     Failure,
     Frontier,
     NewRun,
+    OutsideStep,
     ProcessRecord,
     RecordedCall,
     RunRecord,
@@ -367,6 +369,30 @@ class MemoryStore(MemoryLifetime, Unleased):
         with self._reading():
             run = self._by_number.get(run_number)
             return dict(Counter((run.task_of(step), step.state) for step in run.steps.values())) if run else {}
+
+    def steps_done(self, run_numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        with self._reading():
+            runs = [self._by_number[number] for number in run_numbers if number in self._by_number]
+            return {
+                run.record.number: (
+                    sum(step.state is StepState.SUCCEEDED for step in run.steps.values()),
+                    len(run.steps),
+                )
+                for run in runs
+                if run.steps
+            }
+
+    def outside(self, run_numbers: Sequence[int], limit: int) -> list[OutsideStep]:
+        found: list[OutsideStep] = []
+        with self._reading():
+            for number in sorted(set(run_numbers) & self._by_number.keys()):
+                waiting = (
+                    OutsideStep(number, step.new.key, step.new.kind)
+                    for step in self._by_number[number].in_order()
+                    if step.state is StepState.WAITING and step.new.kind.is_outside
+                )
+                found += islice(waiting, limit)
+        return found
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
         with self._reading():

@@ -74,12 +74,23 @@ def upgrade(url: str) -> tuple[str, str]:
 
 
 def open_artifacts(url_or_path: str, cache: str | None = None) -> ArtifactStore:
-    """Artifacts in a folder, or at any URL that fsspec knows; then `cache` is a local folder for what is read."""
+    """Artifacts in a folder, or at any URL that fsspec knows; then `cache` is a local folder for what is read.
+
+    Beside `cache` it is noted on which filesystem a folder lies, which is refused where that is not mounted any more.
+    """
     scheme = _SCHEME.match(url_or_path)
     if scheme is None or scheme[1].lower() == "file":
         from dagengine.storage.artifacts import LocalArtifacts
+        from dagengine.storage.mounts import NOTE, check_mounted, note_mount
 
-        return LocalArtifacts(_absolute(url_or_path[len(scheme[0]) :] if scheme else url_or_path))
+        folder = Path(_absolute(url_or_path[len(scheme[0]) :] if scheme else url_or_path))
+        if cache is None:
+            return LocalArtifacts(str(folder))
+        note = Path(cache).with_name(NOTE)
+        check_mounted(folder, note)
+        opened = LocalArtifacts(str(folder))
+        note_mount(folder, note)
+        return opened
     if cache is None:
         raise StoreUnavailable(f"artifacts at {scheme[0]}//… need a local folder as a cache", store=scheme[0])
     from dagengine.storage.remote_artifacts import FsspecArtifacts

@@ -128,8 +128,8 @@ class PostgresStore(PostgresReads, SqlLifetime):
         self._clock = clock
         self._pid = os.getpid()
         self._durable, self._told = first.durable, False
-        self._connection = WriteConnection(target, on_commit, first)
-        super().__init__(ReadPool(target, self._connection.over), target.url)
+        self._connection = WriteConnection(target, on_commit, first, self._spare)
+        super().__init__(ReadPool(target, self._connection.over, self._spare), target.url)
         self._groups = Groups(self._connection, Writes(target.schema), self._readers.asking)
         self._writer = GroupWriter(self._groups.commit, self.url, self._groups.begin)
         self._ear = Ear(target)
@@ -145,6 +145,11 @@ class PostgresStore(PostgresReads, SqlLifetime):
     def hurry(self) -> None:
         """Wait for no server any more that is gone: who asked is about to end."""
         self._connection.over.set()
+
+    def _spare(self) -> None:
+        """Give up the connections that nobody uses just now. On any thread."""
+        self._readers.drop_idle()
+        self._writer.while_it_sleeps(self._connection.close)
 
     # ---- begin and own ------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from dagengine.storage.postgres_errors import (
     NotPrimary,
     Passes,
     Unsuitable,
+    has_none_left,
     is_starting,
     may_connect_later,
     not_connected,
@@ -196,16 +197,19 @@ def connect(target: Target) -> Link:
         return link
 
 
-def persistently(work: Callable[[], T], target: Target, over: threading.Event) -> T:
+def persistently(work: Callable[[], T], target: Target, over: threading.Event, spare: Callable[[], None]) -> T:
     """Do `work` again until it is done, if what is in its way passes by itself. Raises psycopg.Error if it does not.
 
-    `over`: somebody can't wait any more.
+    `over`: somebody can't wait any more. `spare`: gives up the connections of ours that nobody uses. Who kept one while he
+    waits for another would wait for those who do the same.
     """
     waiting = Waiting(target.url, target.patience, over)
     while True:
         try:
             done = work()
         except psycopg.Error as error:
+            if has_none_left(error):
+                spare()
             if passes(error) is Passes.NO or not waiting.wait(error):
                 raise
         else:

@@ -41,6 +41,8 @@ _WITH_TIME = {"57P01", "57P02", "57P03", "57P05", "53100", "53300", "25006", "58
 
 _STARTING = re.compile(r"starting up|shutting down|recovery mode|not yet accepting connections")
 
+_NONE_LEFT = "it has no connection left"
+
 _CONNECTING: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"translate host name|resolve host|[Nn]ame or service not known|nodename nor servname"),
@@ -60,7 +62,7 @@ _CONNECTING: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"permission denied for database"),
         "the user has no right to connect to this database: GRANT CONNECT is missing",
     ),
-    (re.compile(r"too many clients|remaining connection slots|too many connections"), "it has no connection left"),
+    (re.compile(r"too many clients|remaining connection slots|too many connections"), _NONE_LEFT),
     (_STARTING, "it is starting or stopping"),
     (re.compile(r"Connection refused"), "nothing listens there: the port is closed. Start the server, or correct it"),
     (re.compile(r"No such file or directory"), "there is no server's socket. Start the server, or correct the host"),
@@ -109,6 +111,11 @@ def may_connect_later(error: psycopg.Error) -> bool:
     return isinstance(error, NotPrimary) or why_not_connected(error).startswith(
         tuple(said for _, said in _CONNECTING if any(word in said for word in _LATER))
     )
+
+
+def has_none_left(error: psycopg.Error) -> bool:
+    """Whether the server has no connection left."""
+    return error.sqlstate == "53300" or why_not_connected(error) == _NONE_LEFT
 
 
 def is_starting(error: psycopg.Error) -> bool:

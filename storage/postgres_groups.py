@@ -72,8 +72,15 @@ def _own(link: Link) -> Link:
 class WriteConnection:
     """The connection that writes. After an error of the server it is made anew: its state is not known."""
 
-    def __init__(self, target: Target, on_commit: Callable[[str, int], None] | None, first: Link) -> None:
+    def __init__(
+        self,
+        target: Target,
+        on_commit: Callable[[str, int], None] | None,
+        first: Link,
+        spare: Callable[[], None],
+    ) -> None:
         self.target = target
+        self._spare = spare
         self.over = threading.Event()
         """Set when nobody can wait any more for a server that is gone."""
         self._on_commit = on_commit
@@ -88,7 +95,7 @@ class WriteConnection:
 
     def persistently(self, work: Callable[[], T]) -> T:
         """Do `work`, a whole transaction, until the server has answered it. Raises psycopg.Error if it does not."""
-        return persistently(lambda: self._undone_on_error(work), self.target, self.over)
+        return persistently(lambda: self._undone_on_error(work), self.target, self.over, self._spare)
 
     def _undone_on_error(self, work: Callable[[], T]) -> T:
         try:

@@ -35,17 +35,18 @@ class Ear:
 
         Not at all when it has only begun to listen: what was asked before then was not heard, and has to be looked for.
         """
-        ends = [self._woken]
+        ends = select.poll()  # `select` takes no descriptor above 1,023
+        ends.register(self._woken, select.POLLIN)
         try:
             link, new = self._listening(channel)
             if link is not None:
                 if new or self._heard(link):
                     return
-                ends.append(link.raw.fileno())
+                ends.register(link.raw.fileno(), select.POLLIN)
         except psycopg.Error:
             self._hang_up()  # the server is away; it will be tried again next time
-        ready, _, _ = select.select(ends, [], [], seconds)
-        if self._woken in ready:
+        ready = ends.poll(seconds * 1_000)
+        if any(end == self._woken for end, _ in ready):
             os.read(self._woken, 4096)
         elif ready and self._link is not None:
             try:

@@ -61,9 +61,10 @@ class Asking:
 class ReadPool:
     """Connections for any thread, apart from the one that writes."""
 
-    def __init__(self, target: Target, over: threading.Event) -> None:
+    def __init__(self, target: Target, over: threading.Event, spare: Callable[[], None]) -> None:
         self._target = target
         self._over = over
+        self._spare = spare
         self._lock = threading.Lock()
         self._idle: list[Link] = []
         self._compiled: dict[Query, Any] = {}
@@ -120,12 +121,12 @@ class ReadPool:
                 self._give_back(link)
                 return
         link.close()
-        self._drop_idle()  # what ended one has mostly ended all
+        self.drop_idle()  # what ended one has mostly ended all
 
     def persistently(self, work: Callable[[], T]) -> T:
         """Do `work` until the server has answered it. Errors of the driver leave as ours."""
         try:
-            return persistently(work, self._target, self._over)
+            return persistently(work, self._target, self._over, self._spare)
         except psycopg.Error as error:
             raise translate(error, self._target) from None
 
@@ -139,7 +140,7 @@ class ReadPool:
         if self._closed:
             raise StoreUnavailable(f"the store {url} is closed: open it again", store=url)
 
-    def _drop_idle(self) -> None:
+    def drop_idle(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []
         for link in idle:
@@ -148,7 +149,7 @@ class ReadPool:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-        self._drop_idle()
+        self.drop_idle()
 
 
 def _again(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:

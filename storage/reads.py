@@ -24,6 +24,7 @@ from dagengine.model import (
     Failure,
     Frontier,
     Input,
+    OutsideStep,
     PendingStep,
     RecordedCall,
     RunRecord,
@@ -254,6 +255,16 @@ class Reads:
         for (definition, state), count in noted.items():
             found[names.get(definition, ""), _STATES[state]] += count
         return dict(found)
+
+    def steps_done(self, run_numbers: Sequence[int]) -> dict[int, tuple[int, int]]:
+        with self._pool.reading() as connection:
+            rows = statements.steps_done(connection, runs=json.dumps(list(run_numbers)))
+            return {run: (succeeded, steps) for run, succeeded, steps in rows}
+
+    def outside(self, run_numbers: Sequence[int], limit: int) -> list[OutsideStep]:
+        with self._pool.reading() as connection:
+            rows = statements.outside_steps(connection, runs=json.dumps(list(run_numbers)), limit=limit)
+            return [OutsideStep(run, key, _KINDS[kind]) for run, key, kind in rows]
 
     def edges(self, run_number: int) -> Iterator[tuple[int, int]]:
         with self._pool.reading() as connection:

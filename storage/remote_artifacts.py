@@ -89,7 +89,10 @@ class FsspecArtifacts:
         """Into the cache, if it is what it should be: what is damaged there may be mended there."""
         known = hashlib.sha256()
         with tempfile.TemporaryFile(dir=self._cache.url) as copy, self._translated():
-            check_size(digest, size, self._size_of(self._place(digest)), self.url)
+            found = self._size_of(self._place(digest))
+            if found is None:
+                self._check_bucket()
+            check_size(digest, size, found, self.url)
             with self._files.open(self._place(digest), "rb") as source:
                 while chunk := source.read(CHUNK):
                     known.update(chunk)
@@ -104,6 +107,16 @@ class FsspecArtifacts:
                     store=self.url,
                 )
             self._cache.put(digest, size, copy.fileno())
+
+    def _check_bucket(self) -> None:
+        """Where the bucket is gone, no value is missing: all are, and to make one again would not help."""
+        bucket = self._root.partition("/")[0]
+        if not self._moves and not self._files.exists(bucket):
+            raise StoreUnavailable(
+                f"the artifacts at {self.url} can't be reached: there is no bucket {bucket}, or no right to see it. Check the"
+                " address, or bring the bucket back",
+                store=self.url,
+            )
 
     def exists(self, digest: str) -> bool:
         with self._translated():

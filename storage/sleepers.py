@@ -16,7 +16,8 @@ May import nothing of ours but model and modules of storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Float, Integer, Text, and_, bindparam, case, func, literal_column, null, select, update
@@ -26,7 +27,7 @@ from dagengine.model import RunRecord
 from dagengine.storage.interface import Store
 from dagengine.storage.schema import RUN
 from dagengine.storage.side_schema import SLEEPER
-from dagengine.storage.statements import Query
+from dagengine.storage.statements import Query, is_listed
 from dagengine.storage.writes import SideWrite
 
 _S = SLEEPER.c
@@ -95,7 +96,7 @@ _DUE = Query(
 )
 _NEXT = Query(lambda: select(func.min(_S.wake_at)).where(_HELD))
 _NEXT_AFTER = Query(lambda: select(func.min(_S.wake_at)).where(_HELD, _S.wake_at > _given("now", Float)))
-_OF_RUN = Query(lambda: select(*_COLUMNS).where(_S.run == _given("run", Integer), _S.asleep == literal_column("1")))
+_OF_RUNS = Query(lambda: select(*_COLUMNS).where(is_listed(_S.run, "runs"), _S.asleep == literal_column("1")))
 
 
 _NOTIFY = Query(lambda: select(func.pg_notify(_given("channel", Text), literal_column("''"))))
@@ -144,10 +145,14 @@ def next_after(store: Store, now: float) -> float | None:
     return None if row is None else row[0]
 
 
+def sleepers(store: Store, run_numbers: Sequence[int]) -> list[Sleeper]:
+    """Those of these runs that wait without a process, and until when."""
+    return [Sleeper(*row) for row in store.ask(_OF_RUNS, runs=json.dumps(list(run_numbers)))]
+
+
 def sleeper(store: Store, run_number: int) -> Sleeper | None:
     """Until when the run waits without a process; None if it does not."""
-    row = next(iter(store.ask(_OF_RUN, run=run_number)), None)
-    return None if row is None else Sleeper(*row)
+    return next(iter(sleepers(store, [run_number])), None)
 
 
 def notify(store: Store, process: str) -> None:

@@ -40,7 +40,7 @@ from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from dagengine.model import SHORT_RESULT, StepState
+from dagengine.model import SHORT_RESULT, StepKind, StepState
 from dagengine.storage.schema import ATTEMPT, DEFINITION, EDGE, EVENT, PROCESS, RUN, STATE_VERSION, STEP, UNSAVED_CALL
 
 
@@ -123,7 +123,7 @@ UNSUCCESSFUL = _is(STEP.c.state, *_UNSUCCESSFUL_STATES)
 _this_run = bindparam("run", type_=Integer)
 
 
-LISTS = frozenset({"seqs", "definitions", "ids"})
+LISTS = frozenset({"seqs", "definitions", "ids", "runs"})
 """The parameters that are lists of numbers, or of texts: JSON arrays."""
 
 
@@ -404,7 +404,9 @@ def steps_listed(by_key: bool, by_seq: bool, states: Sequence[StepState]) -> Que
         )
         of = and_(DEFINITION.c.run == STEP.c.run, DEFINITION.c.number == STEP.c.definition)
         found = select(*columns).select_from(STEP.outerjoin(DEFINITION, of))
-        found = found.where(STEP.c.run == _this_run, STEP.c.seq > bindparam("after", type_=Integer))
+        # A sum is nothing that a planner could go along: steps that are asked for by number are looked up one by one.
+        seq = STEP.c.seq + literal_column("0") if by_seq else STEP.c.seq
+        found = found.where(STEP.c.run == _this_run, seq > bindparam("after", type_=Integer))
         if by_key:
             found = found.where(STEP.c.key == bindparam("key"))
         if by_seq:
@@ -430,6 +432,25 @@ def step_counts() -> Executable:
     of = and_(DEFINITION.c.run == _this_run, DEFINITION.c.number == counted.c.definition)
     found = select(DEFINITION.c.name, counted.c.state, cast(func.sum(counted.c.steps), BigInteger))
     return found.select_from(counted.outerjoin(DEFINITION, of)).group_by(DEFINITION.c.name, counted.c.state)
+
+
+@_query
+def steps_done() -> Executable:
+    """Of the runs `runs`: the steps that have succeeded, and all."""
+    succeeded = func.sum(case((_is(STEP.c.state, StepState.SUCCEEDED), 1), else_=0))
+    found = select(STEP.c.run, cast(succeeded, BigInteger), func.count())
+    return found.where(is_listed(STEP.c.run, "runs")).group_by(STEP.c.run)
+
+
+@_query
+def outside_steps() -> Executable:
+    """Of each of the runs `runs` the first `limit` unfinished steps that the world ends."""
+    kinds: list[ColumnElement[str]] = [literal_column(f"'{kind.value}'") for kind in StepKind if kind.is_outside]
+    place = func.row_number().over(partition_by=STEP.c.run, order_by=STEP.c.seq)
+    found = select(STEP.c.run, STEP.c.seq, STEP.c.key, STEP.c.kind, place.label("place")).with_hint(*BY_WAITING)
+    some = found.where(is_listed(STEP.c.run, "runs"), WAITING, STEP.c.kind.in_(kinds)).subquery()
+    first = select(some.c.run, some.c.key, some.c.kind).where(some.c.place <= bindparam("limit"))
+    return first.order_by(some.c.run, some.c.seq)
 
 
 @cache

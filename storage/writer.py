@@ -122,6 +122,12 @@ class GroupWriter:
             raise call.error
         return cast(T, call.result)
 
+    def while_it_sleeps(self, function: Callable[[], None]) -> None:
+        """Run a short `function` on this thread, with nothing being written meanwhile; not at all if something is."""
+        with self._closing:
+            if not self._busy:
+                function()
+
     def forget(self, run_number: int) -> None:
         """The run has been claimed anew. Called on the thread."""
         for key in [key for key in self._refusals if key[0] == run_number]:

@@ -8,17 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Airflow pins much, and so has an environment of its own (.venv-airflow, see the Makefile).
 collect_ignore = [] if importlib.util.find_spec("airflow") else ["airflow"]
 
-# A busy machine must not fail a property: no deadline, and no explaining, which traces every line of what is tested and
-# takes minutes of some. Failures print how to run them again.
-PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
-settings.register_profile("dagengine", deadline=None, print_blob=True, phases=PHASES)
+# A busy machine must not fail a property: no deadline, no check that examples are made quickly, and no explaining, which
+# traces every line of what is tested and takes minutes of some. Nor must chance: the same examples each time, others with
+# `--hypothesis-profile=searching`.
+settings.register_profile(
+    "dagengine",
+    deadline=None,
+    derandomize=True,
+    phases=tuple(phase for phase in Phase if phase is not Phase.explain),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("searching", settings.get_profile("dagengine"), derandomize=False, print_blob=True)
 settings.load_profile("dagengine")
 
 

@@ -13,12 +13,12 @@ from benchmarks import peers, table
 from benchmarks.measure import WORKLOADS, Result
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"payload": 2, "latency": 20, "startup": 1, "idle": 1, "resume-wide": 20_000}
+SMALL = {"payload": 2, "latency": 20, "startup": 1, "idle": 1}
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.run", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
@@ -103,7 +103,7 @@ def test_a_big_store_is_made_and_asked(tmp_path: Path) -> None:
     """Small, but with more than one block of steps counted as it was recorded; each question is answered in a line."""
     command = [sys.executable, "-m", "benchmarks.big_store", "sqlite", "--steps", "145000", "--largest", "140000"]
     done = subprocess.run(
-        [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110
+        [*command, "--folder", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=500
     )
     assert done.returncode == 0, done.stderr
     assert "145,000 steps" in done.stdout

@@ -13,7 +13,7 @@ import pytest
 from dagengine import task, workflow
 from dagengine.collecting import collect
 from dagengine.engine import Engine
-from dagengine.errors import RuntimeStopped, StoreUnavailable
+from dagengine.errors import ArtifactMissing, RuntimeStopped, StoreUnavailable
 from dagengine.retention import Retention
 from dagengine.storage import open_artifacts, remote_artifacts
 from tests.clouds import CLOUDS, KEY, files_of, fresh_bucket
@@ -85,6 +85,24 @@ def test_a_bucket_that_is_not_there_is_told_in_one_line(cloud: str, tmp_path: Pa
     assert re.search("(does not exist|no such bucket)", said)
     assert "\n" not in said
     assert len(said) < 300
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_value_in_a_bucket_that_is_not_there_is_not_called_missing(cloud: str, tmp_path: Path) -> None:
+    """It is the bucket that is; in one that is empty it is the value."""
+    files = files_of(cloud)
+    bucket = fresh_bucket(cloud)
+    name = bucket.partition("://")[2]
+    artifacts = open_artifacts(f"{bucket}/values", cache=str(tmp_path))
+    with pytest.raises(ArtifactMissing):
+        artifacts.local_path("ab" * 32, 3)
+    files.rmdir(name)
+    files.invalidate_cache()
+    with pytest.raises(
+        StoreUnavailable, match=rf"{bucket}/values can't be reached: there is no bucket {name}"
+    ) as caught:
+        artifacts.local_path("ab" * 32, 3)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_key_that_is_refused_is_told_in_one_line_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

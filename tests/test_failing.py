@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dagengine import failing
-from dagengine.failing import KINDS, NAMED, by_kind, failed_steps
+from dagengine.failing import KINDS, NAMED, by_kind, failed_steps, raised_at
 from dagengine.model import Failure, StepKind, StepRecord, StepState
 
 
@@ -59,6 +59,18 @@ def test_failures_that_all_differ_are_counted_and_not_kept() -> None:
     assert len(found.kinds) == KINDS
     assert found.untold == {"extract": count - KINDS}
     assert most < 2_000_000  # all of them would be twenty times as much
+
+
+def test_a_failure_is_located_in_the_code_of_the_user() -> None:
+    """Not in a library that it called; where there is nothing else, there."""
+    own = '  File "/jobs/nightly.py", line 7, in extract\n    parse(text)\n'
+    library = '  File "/venv/lib/python3.11/site-packages/lxml/etree.py", line 90, in parse\n    raise\n'
+    for trace, at in [
+        (own + library, "/jobs/nightly.py:7 in extract"),
+        (library, "/venv/lib/python3.11/site-packages/lxml/etree.py:90 in parse"),
+        ("", None),
+    ]:
+        assert raised_at(Failure("error", "ValueError", "bad", f"Traceback\n{trace}ValueError: bad\n")) == at
 
 
 def test_they_are_read_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,11 +260,13 @@ def _crashed(opened: Store) -> Iterator[Finding]:
 
 def artifacts(settings: Settings) -> Iterator[Finding]:
     from dagengine.storage import open_artifacts
+    from dagengine.storage.mounts import NOTE, check_mounted
 
     place = settings.artifacts.value
-    if "://" not in place and not Path(place).exists():
-        return
     try:
+        if "://" not in place and not Path(place).exists():
+            check_mounted(Path(place).absolute(), settings.folder / NOTE)
+            return
         opened = open_artifacts(place, cache=str(settings.folder / "cache"))
         try:
             place, swept = opened.url, opened.sweep()

@@ -1,4 +1,4 @@
-"""`dagengine explain`: why a step ran, waits, or was skipped; and without a step, what a run waits for."""
+"""`dagengine explain`: why a step ran, waits, or was skipped; and without a step, what a run waits for, or how it ended."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagengine.cli.app import Invocation, common, find_run, run_argument, short
+from dagengine.cli.explain_end import end_lines
+from dagengine.cli.summary import said
 from dagengine.cli.terminal import clean, mark, plural, print_json
 from dagengine.control import NoAnswer, ask
 from dagengine.explanation import explain
-from dagengine.model import RunState
+from dagengine.model import RunState, StepState
+from dagengine.run_explanation import ENDED, explain_run
 from dagengine.views import find_step, run_state, steps_view
 from dagengine.waiting_view import waits_for
 
@@ -27,13 +30,17 @@ if TYPE_CHECKING:
 @click.argument("step", required=False)
 @click.pass_obj
 def command(invocation: Invocation, /, run: str, step: str | None) -> None:
-    """Say why a step ran, waits, or was skipped. Without STEP: what each unfinished step of the run waits for.
+    """Say why a step ran, waits, or was skipped. Without STEP: what each unfinished step of the run waits for, or why
+    the run has ended as it did.
 
     STEP is its key, also without the workflow's name: extract[3].
     """
     settings = invocation.settings()
     with invocation.reading() as store:
         record = find_run(store, run)
+        if step is None and run_state(record) in ENDED:
+            _explain_end(store, settings, record, invocation.json)
+            return
         if step is None:
             _explain_run(store, settings, record, invocation.json)
             return
@@ -72,6 +79,25 @@ def _placement_lines(told: dict[str, Any]) -> list[str]:
         lines.append("placed by:")
         lines += [f"  {name}: {value}" for name, value in terms.items()]
     return lines
+
+
+def _explain_end(store: Store, settings: Settings, run: RunRecord, as_object: bool) -> None:
+    found = explain_run(store, run)
+    if as_object:
+        unfinished, _ = found.left.get(StepState.WAITING, (0, ()))
+        print_json(
+            {
+                "id": run.id,
+                "state": str(run.state),
+                "total": unfinished,
+                "waits": [],
+                **found.to_json(),
+                "failure": None if run.failure is None else said(run.failure),
+            }
+        )
+        return
+    for line in end_lines(store, settings, run, found):
+        print(line)
 
 
 def _explain_run(store: Store, settings: Settings, run: RunRecord, as_object: bool) -> None:

@@ -17,13 +17,16 @@ from dagengine.serving.queues import place_views
 from dagengine.storage.interface import RunFilter
 from dagengine.tags import tags_of, wanted
 from dagengine.views import run_state, seconds_of
-from dagengine.waiting_view import WaitingView, waiting_view
+from dagengine.waiting_view import WaitingView, waiting_views
 
 if TYPE_CHECKING:
     from dagengine.storage.interface import Store
 
 MANY = 100_000
 """Runs looked through for crashed ones: the store can't tell them from those that run."""
+
+LARGE = 100_000
+"""Steps of a run from which on they are counted by themselves: a store has noted how many of them there are."""
 
 _AGE = re.compile(r"(\d{1,9})\s*(s|min|m|h|d|w)")
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -77,13 +80,17 @@ def command(
         which = RunFilter(tuple(RunState(state) for state in states), name, since, limit + 1, tags=wanted(tags))
         runs = _matching(store, which)
         more, runs = len(runs) > limit, runs[:limit]
-        steps = {run.id: _steps(store, run) for run in runs}
-        waiting = {run.id: found for run in runs if (found := waiting_view(store, run)) is not None}
+        steps = _steps(store, runs)
+        waiting = waiting_views(store, runs)
         places = place_views(store, [run.id for run in runs if run.state is RunState.PENDING])
     if invocation.json:
         print_json(
             [
-                {**_object(run, steps[run.id]), "queued": places.get(run.id), "waiting": _waiting(waiting.get(run.id))}
+                {
+                    **_object(run, steps[run.number]),
+                    "queued": places.get(run.id),
+                    "waiting": _waiting(waiting.get(run.number)),
+                }
                 for run in runs
             ]
         )
@@ -100,8 +107,8 @@ def command(
             (
                 short(run.id),
                 clean(run.workflow, 40),
-                f"{mark(state)} {state_text(state)}{_place(places.get(run.id))}{_until(waiting.get(run.id))}",
-                "/".join(map(number, steps[run.id])),
+                f"{mark(state)} {state_text(state)}{_place(places.get(run.id))}{_until(waiting.get(run.number))}",
+                "/".join(map(number, steps[run.number])),
                 ago(run.created_at),
                 duration(seconds_of(run, time.time())) if state is not RunState.CRASHED else "–",
                 *([short(run.parent[0]) if run.parent is not None else ""] if related else []),
@@ -144,12 +151,23 @@ def _matching(store: Store, which: RunFilter) -> list[RunRecord]:
     return [run for run in runs if not states or run_state(run) in states][: which.limit]
 
 
-def _steps(store: Store, run: RunRecord) -> tuple[int, int]:
-    """How many steps have succeeded, and how many there are. (A fork may have given numbers that no step has.)"""
-    if run.state is RunState.SUCCEEDED and run.forked_from is None:
-        return run.steps, run.steps
-    counts = store.counts(run.number)
-    return sum(count for (_, state), count in counts.items() if state == "succeeded"), sum(counts.values())
+def _steps(store: Store, runs: list[RunRecord]) -> dict[int, tuple[int, int]]:
+    """By the numbers of the runs: how many steps have succeeded, and how many there are. One question for all of them, but
+    for those that are large. (A fork may have given numbers that no step has.)"""
+    found = {run.number: (run.steps, run.steps) for run in runs if not run.steps or _is_whole(run)}
+    left = [run for run in runs if run.number not in found]
+    found |= dict.fromkeys((run.number for run in left), (0, 0))
+    found |= store.steps_done([run.number for run in left if run.steps < LARGE])
+    for run in left:
+        if run.steps >= LARGE:
+            counts = store.counts(run.number)
+            succeeded = sum(count for (_, state), count in counts.items() if state == "succeeded")
+            found[run.number] = succeeded, sum(counts.values())
+    return found
+
+
+def _is_whole(run: RunRecord) -> bool:
+    return run.state is RunState.SUCCEEDED and run.forked_from is None
 
 
 def _object(run: RunRecord, steps: tuple[int, int]) -> dict[str, object]:

@@ -13,6 +13,7 @@ from dagengine.cli.results import NoJson, as_json, shown
 from dagengine.cli.terminal import clean, clean_block, duration, mark, note, paint, plural, print_json
 from dagengine.config import without_password
 from dagengine.errors import READ_ONLY
+from dagengine.failing import is_installed
 from dagengine.model import Failure, RunRecord, RunState, StepState
 from dagengine.views import counts_view, failure_view, resumable, run_state, seconds_of
 
@@ -36,7 +37,10 @@ def typed_resume(settings: Settings, run: RunRecord) -> str:
 
 def go_on(store: Store, settings: Settings, run: RunRecord) -> list[str]:
     """What lets this run go on, a line each."""
-    return [f"{advice.says}: {command(settings, *advice.words)}" for advice in for_run(store, run)]
+    lines = [f"{advice.says}: {command(settings, *advice.words)}" for advice in for_run(store, run)]
+    if _runs_its_code_again(run) and " resume " in lines[0]:
+        lines.append("if you have corrected its code, add: --code current (it goes on with its own)")
+    return lines
 
 
 UNREAD = object()
@@ -49,7 +53,7 @@ def print_end(store: Store, settings: Settings, run: RunRecord, as_object: bool,
     if as_object:
         print_json(_object(store, run, state, value))
         return
-    steps = _counted(store, run)
+    steps = counted(store, run)
     seconds = duration(seconds_of(run, time.time()))
     name = clean(run.workflow)
     sign = mark(state, sys.stderr)
@@ -58,7 +62,7 @@ def print_end(store: Store, settings: Settings, run: RunRecord, as_object: bool,
         if value is not None and value is not UNREAD:
             print(shown(value))
         return
-    note(f"{sign} run {short(run.id)} of {name} {_ended(state)} after {seconds}: {steps}")
+    note(f"{sign} run {short(run.id)} of {name} {ended(state)} after {seconds}: {steps}")
     if state in (RunState.FAILED, RunState.MISMATCH) and run.failure is not None:
         for line in failure_lines(run.failure):
             note(f"  {line}")
@@ -66,11 +70,8 @@ def print_end(store: Store, settings: Settings, run: RunRecord, as_object: bool,
     if state is RunState.INTERRUPTED:
         note(f"interrupted. resume with: {typed_resume(settings, run)}")
     elif resumable(run):
-        lines = go_on(store, settings, run)
-        for line in lines:
+        for line in go_on(store, settings, run):
             note(f"  {clean(line, 1000)}")
-        if _runs_its_code_again(run) and " resume " in lines[0]:
-            note("  if you have corrected its code, add: --code current (it goes on with its own)")
 
 
 def _runs_its_code_again(run: RunRecord) -> bool:
@@ -78,7 +79,7 @@ def _runs_its_code_again(run: RunRecord) -> bool:
     return run.state is RunState.FAILED and run.failure is not None and run.failure.kind == "error" and bool(run.code)
 
 
-def _ended(state: RunState) -> str:
+def ended(state: RunState) -> str:
     return {
         RunState.FAILED: "failed",
         RunState.CANCELLED: "was cancelled",
@@ -91,7 +92,7 @@ def _ended(state: RunState) -> str:
     }.get(state, str(state))
 
 
-def _counted(store: Store, run: RunRecord) -> str:
+def counted(store: Store, run: RunRecord) -> str:
     counts = counts_view(store, run)
     parts = [f"{count:,} {state}" for state, count in counts.items() if state != "succeeded"]
     done = plural(counts.get(str(StepState.SUCCEEDED), 0), "step") + " done"
@@ -114,7 +115,7 @@ def failure_lines(failure: Failure, trace: int | None = TRACE_LINES) -> list[str
 def _shortened(lines: list[str], limit: int) -> list[str]:
     """The end of a traceback, in at most so many lines; and before it the last frame of the user's, if it is farther up."""
     starts = [at for at, line in enumerate(lines) if line.startswith(_FRAME)]
-    own = max((at for at in starts if not any(part in lines[at] for part in _INSTALLED)), default=0)
+    own = max((at for at in starts if not is_installed(lines[at])), default=0)
     if len(lines) - own <= limit or not starts:
         return lines[-limit:]
     after = next((at for at in starts if at > own), len(lines))
@@ -123,8 +124,6 @@ def _shortened(lines: list[str], limit: int) -> list[str]:
 
 
 _FRAME = '  File "'
-_INSTALLED = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ", "<string>")
-"""Where files lie that are not the user's."""
 
 
 def said(failure: Failure) -> str:

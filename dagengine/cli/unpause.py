@@ -15,7 +15,9 @@ from dagengine.cli.stores import writing
 from dagengine.cli.summary import command as command_line
 from dagengine.cli.terminal import note, print_json
 from dagengine.cli.work import work_on
+from dagengine.errors import RunExists, RunOwned
 from dagengine.model import RunState
+from dagengine.views import run_state
 
 
 @click.command("unpause", short_help="Let a paused run go on.")
@@ -49,21 +51,28 @@ def command(
         state = unpause(store, record, by=by, why=why)
         told = hint(store, settings.control)
     if later or state is not RunState.INTERRUPTED:
-        if invocation.json:
-            print_json({"id": record.id, "state": str(state)})
-        else:
-            print(f"run {short(record.id)}: {state}")
-            if state is RunState.WAITING and not told:
-                note(
-                    f"it goes on with `dagengine serve`, or here: {command_line(settings, 'resume', short(record.id))}"
-                )
+        _print(invocation, record.id, state)
+        if state is RunState.WAITING and not told and not invocation.json:
+            note(f"it goes on with `dagengine serve`, or here: {command_line(settings, 'resume', short(record.id))}")
         return 0
     find_modules(record)
-    return work_on(
-        settings,
-        lambda engine: engine.resume(record.id, reopen=False),
-        quiet=quiet,
-        as_object=invocation.json,
-        began=time.time(),
-        verb="unpaused",
-    )
+    try:
+        return work_on(
+            settings,
+            lambda engine: engine.resume(record.id, reopen=False),
+            quiet=quiet,
+            as_object=invocation.json,
+            began=time.time(),
+            verb="unpaused",
+        )
+    except (RunOwned, RunExists):  # somebody who has waited for this was quicker: it goes on there, or has by now
+        with invocation.reading() as store:
+            _print(invocation, record.id, run_state(store.find_run(record.id)))
+        return 0
+
+
+def _print(invocation: Invocation, run_id: str, state: RunState) -> None:
+    if invocation.json:
+        print_json({"id": run_id, "state": str(state)})
+    else:
+        print(f"run {short(run_id)}: {state}")

@@ -76,6 +76,8 @@ def wait_at_servers(control: Path, run_id: str, seconds: float) -> None:
     until = time.monotonic() + seconds
     for name in names(control):
         left = until - time.monotonic()
+        if left <= 0:  # the one before did not answer
+            return
         asked = ask_server(control, name, {"verb": "wait", "run": run_id, "timeout": left}, left + 1.0)
         if asked is not None and asked.get("ended"):
             return

@@ -14,6 +14,7 @@ May import everything of the workflow layer but the engine.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -145,12 +146,12 @@ class MortalStore:
 
     def _written(self, what: str, work: Callable[[], T]) -> T:
         """A write whose caller waits for it."""
-        last = self._fate.count(what)
-        done = work()
-        if last:
-            self._fate.die()
-            raise ProcessDied("the process is dead")
-        return done
+        if not self._fate.count(what):
+            return work()
+        with contextlib.suppress(Exception):  # one that is refused is the last one, too
+            work()
+        self._fate.die()
+        raise ProcessDied("the process is dead")
 
     def side(self, work: Callable[[Any], T], write: bool = True) -> T:
         self._fate.check()
@@ -166,7 +167,7 @@ class MortalStore:
         last = fate.count(", ".join(dict.fromkeys(type(write).__name__ for write in batch))) if batch else False
 
         def answered(error: Refusal | None) -> None:
-            if last and error is None:
+            if last:  # also if it was refused: nothing follows it
                 fate.die()
             done(cast(Refusal, ProcessDied("the process is dead")) if fate.dead else error)
 

@@ -169,5 +169,6 @@ def test_a_taskflow_function_is_a_workflow_here_and_on_a_server(stack: Stack, da
 def test_a_deferred_task_that_is_out_of_time_ends_its_run(stack: Stack, late: DagRun) -> None:
     """`execution_timeout` counts while the task waits in the triggerer, and what is said is said by the task."""
     assert stack.await_end(late) == "failed"
-    assert run_state(stack, stack.xcom(late, "run", "dagengine_run_id")) is RunState.CANCELLED
+    run_id = stack.xcom(late, "run", "dagengine_run_id")
+    wait_until(lambda: run_state(stack, run_id) is RunState.CANCELLED, "the run is cancelled")
     assert "execution_timeout was over" in stack.log(late, "run")

@@ -6,13 +6,16 @@ import json
 import time
 import xml.etree.ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dagengine import failing
 from dagengine.cli import main
+from dagengine.errors import RunOwned
 from dagengine.identity import new_id
 from dagengine.model import NewRun, RunState
+from dagengine.storage import statements
 from dagengine.storage.interface import Store
 from dagengine.storage.writes import CloseBody
 from dagengine.values import encode
@@ -93,6 +96,23 @@ def test_ls_says_whose_children_runs_are(cli: Cli, store: Store) -> None:
     assert parents == {"aaaa": None, "bbbb": {"run": "aaaa", "step": 3}}
     Book(store, "cccc").end(RunState.PAUSED)
     assert "to go on: dagengine unpause cccc" in cli("show", "cccc").out
+
+
+def test_a_run_that_somebody_else_goes_on_with_is_unpaused_all_the_same(
+    cli: Cli, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task of Airflow's that waits for it, say. The story: on a slow machine that was quicker, and `unpause` had failed."""
+
+    def quicker(*_: object, **__: object) -> int:
+        claim = store.claim("aaaa", HERE, lambda process: True)
+        assert claim is not None
+        raise RunOwned("it is worked on by somebody", run_id="aaaa", owner="")
+
+    monkeypatch.setattr("dagengine.cli.unpause.find_modules", lambda record: None)
+    monkeypatch.setattr("dagengine.cli.unpause.work_on", quicker)
+    Book(store, "aaaa").end(RunState.PAUSED)
+    done = cli("unpause", "aaaa")
+    assert (done.status, done.out, done.err) == (0, "run aaaa: running\n", "")
 
 
 def test_ls_says_that_there_are_more(cli: Cli, store: Store) -> None:
@@ -360,6 +380,84 @@ def test_explain_says_why(cli: Cli, store: Store) -> None:
     assert cli("explain", "7f3a", "publish", "--json").json["caused_by"][0]["key"] == "nightly/extract[1]"
 
 
+def test_explain_of_a_failed_run_says_what_where_and_what_next(cli: Cli, store: Store) -> None:
+    """What failed and how often it was tried, the line of code, what never ran, and commands to type."""
+    failed_run(store)
+    first, *rest = cli("explain", "7f3a").out.splitlines()
+    assert first.startswith("✗ run 7f3a of nightly failed after ")
+    assert first.endswith(": 2 steps done, 1 failed, 2 skipped")
+    assert rest == [
+        "✗ nightly/extract[1] failed (2 attempts): ValueError: bad month 13",
+        "    at nightly.py:7 in extract",
+        "↷ 2 steps never ran, because of what came before: nightly/merge[0], nightly/publish[0]",
+        "  tracebacks: dagengine errors 7f3a",
+        "  to go on: dagengine resume 7f3a",
+        "  or from there, in a new run: dagengine fork 7f3a --from 'nightly/extract[1]'",
+    ]
+    found = cli("explain", "7f3a", "--json").json
+    assert (found["state"], found["total"], found["waits"]) == ("failed", 0, [])
+    assert found["failure"] == "ValueError: bad month 13"
+    assert [(step["key"], step["attempts"], step["at"]) for step in found["failed"]] == [
+        ("nightly/extract[1]", 2, "nightly.py:7 in extract")
+    ]
+    assert found["left"] == {"skipped": {"count": 2, "keys": ["nightly/merge[0]", "nightly/publish[0]"]}}
+
+
+def test_explain_of_a_run_with_many_failures_names_some(cli: Cli, store: Store) -> None:
+    """Those that failed alike are one line; of those that did not, five are shown."""
+    book = Book(store)
+    for index in range(12):
+        book.step(f"extract[{index}]")
+        book.fail(f"extract[{index}]", boom(f"bad {max(0, index - 5)}"))
+    book.end(RunState.FAILED, boom(step="nightly/extract[0]", count=12))
+    lines = cli("explain", "7f3a").out.splitlines()
+    assert sum(line.startswith("✗ nightly/") for line in lines) == 5
+    keys = ", ".join(f"nightly/extract[{index}]" for index in range(1, 6))
+    assert f"    and 5 more alike: {keys}" in lines
+    assert "  … and 2 more that failed otherwise" in lines
+
+
+def test_explain_of_a_failure_of_the_body_names_its_line(cli: Cli, store: Store) -> None:
+    """No step failed: so there is none to fork from."""
+    book = Book(store)
+    book.end(RunState.FAILED, boom("in the body"))
+    assert cli("explain", "7f3a").out.splitlines()[1:] == [
+        "✗ the body of nightly: ValueError: in the body",
+        "    at nightly.py:7 in extract",
+        "  tracebacks: dagengine errors 7f3a",
+        "  to go on: dagengine resume 7f3a",
+    ]
+
+
+def test_explain_of_a_cancelled_run_says_what_did_not_run(cli: Cli, store: Store) -> None:
+    """And how it goes on."""
+    book = Book(store)
+    book.step("extract[0]")
+    book.step("merge[0]", "extract[0]")
+    book.end(RunState.CANCELLED)
+    first, *rest = cli("explain", "7f3a").out.splitlines()
+    assert first.startswith("⊘ run 7f3a of nightly was cancelled after ")
+    assert first.endswith(": 0 steps done, 2 waiting")
+    assert rest == [
+        "○ 2 steps without an end: nightly/extract[0], nightly/merge[0]",
+        "  to go on: dagengine resume 7f3a",
+    ]
+
+
+def test_explain_of_a_run_that_succeeded_points_to_its_result(cli: Cli, store: Store) -> None:
+    """And says which failures the workflow has handled."""
+    book = Book(store)
+    book.step("extract[0]")
+    book.fail("extract[0]")
+    book.end(RunState.SUCCEEDED)
+    lines = cli("explain", "7f3a").out.splitlines()
+    assert lines[0].startswith("✓ run 7f3a of nightly succeeded after")
+    assert lines[-2:] == [
+        "  the workflow has handled this failure, and went on",
+        "  its result: dagengine result 7f3a",
+    ]
+
+
 # ---- ids --------------------------------------------------------------------------------------
 
 
@@ -551,6 +649,41 @@ def test_lineage_of_a_step_that_is_not_there_names_what_is_near(cli: Cli, store:
     done = cli("lineage", "aaaa", "merg[0]")
     assert done.status == 3
     assert "Did you mean nightly/merge[0]?" in done.err
+
+
+def test_ls_asks_the_same_number_of_questions_for_many_runs_as_for_few(
+    cli: Cli, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one for each run that has not ended, or that waits: of a hundred thousand that takes minutes."""
+    questions = []
+    ask = statements.Query.__call__
+
+    def counted(query: statements.Query, *args: Any, **given: Any) -> Any:
+        questions.append(query)
+        return ask(query, *args, **given)
+
+    def listed() -> int:
+        questions.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(statements.Query, "__call__", counted)
+            assert cli("ls", "-n", "1000", "--json").status == 0
+        return len(questions)
+
+    def three(name: str) -> None:
+        for state in (RunState.FAILED, RunState.WAITING, None):
+            book = Book(store, f"{name}{state or 'running'}")
+            book.step("extract[0]")
+            book.step("extract[1]")
+            book.succeed("extract[0]")
+            if state is not None:
+                book.end(state)
+
+    three("first")
+    few = listed()
+    for number in range(10):
+        three(f"run{number}")
+    assert listed() == few > 0
+    assert {(run["steps"], run["steps_succeeded"]) for run in cli("ls", "--json").json} == {(2, 1)}
 
 
 def test_explain_without_a_step_lists_what_is_unfinished(cli: Cli, store: Store) -> None:

@@ -538,7 +538,7 @@ def test_a_task_may_clean_up_when_it_is_cancelled(make: Make, tmp_path: Path) ->
 def test_a_task_that_takes_all_memory_is_ended_by_name(make: Make) -> None:
     """With a limit on the tasks' memory: alone it fails with the figures instead of being tried for ever."""
     harness = make(1, memory=300 * MB)
-    failure = harness.end(harness.start("hoard", 3000 * MB), Failed).failure
+    failure = harness.end(harness.start("hoard", 1000 * MB), Failed).failure
     assert failure.kind == "memory"
     assert failure.facts["limit"] == 300 * MB
     assert failure.facts["memory"] > 200 * MB

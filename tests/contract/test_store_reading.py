@@ -10,6 +10,7 @@ from dagengine.errors import RunNotFound
 from dagengine.model import (
     Claim,
     Definition,
+    OutsideStep,
     PayloadInput,
     RecordedCall,
     RunState,
@@ -486,3 +487,35 @@ def test_the_standings_of_many_runs_are_read_at_once(store: Store) -> None:
         "second": Standing("second", RunState.RUNNING, ME, False, None),
     }
     assert store.standings([]) == []
+
+
+# ---- many runs at once ------------------------------------------------------------------------
+
+
+def test_the_steps_of_many_runs_are_counted_by_one_question(store: Store) -> None:
+    """Those that have succeeded, and all; a run without any, or one that is not there, is left out."""
+    first, second, empty, other = (begin(store, run_id) for run_id in ("aaaa", "bbbb", "cccc", "dddd"))
+    for claim in (first, second, other):
+        recorded(store, claim, record(*(step(seq) for seq in range(4)), definitions=(DEFINITION,)))
+    recorded(store, first, succeed(0, 0), succeed(2, 1), fail(1, 2))
+    asked = [first.run_number, second.run_number, empty.run_number, 10**6]
+    assert store.steps_done(asked) == {first.run_number: (2, 4), second.run_number: (0, 4)}
+    assert store.steps_done([]) == {}
+
+
+def test_what_many_runs_wait_for_outside_is_asked_once(store: Store) -> None:
+    """The first few of each run, in the order in which they were called; neither tasks nor what has ended."""
+    kinds = [StepKind.TASK, StepKind.TIMER, StepKind.EVENT, StepKind.CHILD, StepKind.EVENT]
+    claims = [begin(store, run_id) for run_id in ("aaaa", "bbbb", "cccc")]
+    for claim in claims:
+        steps = [step(seq, kind=kind) for seq, kind in enumerate(kinds)]
+        recorded(store, claim, record(*steps, definitions=(DEFINITION,)))
+    recorded(store, claims[1], succeed(1, 0))
+    first, second, _ = (claim.run_number for claim in claims)
+    assert store.outside([second, first], 2) == [
+        OutsideStep(first, "nightly/extract[1]", StepKind.TIMER),
+        OutsideStep(first, "nightly/extract[2]", StepKind.EVENT),
+        OutsideStep(second, "nightly/extract[2]", StepKind.EVENT),
+        OutsideStep(second, "nightly/extract[3]", StepKind.CHILD),
+    ]
+    assert store.outside([], 2) == []

@@ -117,7 +117,7 @@ def test_a_run_killed_half_way_is_resumed_without_repeating_a_step(tmp_path: Pat
     assert not any(key.startswith("what_holds_up/report") for key in before)
 
     resumed = subprocess.run(
-        [*command, "resume", "demo"], env=environment, capture_output=True, text=True, check=False, timeout=100
+        [*command, "resume", "demo"], env=environment, capture_output=True, text=True, check=False, timeout=500
     )
     assert resumed.returncode == 0, resumed.stderr
     after = succeeded(home)

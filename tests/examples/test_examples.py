@@ -90,7 +90,7 @@ def run_python(folder: Path, *words: str) -> tuple[str, str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=500,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout, result.stderr

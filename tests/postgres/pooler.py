@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.postgres.server import Server, as_nobody, shared
+from tests.postgres.server import PATIENCE, Server, as_nobody, shared
 
 _LIBC = ctypes.CDLL(None)  # loaded before a child becomes a user who can't read Python's files
 
@@ -60,7 +60,7 @@ def binary() -> tuple[Path, dict[str, str]] | None:
         places.append((unpacked / "usr/sbin/pgbouncer", {"LD_LIBRARY_PATH": ":".join(sorted(libraries))}))
     for place, environment in places:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([place, "--version"], check=True, capture_output=True, env=environment, timeout=20)
+            subprocess.run([place, "--version"], check=True, capture_output=True, env=environment, timeout=PATIENCE)
             return place, environment
     return None
 
@@ -72,9 +72,11 @@ def _unpacked(folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
             (folder / "done").touch()
-            subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True, capture_output=True, timeout=60)
+            subprocess.run(
+                ["apt-get", "download", *PACKAGES], cwd=folder, check=True, capture_output=True, timeout=PATIENCE
+            )
             for package in folder.glob("*.deb"):
-                subprocess.run(["dpkg-deb", "-x", package, folder], check=True, capture_output=True, timeout=60)
+                subprocess.run(["dpkg-deb", "-x", package, folder], check=True, capture_output=True, timeout=PATIENCE)
     return folder
 
 
@@ -118,7 +120,7 @@ class Pooler:
 
     def url(self, schema: str, **parameters: str) -> str:
         """A store behind the pooler. `connect_timeout`: it may still be starting."""
-        given = {"connect_timeout": "30", **parameters, "host": str(self.folder), "port": "6432"}
+        given = {"connect_timeout": "300", **parameters, "host": str(self.folder), "port": "6432"}
         return self._server.url(schema, **given)
 
     def remove(self) -> None:

@@ -391,6 +391,21 @@ def test_closing_does_not_wait_for_a_server_that_is_gone(server: Server) -> None
     assert isinstance(outcome.wait(), StoreUnavailable)
 
 
+def test_who_waits_for_a_connection_keeps_none_that_he_does_not_use(open_store: Open) -> None:
+    """The story: of fifty processes each had one, waited for a second one, and the server had none left."""
+    server = Server(max_connections="2", superuser_reserved_connections="0")
+    try:
+        server.start()
+        stores = [open_store(server.url("runs")) for _ in range(2)]
+        for number, store in enumerate(stores):
+            recorded(store, begin(store, f"run-{number}"), event("here"))
+        assert [store.find_run("run-1").id for store in stores] == ["run-1"] * 2
+        for store in stores:
+            store.close()
+    finally:
+        server.remove()
+
+
 def test_a_pooler_gets_no_prepared_statements_and_no_session_state(
     open_store: Open, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from dagengine import Engine, task, workflow
 from dagengine.heartbeat import Heartbeat
 from dagengine.runtime.inline import InlineRuntime
+from dagengine.storage.postgres import PostgresStore
 from tests.postgres.conftest import Open
 from tests.postgres.pooler import NONE, SESSIONS, Pooler, binary
 from tests.postgres.server import Server
@@ -53,6 +54,7 @@ def sum_of(numbers: list[int]) -> int:
 
 def test_runs_leave_no_trace_in_the_sessions_that_others_share(pooler: Pooler, tmp_path: Path) -> None:
     """Neither settings nor prepared statements, nor anything that is listened for."""
+    PostgresStore(pooler.url("runs")).close()  # the pooler may have been starting
     with contextlib.ExitStack() as busy:  # as many transactions at once as there may be sessions
         for _ in range(SESSIONS):
             connection = busy.enter_context(psycopg.connect(pooler.url(""), prepare_threshold=None))

@@ -32,7 +32,7 @@ from dagengine.runtime.protocol import (
 from dagengine.values import Placeholder, decode, encode
 
 TASKS = Path(__file__).with_name("tasks.py")
-WAIT = 60.0
+WAIT = 300.0
 """Seconds. Bounds what would otherwise hang; nothing is measured by it."""
 
 End = Succeeded | Failed | TimedOut | Lost | Dropped
@@ -161,6 +161,16 @@ class Harness:
     def wait_started(self, task: TaskId) -> Started:
         self.wait(lambda: task in self._started)
         return next(event for event in self.events if isinstance(event, Started) and event.id == task)
+
+    def timed_out(self, name: str, path: Path, *args: Any, **fields: Any) -> tuple[TaskId, TimedOut]:
+        """An attempt that hangs, and says before by a file at `path` that it runs. Its time is the shortest in which a
+        worker gets that far: on a busy machine it may be over before anything was said."""
+        for timeout in (0.3, 3.0, 30.0):
+            task = self.start(name, str(path), *args, timeout=timeout, **fields)
+            end = self.end(task, TimedOut)
+            if path.exists():
+                return task, end
+        raise AssertionError("it never ran")
 
     def result(self, task: TaskId) -> Any:
         """The value that the attempt ended with."""

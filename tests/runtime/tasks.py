@@ -152,8 +152,13 @@ def kill_self(number: int) -> NoReturn:
 def touch_and_hang(path: str) -> NoReturn:
     """Say that it runs, by a file that appears whole, then wait for a signal that does not come."""
     announce(path)
+    hang()
+
+
+def hang() -> NoReturn:
+    """Not by `signal.pause`, nor in long naps: a signal that comes just before is heard only afterwards."""
     while True:
-        signal.pause()
+        time.sleep(0.05)
 
 
 def announce(path: str) -> None:
@@ -419,11 +424,10 @@ class Counter:
         kill_self(signal.SIGSEGV)
 
     def hang(self) -> NoReturn:
-        while True:
-            signal.pause()
+        hang()
 
     def meet(self) -> int:
-        return _meeting.wait(60)
+        return _meeting.wait(300)
 
 
 _meeting = threading.Barrier(2)
@@ -459,7 +463,7 @@ def alone(path: str) -> bool:
 def meet_files(folder: str, number: int, count: int) -> int:
     """Wait until `count` of us have come."""
     Path(folder, str(number)).touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(os.listdir(folder)) < count and time.monotonic() < deadline:  # noqa: PTH208 - names only
         time.sleep(0.005)
     return len(os.listdir(folder))  # noqa: PTH208 - names only
@@ -472,21 +476,21 @@ def refuse_to_end(path: str) -> NoReturn:
             time.sleep(60)
 
 
-def clean_up(path: str, clean: str) -> None:
+def clean_up(path: str, clean: str) -> NoReturn:
     try:
         announce(path)
-        time.sleep(60)
+        hang()
     finally:
         Path(clean).touch()
 
 
-def hoard(size: int) -> int:
-    """Take memory, more and more."""
+def hoard(size: int) -> NoReturn:
+    """Take memory, more and more, and keep it until somebody looks."""
     taken = []
     for _ in range(size // (10 << 20)):
         taken.append(os.urandom(1 << 20) * 10)
         time.sleep(0.01)
-    return len(taken)
+    hang()
 
 
 def die_first(path: str) -> str:

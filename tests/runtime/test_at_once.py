@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dagengine.runtime.processes import FEW
-from dagengine.runtime.protocol import RuntimeEvent, Succeeded, TimedOut
+from dagengine.runtime.protocol import RuntimeEvent, Succeeded
 from dagengine.runtime.shell import Shell
-from tests.runtime.harness import WAIT, Harness, wait_for_file
+from tests.runtime.harness import WAIT, Harness
 
 Open = Callable[..., Harness]
 By = list[str]
@@ -96,10 +96,8 @@ def test_the_runtimes_thread_is_told_of_times_that_come_sooner(open_harness: Ope
     harness = open_harness(1, at_once=True)
     harness.run("same", 0)
     asleep(harness)
-    task = harness.start("touch_and_hang", str(tmp_path / "on"), timeout=0.2)
-    wait_for_file(tmp_path / "on")
+    task, _ = harness.timed_out("touch_and_hang", tmp_path / "on")
     harness.wait_started(task)
-    harness.end(task, TimedOut)
 
 
 def test_tasks_from_many_threads_all_end_once(open_harness: Open) -> None:
@@ -115,7 +113,7 @@ def test_tasks_from_many_threads_all_end_once(open_harness: Open) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(WAIT)
+        thread.join()
     assert not wrong
     assert len(harness.ends) == 4 * count
 

@@ -39,7 +39,8 @@ from dagengine.values import Placeholder, decode, encode
 
 RUNTIMES: dict[str, Callable[[], Runtime]] = {"inline": lambda: InlineRuntime(gpus=2, gpu_memory=1 << 30)}
 
-WAIT = 60.0
+WAIT = 300.0
+"""Seconds. Bounds what would otherwise hang; nothing is measured by it."""
 FILE = Path(__file__).with_name("actor_tasks.py")
 LARGE = "x" * 100_000
 

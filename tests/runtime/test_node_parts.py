@@ -30,7 +30,8 @@ from dagengine.runtime.rooms import Room, Rooms
 from dagengine.runtime.shared import LentFile
 from dagengine.runtime.spilling import SpillSpace
 
-WAIT = 60.0
+WAIT = 300.0
+"""Seconds. Bounds what would otherwise hang; nothing is measured by it."""
 
 
 class Node:

@@ -13,7 +13,7 @@ from dagengine.runtime.inline import InlineRuntime
 from dagengine.runtime.processes import ProcessRuntime
 from dagengine.runtime.protocol import Asked, Content, Failed, Runtime
 from dagengine.values import decode
-from tests.runtime.harness import Harness
+from tests.runtime.harness import WAIT, Harness
 
 RUNTIMES: dict[str, Callable[[], Runtime]] = {"inline": InlineRuntime, "processes": lambda: ProcessRuntime(1)}
 
@@ -90,7 +90,7 @@ def test_a_task_that_waits_for_an_answer_ends_with_the_runtime(harness: Harness)
     asked = threading.Event()
     harness.desk = lambda question: asked.set()
     harness.start("ask_owner", {})
-    assert asked.wait(60)
+    assert asked.wait(WAIT)
     harness.runtime.close(force=True)
     assert len(harness.ends) == 1
 

@@ -13,6 +13,8 @@ import pytest
 import dagengine
 from dagengine import aio
 from dagengine.blocking import Blocking
+from dagengine.core.events import InterruptRequested
+from dagengine.driver import Driver
 from dagengine.engine import Engine, current_engine
 from dagengine.errors import RunCancelled, RunInterrupted
 from dagengine.model import RunState, StepState
@@ -233,6 +235,24 @@ def test_an_engine_that_closes_leaves_it_waiting_for_the_next(tmp_path: Path) ->
     with Engine(store, home=tmp_path, runtime=InlineRuntime(), clock=Jumping()) as engine:
         assert engine.store.find_run(run.id).state is RunState.WAITING
         assert engine.resume(run.id).result() == ["before 0", "before 1"]
+
+
+def test_an_interrupt_that_comes_when_it_has_just_fallen_asleep_lets_go_of_it(opened: Callable[..., Engine]) -> None:
+    """It was on its way to the run's process, which heard of nothing any more: whoever waited for the end waited on."""
+    engine = opened()
+    drivers: list[Driver] = []
+    make = engine.driver_for
+
+    def made(*given: Any) -> Driver:
+        drivers.append(make(*given))
+        return drivers[-1]
+
+    engine.driver_for = made  # type: ignore[method-assign,assignment]
+    run = engine.start(asks, "go")
+    until(run, RunState.WAITING)
+    engine.tell(drivers[0], [InterruptRequested()])
+    with pytest.raises(RunInterrupted, match="dagengine resume"):
+        run.result()
 
 
 def test_an_engine_that_does_not_wake_leaves_that_to_others(opened: Callable[..., Engine]) -> None:

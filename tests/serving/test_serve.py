@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dagengine.identity import short_path
 from dagengine.model import NewRun, ProcessRecord, RunState
 from dagengine.recording import record_run
-from dagengine.serving import serve
+from dagengine.serving import hints, serve
 from dagengine.serving.submission import Submission, place
 from dagengine.storage import queues, servers
 from dagengine.storage.interface import RunFilter, Store
@@ -272,6 +274,17 @@ def test_a_wait_that_looks_while_the_run_ends_is_told_how_it_ended(site: Site, m
     monkeypatch.setenv(FOLDER, str(site.folder))
     monkeypatch.setattr(ending, "is_expected", is_expected)
     assert site.ended(site.submit("doubled", 1)).state is RunState.SUCCEEDED
+
+
+def test_a_server_that_does_not_answer_is_no_error_for_who_waits(tmp_path: Path) -> None:
+    """It hangs, or is stopped, and there is another one. The story: that one was to be waited for for less than no time."""
+    with ExitStack() as open_ones:
+        for name in ("a", "b"):
+            silent = open_ones.enter_context(socket.socket(socket.AF_UNIX))
+            with short_path(tmp_path, f"{hints.PREFIX}{name}.sock") as path:
+                silent.bind(path)
+            silent.listen()
+        hints.wait_at_servers(tmp_path, "7f3a", 0.01)
 
 
 def test_what_is_scheduled_is_begun_and_told_its_logical_time(site: Site) -> None:

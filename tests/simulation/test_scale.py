@@ -65,10 +65,12 @@ def test_a_gather_costs_as_much_as_its_inputs() -> None:
 
 
 def test_no_loop_that_is_hidden_from_the_count_grows_with_the_tasks() -> None:
-    """The same in time of the processor, with room for a busy machine: quadratic costs would be eight times as much."""
-    times = []
-    for tasks in (10_000, 80_000):
+    """The same in time of the processor: quadratic costs would be eight times as much. A processor that is shared may
+    take several times as long for the same, so the best of three counts."""
+
+    def seconds(tasks: int) -> float:
         began = time.process_time()
         _independent(tasks, 100)
-        times.append(time.process_time() - began)
-    assert times[1] < 8 * 3 * max(times[0], 0.01)
+        return time.process_time() - began
+
+    assert any(seconds(80_000) < 8 * 3 * max(seconds(10_000), 0.01) for _ in range(3))

@@ -19,7 +19,7 @@ def check(command: list[str], **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=500,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -32,6 +32,7 @@ from dagengine.runtime.protocol import (
     Yielded,
 )
 from dagengine.values import Encoded, decode, encode
+from tests.runtime.harness import WAIT
 
 
 class Shared:
@@ -130,7 +131,7 @@ class FakeRuntime:
 
     def await_freed(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.freed) >= count, 20)
+            assert self._changed.wait_for(lambda: len(self.freed) >= count, WAIT)
 
     def release(self, actors: Sequence[tuple[int, ...]], force: bool = False) -> None:
         with self._changed:
@@ -139,7 +140,7 @@ class FakeRuntime:
 
     def await_released(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.released) >= count, 20)
+            assert self._changed.wait_for(lambda: len(self.released) >= count, WAIT)
 
     def lose(self, actor: tuple[int, ...]) -> None:
         """The actor's process dies while it does nothing; what waits for it never began."""
@@ -185,7 +186,7 @@ class FakeRuntime:
                 found[:] = [message for _, message in self.replies if message.number == number]
                 return bool(found)
 
-            assert self._changed.wait_for(there, 20)
+            assert self._changed.wait_for(there, WAIT)
             return found[0]
 
     def close(self, force: bool = False) -> None:
@@ -193,7 +194,7 @@ class FakeRuntime:
             self.closed = True
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
-            self._thread.join(20)
+            self._thread.join(WAIT)
 
     # ---- its thread ---------------------------------------------------------------------------
 

@@ -257,7 +257,7 @@ class MeetingState:
         self.barrier = threading.Barrier(size)
 
     def meet(self) -> bool:
-        self.barrier.wait(20)
+        self.barrier.wait(300)
         return True
 
 

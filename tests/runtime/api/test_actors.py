@@ -12,6 +12,7 @@ import dagengine.runtime as rt
 from dagengine.errors import ActorLost, BadArguments, LoadError, RefMisuse
 from tests.runtime.api import functions as f
 from tests.runtime.api.fake import FakeRuntime
+from tests.runtime.harness import WAIT
 
 
 @pytest.mark.usefixtures("runtime")
@@ -33,7 +34,7 @@ class TestOnProcesses:
         """Unless they ask for cpus they hold none: more actors than there are cpus leave room for tasks."""
         counters = [f.Counter.remote(number) for number in range(4)]
         assert rt.get([counter.add.remote() for counter in counters]) == [1, 2, 3, 4]
-        assert rt.get(f.add.remote(1, 1), timeout=20) == 2
+        assert rt.get(f.add.remote(1, 1), timeout=WAIT) == 2
 
     def test_refs_are_values_in_calls_and_results_of_calls_are_objects(self) -> None:
         """Actors and tasks read each other's results without the controller in between."""
@@ -61,7 +62,7 @@ class TestOnProcesses:
     def test_concurrent_calls_run_side_by_side(self, kind: Any) -> None:
         """On threads, or as coroutines of one event loop."""
         meeting = kind.remote(4)
-        assert all(rt.get([meeting.meet.remote() for _ in range(4)], timeout=20))
+        assert all(rt.get([meeting.meet.remote() for _ in range(4)], timeout=WAIT))
 
     def test_a_handle_can_be_sent_to_tasks(self) -> None:
         """All of them call the same actor; a task may make one and return its handle."""
@@ -128,7 +129,7 @@ class TestOnProcesses:
         rt.kill(counter)
         for ref in (running, counter.add.remote()):
             with pytest.raises(ActorLost, match="killed"):
-                rt.get(ref, timeout=20)
+                rt.get(ref, timeout=WAIT)
 
     def test_a_method_that_runs_too_long_costs_the_actor(self, tmp_path: Path) -> None:
         """Its process is ended, and made again if it may be."""

@@ -16,7 +16,7 @@ from benchmarks.runtime.workloads import WORKLOADS
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.runtime", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)

@@ -17,6 +17,7 @@ from dagengine.errors import BadArguments, BadOption, Infeasible, RuntimeStopped
 from dagengine.runtime import clients
 from tests.runtime.api import functions as f
 from tests.runtime.api.fake import FakeRuntime
+from tests.runtime.harness import WAIT
 from tests.runtime.left_behind import Left
 
 ROOT = Path(__file__).parents[3]
@@ -173,7 +174,7 @@ def run(code: str, *, rc: int = 0) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WAIT,
     )
     assert done.returncode == rc, done.stderr
     return done.stdout

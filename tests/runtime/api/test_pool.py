@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dagengine.runtime.pool import Pool, WorkerDied
-from tests.runtime.left_behind import Left
+from tests.runtime.left_behind import WAIT, Left
 
 try:
     originals: Any = importlib.import_module("test._test_multiprocessing")
@@ -84,10 +84,10 @@ def test_callbacks_are_called_before_the_result_is_ready(pool: Pool) -> None:
     """With the value or the error, each once; and a result tells how it ended."""
     told: list[Any] = []
     result = pool.apply_async(divmod, (7, 2), callback=told.append, error_callback=told.append)
-    assert result.get(20) == (3, 1)
+    assert result.get(WAIT) == (3, 1)
     assert result.successful()
     failed = pool.apply_async(divmod, (7, 0), callback=told.append, error_callback=told.append)
-    failed.wait(20)
+    failed.wait(WAIT)
     assert not failed.successful()
     assert told[0] == (3, 1)
     assert isinstance(told[1], ZeroDivisionError)
@@ -106,7 +106,7 @@ def test_a_result_that_is_not_there_in_time_raises_the_librarys_timeout(pool: Po
         with pytest.raises(multiprocessing.TimeoutError):
             results.next(0.05)
     with pytest.raises(BrokenProcessPool):
-        result.get(20)
+        result.get(WAIT)
 
 
 def test_a_closed_pool_does_what_it_was_given_and_takes_no_more(pool: Pool) -> None:
@@ -133,7 +133,7 @@ def test_a_terminated_pool_ends_at_once() -> None:
     other.terminate()
     other.join()
     with pytest.raises(BrokenProcessPool):
-        result.get(20)
+        result.get(WAIT)
     left.check()
 
 

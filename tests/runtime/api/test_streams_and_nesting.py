@@ -10,6 +10,7 @@ import pytest
 import dagengine.runtime as rt
 from dagengine.errors import Deadlock, RuntimeStopped, WaitTimeout
 from tests.runtime.api import functions as f
+from tests.runtime.harness import WAIT
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -45,7 +46,7 @@ def test_a_stream_that_nobody_wants_any_more_ends_its_generator(tmp_path: Path) 
     for stream in streams:
         rt.get(next(stream))
     del stream, streams
-    assert rt.get(f.add.remote(1, 1), timeout=30) == 2
+    assert rt.get(f.add.remote(1, 1), timeout=WAIT) == 2
 
 
 def test_waiting_for_an_item_may_time_out(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_circle_of_waits_is_told_and_not_waited_for() -> None:
     """An actor that waits for a call on itself would wait for ever: Deadlock names the circle."""
     counter = f.Counter.remote()
     with pytest.raises(Deadlock, match=r"CounterState\.ask waits for CounterState\.add waits for CounterState\.ask"):
-        rt.get(counter.ask.remote(counter), timeout=20)
+        rt.get(counter.ask.remote(counter), timeout=WAIT)
     assert rt.get(counter.add.remote()) == 2  # the call that was not waited for was made
 
 

@@ -25,6 +25,7 @@ from dagengine.errors import (
 )
 from dagengine.runtime.raising import RemoteTraceback
 from tests.runtime.api import functions as f
+from tests.runtime.harness import WAIT
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -253,7 +254,7 @@ def test_many_threads_may_call_at_once() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(WAIT)
     assert results == {thread: [thread + n for n in range(50)] for thread in range(8)}
 
 
@@ -270,4 +271,4 @@ def test_ctrl_c_ends_a_get_and_nothing_else(tmp_path: Path) -> None:
 
 def _touch_and_get(gate: Path, ref: rt.Ref[Any]) -> None:
     gate.touch()
-    rt.get(ref, timeout=30)
+    rt.get(ref, timeout=WAIT)

@@ -22,7 +22,7 @@ from dagengine.runtime import arena as arena_module
 from dagengine.runtime.arena import Arena
 from dagengine.runtime.worker_arena import WorkerArena
 from dagengine.values import decode, encode
-from tests.runtime.left_behind import Left, pidfd, wait_gone
+from tests.runtime.left_behind import WAIT, Left, pidfd, wait_gone
 
 MiB = 1 << 20
 
@@ -133,7 +133,7 @@ def test_pages_are_made_warm_ahead_of_use_and_no_more_than_the_limit(monkeypatch
     arena = Arena(8 * MiB)
     try:
         with arena._changed:
-            assert arena._changed.wait_for(lambda: arena._ranges.warm == 8 * MiB, 60)
+            assert arena._changed.wait_for(lambda: arena._ranges.warm == 8 * MiB, WAIT)
         assert pages_of(arena) == 8 * MiB
         assert arena.allocate(8 * MiB) is not None
         assert pages_of(arena) == 8 * MiB
@@ -164,7 +164,7 @@ def test_where_there_is_no_memory_to_make_warm_places_are_given_all_the_same(mon
     monkeypatch.setattr(Arena, "_get_pages", refuse)
     arena = Arena(8 * MiB)
     try:
-        assert refused.wait(60)
+        assert refused.wait(WAIT)
         offset = arena.allocate(8 * MiB)
         assert offset is not None
         with pytest.raises(OSError, match="no memory"):
@@ -193,7 +193,7 @@ def test_several_threads_share_an_arena(arena: Arena) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert wrong == []
     assert arena.used == 0
 
@@ -269,7 +269,7 @@ def test_an_arena_that_is_closed_by_a_finaliser_inside_of_its_own_work_does_not_
     monkeypatch.setattr(Arena, "_populate", interrupted)
     arena.view(0, 10).release()
     assert arena.descriptor == -1
-    arena._thread.join(60)
+    arena._thread.join()
     before.check()
 
 
@@ -404,8 +404,7 @@ def test_the_arena_may_be_closed_under_somebody_who_writes_to_it() -> None:
         thread.start()
         began.wait()
         arena.close()
-        thread.join(60)
-        assert not thread.is_alive()
+        thread.join()
 
 
 def test_a_write_for_which_there_is_no_room_is_an_error_and_no_signal(tmp_path: Path) -> None:
@@ -426,7 +425,12 @@ except OSError as error:
     print(errno.errorcode[error.errno])
 """
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, env=_environment()
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=WAIT,
+            env=_environment(),
         )
     assert done.stdout.strip() == "EFBIG", done.stderr
 

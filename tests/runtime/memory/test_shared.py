@@ -8,6 +8,7 @@ import os
 import pytest
 
 from dagengine.runtime.shared import anonymous_file, mapped, share
+from tests.runtime.left_behind import no_more_descriptors, open_descriptors
 
 
 def test_segments_are_one_piece_in_shared_memory() -> None:
@@ -24,7 +25,7 @@ def test_segments_are_one_piece_in_shared_memory() -> None:
 
 def test_a_full_shared_memory_is_an_error_and_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pages are asked for first: no room is an OSError, never a signal."""
-    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names only
+    before = open_descriptors()
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -34,7 +35,7 @@ def test_a_full_shared_memory_is_an_error_and_leaves_no_descriptor(monkeypatch: 
             patch.setattr(os, name, full)
             with pytest.raises(OSError, match="No space"):
                 share([b"x"])
-    assert set(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    no_more_descriptors(before)
 
 
 def test_more_shared_memory_than_there_is_is_refused() -> None:

@@ -99,7 +99,7 @@ def test_an_object_of_any_size_comes_back(space: SpillSpace, size: int) -> None:
     assert read(space, "one", size) == data
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     cache=st.booleans(),
     sizes=st.lists(st.one_of(st.integers(0, 3 * BLOCK), st.integers(60_000, 3 * MiB)), min_size=1, max_size=20),
@@ -488,7 +488,7 @@ def test_threads_that_write_read_and_forget_get_what_they_wrote(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     assert wrong == []
     space.settle()
     assert space.used == 0

@@ -39,7 +39,7 @@ from dagengine.runtime.protocol import ObjectId, TaskId
 from dagengine.values import Placeholder, decode, encode
 
 TASKS = Path(__file__).with_name("tasks.py")
-WAIT = 60.0
+WAIT = 300.0
 """Seconds. Bounds what would otherwise hang; nothing is measured by it."""
 
 ARENA = 64 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import signal
 import threading
@@ -130,12 +131,15 @@ def leave_an_asker(verb: str) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def leave_many_askers(threads: int, times: int) -> None:
-    """Ends while threads of its own ask one thing after the other, and check what they get."""
+def leave_many_askers(threads: int) -> None:
+    """Ends while threads of its own ask one thing after the other, and check what they get, until it is nothing."""
 
     def one(number: int) -> None:
-        for time_ in range(times):
-            if ask("double", [number, time_]) != [number, time_] * 2:
+        for time_ in itertools.count():
+            answer = ask("double", [number, time_])
+            if answer is None:
+                break
+            if answer != [number, time_] * 2:
                 os._exit(1)
         ask("finished", number)
 
@@ -222,12 +226,17 @@ async def count_until_closed_later(path: str) -> AsyncIterator[int]:
 # ---- ending ---------------------------------------------------------------------------------
 
 
+def nap() -> None:
+    """Not `signal.pause`, nor long: a signal that comes just before is heard only afterwards."""
+    time.sleep(0.05)
+
+
 def clean_up_when_terminated(path: str) -> None:
     try:
         print("half a line", end="")
         current_link().tell("running", None)
         while True:
-            signal.pause()
+            nap()
     finally:
         Path(path).write_text("cleaned up")
 
@@ -243,7 +252,7 @@ def swallow_termination() -> str:
     try:
         current_link().tell("running", None)
         while True:
-            signal.pause()
+            nap()
     except current.Terminated:
         return "went on"
 
@@ -253,7 +262,7 @@ def handle_termination() -> str:
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     current_link().tell("running", None)
     while not told:
-        signal.pause()
+        nap()
     return "ended well"
 
 
@@ -264,7 +273,7 @@ def terminate_a_child() -> int:
     if child == 0:
         os.write(wrote, b"x")
         while True:
-            signal.pause()
+            nap()
     os.read(ready, 1)
     os.kill(child, signal.SIGTERM)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -300,13 +309,13 @@ class Alarmed(Exception):
 
 
 def give_up_asking() -> str:
-    """Asks, and is interrupted by a timer of its own; then asks again."""
+    """Asks, and is interrupted by a handler of its own; then asks again."""
 
     def ring(*_: object) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         raise Alarmed
 
     signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
     with contextlib.suppress(Alarmed):
         ask("never", None)
     return str(ask("second", None))
@@ -349,7 +358,7 @@ class Counter:
             with _making:
                 if not hasattr(self, "barrier"):
                     self.barrier = threading.Barrier(others + 1)
-        return self.barrier.wait(60)
+        return self.barrier.wait(300)
 
     def ask(self, verb: str) -> Any:
         return ask(verb, None)
@@ -372,6 +381,10 @@ class Counter:
     async def wait_for(self, name: str) -> str:
         await self._event(name).wait()
         return name
+
+    async def say_and_wait_for(self, name: str) -> str:
+        current_link().tell("waiting", None)
+        return await self.wait_for(name)
 
     async def let(self, name: str) -> None:
         self._event(name).set()

@@ -104,18 +104,17 @@ def test_a_call_that_is_not_concurrent_waits_for_all_before_it(worker: Controlle
     """And those after it for itself; it runs on the main thread."""
     create(worker, threads=4)
     first = start(worker, "ask", "a", concurrent=True)
-    second = start(worker, "wait_for", "b", concurrent=True)
+    second = start(worker, "say_and_wait_for", "b", concurrent=True)
     alone = start(worker, "on_main")
     after = start(worker, "let", "c", concurrent=True)
-    asked = worker.next(Ask)
-    assert asked.id == first
-    while (free := worker.permits.take_up_to(10)) > 2:  # the second call is on its way
-        worker.permits.post(free)
+    began = {ask.id: ask for ask in (worker.next(Ask), worker.next(Ask))}
+    assert set(began) == {first, second}
+    free = worker.permits.take_up_to(10)  # nobody tries to take one before the first two have ended
     assert free == 2
     worker.permits.post(free)
     worker.link.send([Stop(second)])
     assert worker.next(Erred).id == second
-    worker.link.send([Answer(asked.number, None)])
+    worker.link.send([Answer(began[first].number, None)])
     ends = [worker.next(Done) for _ in range(3)]
     assert [end.id for end in ends] == [first, alone, after]
     assert worker.value(ends[1].result) is True

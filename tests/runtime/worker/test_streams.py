@@ -8,7 +8,7 @@ import pytest
 
 from dagengine.runtime.messages import Answer, Ask, Credit, Done, Erred, Stop, Yield
 from dagengine.runtime.protocol import TaskId
-from tests.runtime.worker.controller import Controller
+from tests.runtime.worker.controller import WAIT, Controller
 
 
 def drain(worker: Controller, task: TaskId) -> list[object]:
@@ -44,7 +44,7 @@ def test_a_stream_waits_when_nobody_reads(worker: Controller, name: str) -> None
     assert not worker.permits.take()
     worker.link.socket.setblocking(False)
     assert worker.link.receive() == []
-    worker.link.socket.settimeout(60)
+    worker.link.socket.settimeout(WAIT)
     worker.link.send([Credit(task, 1)])
     assert worker.next(Yield).index == 2
     worker.link.send([Credit(task, 5)])
