@@ -49,7 +49,7 @@ class TaskClient:
             raise exception_of(answer.failure)
         return answer.body
 
-    def dropped(self, key: tuple[Any, ...]) -> None:
+    def dropped(self, key: tuple[Any, ...], light: bool = False) -> None:
         link = current.link
         if link is not None and os.getpid() == self.pid:
             link.note("drop", key)

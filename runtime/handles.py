@@ -48,8 +48,9 @@ crossing = _Crossing()
 class Client(Protocol):
     """Whatever refs and handles of this process belong to: the session, or within a task the way to it."""
 
-    def dropped(self, key: tuple[Any, ...]) -> None:
-        """Called by finalisers: the last handle of that key is gone. Must not lock, wait or raise."""
+    def dropped(self, key: tuple[Any, ...], light: bool = False) -> None:
+        """Called by finalisers: the last handle of that key is gone. Must not lock, wait or raise. `light`: it takes no
+        room in the arena."""
 
     def exported(self, handle: Any) -> None:
         """The handle is being pickled as itself, and nothing that we know of holds it."""
@@ -116,7 +117,7 @@ class Ref(Placeholder, Generic[T_co]):
     def __del__(self) -> None:
         # Where __init__ was not reached, or the interpreter is on its way out, there is nobody to tell.
         try:
-            self._client.dropped(self.id)
+            self._client.dropped(self.id, self._content is not None)
         except (AttributeError, TypeError):
             return
 

@@ -21,6 +21,9 @@ GATHERED: Final = 0.001
 """Seconds that notes are gathered for. A program that drops many refs at once would otherwise wake this thread for
 each, and memory does not wait for a millisecond."""
 
+GATHERED_LIGHT: Final = 0.01
+"""Seconds, where no memory waits: a program that calls one small task after the other would be held up by this thread."""
+
 Key = tuple[Any, ...]
 
 
@@ -35,6 +38,7 @@ class Housekeeper:
         self._give_up = give_up
         self._notes: deque[Key] = deque()
         self._noted = False
+        self._noted_light = False
         self._bell: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -42,12 +46,16 @@ class Housekeeper:
         self._thread = threading.Thread(target=self._run, name="dagengine-housekeeper", daemon=True)
         self._thread.start()
 
-    def note(self, key: Key) -> None:
-        """From finalisers, too."""
+    def note(self, key: Key, light: bool = False) -> None:
+        """From finalisers, too. `light`: it takes no room that anybody may wait for."""
         if self._muted:
             return
         self._notes.append(key)
-        if not self._noted:
+        if light:
+            if not self._noted_light:
+                self._noted_light = True
+                self.at(time.monotonic() + GATHERED_LIGHT, self._pass_on)
+        elif not self._noted:
             self._noted = True
             self._bell.put(None)
 
@@ -79,11 +87,15 @@ class Housekeeper:
             if self._noted:
                 time.sleep(GATHERED)
                 self._noted = False
-                keys = []
-                while self._notes:
-                    keys.append(self._notes.popleft())
-                if keys:
-                    self._give_up(keys)
+                self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._noted_light = False
+        keys = []
+        while self._notes:
+            keys.append(self._notes.popleft())
+        if keys:
+            self._give_up(keys)
 
     def _next(self) -> Callable[[], None] | None:
         try:

@@ -53,7 +53,7 @@ class Session(Submitting):
     ended: called once when the session is over
     """
 
-    dropped: Callable[[tuple[Any, ...]], None]
+    dropped: Callable[..., None]
 
     def __init__(self, runtime: Any, ended: Callable[[Session], None] | None = None) -> None:
         from dagengine.runtime.serving import Serving
