@@ -667,10 +667,13 @@ def test_a_place_that_cannot_be_spilled_to_is_told_by_all_that_meets_it(
         with pytest.raises(ObjectStoreFull, match=r"file/spill can't be written to: Not a directory\. Check its mode"):
             harness.runtime.put((number,), encode(b"x" * (3 * MB)))
     assert harness.runtime.stats()["spill_failing"] == 1
-    task = harness.start("touch_and_wait", str(tmp_path / "begun"), str(tmp_path / "gate"))
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    task = harness.start("touch_and_wait", str(tmp_path / "begun"), str(gate))
     harness.wait_started(task)
     assert "can't be written to" in harness.runtime.explain(task)["spill_trouble"]
-    (tmp_path / "gate").touch()
+    gate.write_text("go")
+    harness.result(task)
     (said,) = [record.getMessage() for record in caplog.records if record.name == "dagengine.runtime"]
     assert said.startswith(f"the spill space {place} can't be written to")
     assert said.endswith("Until then values that find no room in memory have nowhere to go")
