@@ -93,7 +93,9 @@ def _wait_for_process(run: RunRecord, seconds: float) -> None:
         time.sleep(min(seconds, LOOK_AGAIN))
         return
     try:
-        select.select([watch], [], [], seconds)
+        ends = select.poll()  # `select` takes no descriptor above 1,023
+        ends.register(watch, select.POLLIN)
+        ends.poll(seconds * 1_000)
     finally:
         os.close(watch)
 
