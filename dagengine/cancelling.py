@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from dagengine.afterwards import end_without_driver, tell_parent
@@ -41,10 +42,11 @@ def request(store: Store, control: Path, run: RunRecord) -> RunState:
         dequeue(store, control, run.id)
         if run.parent is not None:
             tell_parent(store, control, run.parent[0])
-    if run.state is RunState.WAITING:
+    # One that was worked on when it was looked at may have been let go of since: cancelled without an owner, it slept.
+    if run.state is RunState.WAITING or (run.state is RunState.RUNNING and state is RunState.CANCELLED):
         from dagengine.signals import rouse_cancelled
 
-        rouse_cancelled(store, control, run)
+        rouse_cancelled(store, control, replace(run, state=RunState.WAITING))
     return state
 
 

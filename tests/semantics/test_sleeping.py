@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dagengine
-from dagengine import aio
+from dagengine import aio, cancelling
 from dagengine.blocking import Blocking
 from dagengine.core.events import InterruptRequested
 from dagengine.driver import Driver
@@ -221,6 +222,18 @@ def test_a_run_that_sleeps_without_a_process_is_cancelled_at_once(opened: Callab
     with pytest.raises(RunCancelled):
         run.result()
     assert engine.store.find_run(run.id).state is RunState.CANCELLED
+    assert next_due(engine.store) is None
+
+
+def test_one_that_falls_asleep_while_it_is_being_cancelled_ends(opened: Callable[..., Engine]) -> None:
+    """It was worked on when it was looked at, and had no owner any more when the request was recorded."""
+    engine = opened(clock=Jumping(stands=True))
+    run = engine.start(reminds, 1)
+    until(run, RunState.WAITING)
+    awake = replace(engine.store.find_run(run.id), state=RunState.RUNNING, owner=engine.process)
+    assert cancelling.request(engine.store, engine._control_folder, awake) is RunState.CANCELLED
+    assert run.wait(300.0)
+    assert run.state is RunState.CANCELLED
     assert next_due(engine.store) is None
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,15 @@ def test_many_threads_may_call_at_once() -> None:
     assert results == {thread: [thread + n for n in range(50)] for thread in range(8)}
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """As in a terminal: what a shell has begun in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_get_and_nothing_else(tmp_path: Path) -> None:
     """KeyboardInterrupt comes out of the wait, and the runtime goes on."""
     interrupt = f.interrupt.remote(os.getpid(), str(tmp_path / "go"))
