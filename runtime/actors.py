@@ -112,10 +112,14 @@ class Actor:
             begun.append(loop.create_task(run()))
 
         def interrupt() -> None:
-            begun[0].cancel()
+            if begun:
+                begun[0].cancel()
+            else:  # the interrupt came before `begin` was handed over
+                call.close()
+                ended.set_result(None)
 
-        loop.call_soon_threadsafe(begin)
         try:
+            loop.call_soon_threadsafe(begin)
             return ended.result()
         except BaseException:
             if not ended.done():

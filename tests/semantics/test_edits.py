@@ -297,8 +297,8 @@ def test_a_step_of_a_live_run_is_marked_by_its_owner(engine: Engine) -> None:
     mark(engine.store, record, "patient", StepState.SUCCEEDED, value=value, by="ann", control=control)
     assert run.result() == "hand+q"
     assert notes(engine, run, "step.marked") == [{"state": "succeeded", "by": "ann", "why": ""}]
-    [attempt] = engine.store.attempts(record.number, seq=0)
-    assert attempt.outcome in ("failed", "cancelled")  # it may just not have ended
+    # It may just not have ended, and then there may be nothing to be seen of it.
+    assert {attempt.outcome for attempt in engine.store.attempts(record.number, seq=0)} <= {"failed", "cancelled"}
 
 
 def test_a_step_of_a_live_run_is_marked_skipped(engine: Engine) -> None:
