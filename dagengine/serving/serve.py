@@ -250,11 +250,8 @@ class Server:
         finally:  # also where the store is one of a process that is killed by a test: there are hundreds of those
             self._watch.close()
             self._selector.close()
-            ends, self._woken, self._wake = (
-                (self._woken, self._wake),
-                -1,
-                -1,
-            )  # a late `wake` is to find no other's file
+            ends = self._woken, self._wake
+            self._woken = self._wake = -1  # a late `wake` is to find no other's file
             for end in ends:
                 os.close(end)
 
